@@ -1,0 +1,40 @@
+"""One kind of error for users, raised by every rank alike."""
+
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one line that names the quantity, its value, what was wanted and the remedy.
+    The commands print it on rank 0 and exit with status 2.
+    """
+
+
+@contextmanager
+def agreement(comm):
+    """Run a rank-local block; if any rank fails in it, every rank raises the same InputError.
+
+    The block must hold no collective call: a rank that failed would leave the others in it.
+    Collective on exit. An error that is no InputError is a defect of the program: it leaves
+    unchanged on the rank it came from, and the others are told where it happened.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm or None
+        None stands for a single rank.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    message = None
+    if failure is not None:
+        message = str(failure) if isinstance(failure, InputError) else f"{failure!r}"
+    messages = [message] if comm is None else comm.allgather(message)
+    if failure is not None and not isinstance(failure, InputError):
+        raise failure
+    first = next((rank for rank, text in enumerate(messages) if text is not None), None)
+    if first is not None:
+        raise InputError(messages[first])

@@ -1,0 +1,120 @@
+"""The Lagrangian lattice: particle ID <-> lattice site <-> position.
+
+Simulations started from a grid number their particles by it, so a snapshot is a vector field
+(the displacement) on a periodic lattice. Everything else in the package works on such fields.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+
+# MP-Gadget keeps a generation count in the top byte of the IDs of runs with star formation
+ID_BITS = 56
+
+
+@dataclass(frozen=True)
+class LagrangianLattice:
+    """A cubic lattice of ``Nmesh**3`` sites in a periodic box.
+
+    Attributes
+    ----------
+    Nmesh : int
+        Sites on a side.
+    BoxSize : float
+        Comoving [Mpc/h].
+    offset : float
+        Where in its cell a site lies, in cells: 0 the lower corner, 0.5 the centre. Any real
+        number is legal; runs with gas shift their species, and refining a corner lattice by 8
+        gives -3.5.
+    """
+
+    Nmesh: int
+    BoxSize: float
+    offset: float = 0.5
+
+    def __post_init__(self):
+        if self.Nmesh < 1:
+            raise InputError(f"Nmesh is {self.Nmesh}: a lattice needs at least one site")
+        if not (np.isfinite(self.BoxSize) and self.BoxSize > 0):
+            raise InputError(f"BoxSize is {self.BoxSize}: a positive length in Mpc/h is needed")
+
+    @property
+    def cell(self):
+        """Lattice spacing, comoving [Mpc/h]."""
+        return self.BoxSize / self.Nmesh
+
+    @property
+    def size(self):
+        """Number of sites."""
+        return self.Nmesh**3
+
+    def refine(self, factor):
+        """The lattice `factor` times finer whose sites are those of a cell-centred upsampling.
+
+        The refined sites fill each coarse cell around its site symmetrically, so an offset o
+        becomes ``0.5 - factor * (0.5 - o)`` fine cells.
+        """
+        return LagrangianLattice(
+            self.Nmesh * factor, self.BoxSize, 0.5 - factor * (0.5 - self.offset)
+        )
+
+    def site(self, ids, base=1):
+        """Sites of particle IDs, (n, 3) int64; x is the slowest index."""
+        flat = np.asarray(ids).astype(np.int64) - base
+        return np.stack(np.unravel_index(flat, (self.Nmesh,) * 3), axis=-1)
+
+    def id(self, site, base=1):
+        """Particle IDs of sites (..., 3), uint64; sites wrap periodically."""
+        i, j, k = np.moveaxis(np.asarray(site, dtype=np.int64) % self.Nmesh, -1, 0)
+        return ((i * self.Nmesh + j) * self.Nmesh + k + base).astype(np.uint64)
+
+    def site_position(self, site):
+        """Unperturbed positions of sites (..., 3), comoving [Mpc/h], not wrapped."""
+        return (np.asarray(site) + self.offset) * self.cell
+
+    def displacement(self, site, position):
+        """Periodic difference of positions and their sites, (n, 3) float64, comoving [Mpc/h].
+
+        Right as long as no particle travelled half a box.
+        """
+        difference = np.asarray(position, dtype=np.float64) - self.site_position(site)
+        return difference - self.BoxSize * np.rint(difference / self.BoxSize)
+
+    def position(self, site, displacement, dtype=np.float64):
+        """Positions in [0, BoxSize), (..., 3) `dtype`, comoving [Mpc/h]."""
+        return wrap(self.site_position(site) + displacement, self.BoxSize, dtype)
+
+
+def wrap(position, BoxSize, dtype=np.float64):
+    """Wrap positions into [0, BoxSize), also after the cast to `dtype`.
+
+    A float64 just under BoxSize can become BoxSize itself as float32: such a one is 0.
+    """
+    wrapped = (position % BoxSize).astype(dtype)
+    wrapped[wrapped >= BoxSize] = 0
+    return wrapped
+
+
+def particle_ids(ids):
+    """Flat int64 IDs without the generation byte."""
+    ids = np.asarray(ids).reshape(-1).astype(np.uint64)
+    return (ids & np.uint64((1 << ID_BITS) - 1)).astype(np.int64)
+
+
+def cube_root(count):
+    """The integer whose cube is `count`.
+
+    Raises
+    ------
+    InputError
+        If `count` is no cube.
+    """
+    root = round(count ** (1 / 3))
+    if root < 1 or root**3 != count:
+        raise InputError(
+            f"the snapshot has {count} particles: a Lagrangian lattice needs a cube, such as "
+            f"{max(root, 1)}^3 = {max(root, 1) ** 3}; open one particle type of a run started from a grid"
+        )
+    return root

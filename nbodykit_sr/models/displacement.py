@@ -1,0 +1,162 @@
+"""The displacement generator of Li et al. 2021 (their Fig. 7)."""
+
+from math import log2
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from .blocks import Noise, activation, trim, upsample
+
+# LR sites on each side of a chunk that the generator consumes (six 3^3 convolutions and three
+# upsamplings for factor 8: 2.625 sites, rounded up), and SR sites trimmed off its output.
+PADDING = 3
+
+
+class Rung(nn.Module):
+    """One doubling of the resolution: N -> 2N - 6 sites a side.
+
+    The feature rail runs through two noisy convolutions; the output rail adds their projection
+    to its own trilinear interpolation.
+    """
+
+    def __init__(self, channels_in, channels_out, fields, noise_gain):
+        super().__init__()
+        self.noise0 = Noise(channels_in, noise_gain)
+        self.conv0 = nn.Conv3d(channels_in, channels_out, 3)
+        self.noise1 = Noise(channels_out, noise_gain)
+        self.conv1 = nn.Conv3d(channels_out, channels_out, 3)
+        self.proj = nn.Conv3d(channels_out, fields, 1)
+        self.act = activation()
+
+    def forward(self, x, y, noise0, noise1):
+        x = upsample(self.noise0(x, noise0))
+        x = self.act(self.conv0(x))
+        x = self.act(self.conv1(self.noise1(x, noise1)))
+        y = trim(upsample(y), 2) + self.act(self.proj(x))
+        return x, y
+
+
+class DisplacementGenerator(nn.Module):
+    """LR displacement (and velocity) to ``factor**3`` times more, Li et al. 2021, Fig. 7.
+
+    Parameters
+    ----------
+    channels : int
+        3 (displacement) or 6 (displacement, velocity), in and out.
+    factor : int
+        Resolution ratio on a side, a power of 2.
+    chan_base, chan_min, chan_max : int
+        Rung b works with ``clip(chan_base >> b, chan_min, chan_max)`` channels. The paper's
+        network: 512, 64, 512.
+    noise_gain : float
+        Factor on the learned noise amplitudes; 2 for weights of SRS-map2map.
+    """
+
+    def __init__(
+        self, channels=6, factor=8, chan_base=512, chan_min=64, chan_max=512, noise_gain=1.0
+    ):
+        super().__init__()
+        if channels not in (3, 6):
+            raise InputError(f"channels is {channels}: 3 (displacement) or 6 (and velocity) needed")
+        if factor < 2 or factor & (factor - 1):
+            raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
+        self.channels, self.factor = channels, factor
+        self.chan_base, self.chan_min, self.chan_max = chan_base, chan_min, chan_max
+        self.noise_gain = noise_gain
+        widths = self.widths
+        self.stem = nn.Sequential(nn.Conv3d(channels, widths[0], 1), activation())
+        self.rungs = nn.ModuleList(
+            Rung(p, n, channels, noise_gain) for p, n in zip(widths[:-1], widths[1:])
+        )
+
+    @property
+    def widths(self):
+        """Channels of the stem and of each rung's output."""
+        rungs = int(log2(self.factor))
+        return [
+            min(max(self.chan_base >> b, self.chan_min), self.chan_max) for b in range(rungs + 1)
+        ]
+
+    @property
+    def arguments(self):
+        """Constructor arguments: with the state dict, all it takes to make this network again."""
+        names = ("channels", "factor", "chan_base", "chan_min", "chan_max", "noise_gain")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(self, x, noise):
+        """Super-resolve a padded chunk.
+
+        Parameters
+        ----------
+        x : (B, C, N, N, N) float tensor, in units of the model's normalisation
+            Sides may differ. ``N = n + 2 * PADDING`` for a chunk of n LR sites.
+        noise : list of (B, 1, M, M, M) float tensors
+            Standard normal, two for each rung, of the sizes `noise_shapes` gives.
+
+        Returns
+        -------
+        (B, C, M, M, M) float tensor with ``M = factor * N - 6 * (factor - 1)``
+            SR fields of the chunk with `output_trim` extra sites on each side.
+        """
+        y = x
+        x = self.stem(x)
+        for b, rung in enumerate(self.rungs):
+            x, y = rung(x, y, noise[2 * b], noise[2 * b + 1])
+        return y
+
+
+class InterpolatingGenerator(nn.Module):
+    """The output rail alone: trilinear interpolation, the baseline without parameters.
+
+    Takes and returns what `DisplacementGenerator` does; the noise is ignored.
+    """
+
+    def __init__(self, channels=6, factor=8):
+        super().__init__()
+        if factor < 2 or factor & (factor - 1):
+            raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
+        self.channels, self.factor = channels, factor
+        self.arguments = {"channels": channels, "factor": factor}
+
+    def forward(self, x, noise=None):
+        for _ in range(int(log2(self.factor))):
+            x = trim(upsample(x), 2)
+        return x
+
+
+def output_trim(factor):
+    """SR sites to trim off each side of the output of a chunk padded by `PADDING`.
+
+    A chunk of n sites gives ``factor * (n + 6) - 6 * (factor - 1) = factor * n + 6``.
+    """
+    return 3
+
+
+def noise_layers(factor):
+    """Where the noise fields live: one (refinement, padding) for each noise layer.
+
+    The field of a layer lives on the lattice `refinement` times finer than LR and reaches
+    `padding` of its own sites beyond the chunk on each side.
+    """
+    layers = []
+    for b in range(int(log2(factor))):
+        layers += [(2**b, 3), (2 ** (b + 1), 4)]
+    return layers
+
+
+def noise_shapes(factor, shape):
+    """Spatial shapes of the noise fields for a padded input of spatial `shape`."""
+    core = [n - 2 * PADDING for n in shape]
+    return [
+        tuple(refinement * n + 2 * padding for n in core)
+        for refinement, padding in noise_layers(factor)
+    ]
+
+
+def standard_noise(factor, x, generator=None):
+    """Fresh noise fields for an input `x` (B, C, N, N, N): for training, where no seams matter."""
+    return [
+        torch.randn((x.shape[0], 1, *shape), device=x.device, dtype=x.dtype, generator=generator)
+        for shape in noise_shapes(factor, x.shape[2:])
+    ]
