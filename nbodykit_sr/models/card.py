@@ -1,0 +1,259 @@
+"""Model cards, and weights with their card inside one safetensors file."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import InputError
+from ..normalization import Normalization
+from .displacement import DisplacementGenerator, InterpolatingGenerator
+
+NETWORKS = {
+    "displacement": DisplacementGenerator,
+    "interpolate": InterpolatingGenerator,
+}
+
+# How far a snapshot may be from what a card says before that is a disagreement
+CELL_TOLERANCE = 0.01
+REDSHIFT_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, what it was trained on and how far it can be trusted.
+
+    Attributes
+    ----------
+    name : str
+    network : str
+        A key of `NETWORKS`.
+    arguments : dict
+        Constructor arguments of the network.
+    factor, channels : int
+        Resolution ratio on a side; 3 (displacement) or 6 (displacement, velocity), 1 for density.
+    cell : float or None
+        Spacing of the LR lattice it was trained at, comoving [Mpc/h]; None: any.
+    redshift : (float, float) or None
+        Lowest and highest redshift it is for; None: any.
+    Omega_m : float or None
+        Of the normalisation (see `Normalization`); None: the snapshot's.
+    length : float
+        Unit of displacement at z = 0, comoving [Mpc/h].
+    displacement_range : float or None
+        Largest displacement from LR seen in training [LR cells]; larger ones are warned of.
+    simulation : str
+        What made the training pairs: "TreePM", "particle-mesh", ...
+    licence : str
+    training, evaluation : dict
+        Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
+    notes : str
+    """
+
+    name: str
+    network: str
+    arguments: dict
+    factor: int
+    channels: int
+    cell: float | None = None
+    redshift: tuple[float, float] | None = None
+    Omega_m: float | None = None
+    length: float = 6.0
+    displacement_range: float | None = None
+    simulation: str = "unknown"
+    licence: str = "unknown"
+    training: dict = field(default_factory=dict)
+    evaluation: dict = field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self):
+        if self.network not in NETWORKS:
+            raise InputError(
+                f"the card's network is {str(self.network)[:40]!r}: this version knows {sorted(NETWORKS)}"
+            )
+        if not isinstance(self.arguments, dict):
+            raise InputError("the card's network arguments are no table of names and values")
+        for name, kind in (("factor", int), ("channels", int), ("length", (int, float))):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 1e6:
+                raise InputError(f"the card's {name} is {str(value)[:40]!r}: a positive number is needed")
+        if self.redshift is not None:
+            try:
+                low, high = (float(z) for z in self.redshift)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"the card's redshift is {str(self.redshift)[:40]!r}: (lowest, highest) is needed"
+                ) from None
+            object.__setattr__(self, "redshift", (low, high))
+
+    @classmethod
+    def from_dict(cls, entries):
+        """A card from plain data, as `asdict` gives it; unknown entries are refused."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(entries, dict) or set(entries) - known:
+            raise InputError("the model card has unknown entries: it was made by a newer version")
+        try:
+            return cls(**entries)
+        except TypeError:
+            raise InputError("the model card lacks entries: it was not made by save_model") from None
+
+    def normalization(self, Omega_m):
+        """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""
+        return Normalization(self.Omega_m or Omega_m, self.length)
+
+    def disagreement(self, cell, redshift):
+        """How a snapshot of LR spacing `cell` [Mpc/h] at `redshift` does not fit, or None."""
+        if self.cell is not None and abs(cell / self.cell - 1) > CELL_TOLERANCE:
+            return (
+                f"the snapshot's LR cell is {cell:.6g} Mpc/h but model {self.name} was trained "
+                f"at {self.cell:.6g} Mpc/h"
+            )
+        if self.redshift is not None:
+            low, high = self.redshift
+            if not low - REDSHIFT_TOLERANCE <= redshift <= high + REDSHIFT_TOLERANCE:
+                known = f"z = {low:.4g}" if low == high else f"{low:.4g} <= z <= {high:.4g}"
+                return (
+                    f"the snapshot is at redshift {redshift:.4g} but model {self.name} is for {known}"
+                )
+        return None
+
+
+def save_model(path, network, card):
+    """Write weights and card as one safetensors file."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, str(path), metadata={"card": json.dumps(asdict(card))})
+
+
+def load_model(path):
+    """Read a file of `save_model`.
+
+    Returns
+    -------
+    (network, ModelCard)
+        The network in float32, in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has no card, or holds weights that do not fit its card.
+    """
+    card = read_card(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"model {path} is unreadable: {_line(error)}") from None
+    return build(card, state, path), card
+
+
+def read_card(path):
+    """The card of a safetensors file, without reading its weights."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("card")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"model {path} is unreadable: {_line(error)}") from None
+    if text is None:
+        raise InputError(f"model {path} has no model card: write it with nbodykit_sr's save_model")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the card of model {path} is no JSON: {_line(error)}") from None
+    return ModelCard.from_dict(entries)
+
+
+def build(card, state, path):
+    """The network of a card with a state dict put in, checked for shape and finiteness.
+
+    The network is first laid out without memory, so that a card that lies about its size is
+    refused before anything of that size is allocated.
+    """
+    try:
+        with torch.device("meta"):
+            network = NETWORKS[card.network](**card.arguments)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"the card of model {path} has bad arguments: {_line(error)}") from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise InputError(
+                f"model {path}: weight {name!r} has shape {given.get(name)}, its card wants "
+                f"{wanted.get(name)}: the file is damaged or not for this version"
+            )
+        if not torch.isfinite(state[name]).all():
+            raise InputError(f"model {path}: weight {name!r} is not finite: the file is damaged")
+    network.load_state_dict(state, assign=True)
+    if (card.factor, card.channels) != (network.factor, network.channels):
+        raise InputError(
+            f"model {path}: its card says factor {card.factor}, {card.channels} channels but the "
+            f"network has {network.factor}, {network.channels}: the file is damaged"
+        )
+    return network.eval().requires_grad_(False)
+
+
+def fingerprint(network, card):
+    """SHA-256 of weights and card: the model's identity in provenance and on resume."""
+    digest = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def interpolating(channels, factor=8):
+    """The baseline model `interpolate` and its card: no parameters, for any snapshot."""
+    network = InterpolatingGenerator(channels, factor).eval()
+    card = ModelCard(
+        name="interpolate",
+        network="interpolate",
+        arguments=network.arguments,
+        factor=factor,
+        channels=channels,
+        licence="none needed",
+        notes="Trilinear interpolation of the displacement: adds no small-scale structure.",
+    )
+    return network, card
+
+
+def load_generator(path, flavour=None):
+    """Load a displacement generator and its card.
+
+    Parameters
+    ----------
+    path : str or Path
+        A `.safetensors` file of `save_model`, or a public map2map `.pt` checkpoint.
+    flavour : {"map2map", "srs"}, optional
+        Which code a `.pt` file goes with: SRS-map2map adds the scaled noise twice, and the file
+        cannot tell. Needed for `.pt` files, refused for others.
+
+    Returns
+    -------
+    (generator, ModelCard)
+        ``generator(x, noise)`` is a `DisplacementGenerator` or a `StyledGenerator`.
+
+    Raises
+    ------
+    InputError
+    """
+    from .map2map import import_checkpoint
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"model {path} does not exist: give a .safetensors or .pt file")
+    if path.suffix in (".pt", ".pth"):
+        return import_checkpoint(path, flavour)
+    if flavour is not None:
+        raise InputError(f"flavour {flavour!r} goes with .pt checkpoints: {path.name} has its own card")
+    network, card = load_model(path)
+    if not card.network.endswith("displacement"):
+        raise InputError(f"model {path} is a {card.network} network: a displacement one is needed")
+    return network, card
+
+
+def _line(error):
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,91 @@
+"""Counter-based noise on the periodic global lattices.
+
+A chunk's noise is a piece of one fixed field: its value at a site is a function of the seed, the
+layer and the site alone (Philox-4x32-10, Salmon et al. 2011). So neighbouring chunks agree in
+their padding, and any cut of the box, on any device, gives the same universe.
+"""
+
+import math
+
+import torch
+
+from .errors import InputError
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+
+
+def philox(counter, key):
+    """Philox-4x32 with 10 rounds.
+
+    Parameters
+    ----------
+    counter : four int64 tensors, broadcast together
+        32-bit words.
+    key : (int, int)
+        32-bit words.
+
+    Returns
+    -------
+    four int64 tensors of 32-bit words
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def _multiply(x, constant):
+    # The 64-bit product wraps into the sign bit of int64; masking after the shift undoes that.
+    product = x * constant
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def site_noise(seed, layer, start, shape, Nmesh, device="cpu"):
+    """A cuboid of the standard-normal field of one noise layer.
+
+    Parameters
+    ----------
+    seed : int
+        0 <= seed < 2**64: the realisation.
+    layer : int
+        Noise layer of the generator; layers are independent.
+    start, shape : three ints
+        First site (any integers: the lattice is periodic) and sites along each axis.
+    Nmesh : int
+        Sites on a side of this layer's lattice.
+    device : str or torch.device
+
+    Returns
+    -------
+    (n0, n1, n2) float32 tensor
+    """
+    check_seed(seed)
+    i, j, k = (
+        (torch.arange(n, device=device) + s) % Nmesh for s, n in zip(start, shape, strict=True)
+    )
+    # One Philox call gives four words, so four normals: those of four neighbours along z.
+    block, position = torch.unique(k >> 2, return_inverse=True)
+    counter = (block, j[:, None], i[:, None, None], torch.full((), layer, device=device))
+    words = philox(counter, (seed & _MASK, seed >> 32))
+    four = torch.stack(_normal(*words[:2]) + _normal(*words[2:]), dim=-1)
+    return four[..., position, k & 3]
+
+
+def _normal(word0, word1):
+    """Two standard normals from two 32-bit words (Box and Muller 1958)."""
+    u = (word0.to(torch.float32) + 0.5) * 2**-32
+    radius = torch.sqrt(-2 * torch.log(u))
+    angle = word1.to(torch.float32) * (2 * math.pi * 2**-32)
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def check_seed(seed):
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed}: an integer from 0 to 2^64 - 1 is needed")
