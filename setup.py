@@ -31,6 +31,14 @@ setup(
     extras_require={
         "report": ["matplotlib", "jinja2"],
         "train": ["matplotlib", "tensorboard"],
-        "test": ["pytest", "hypothesis", "ruff", "import-linter", "matplotlib", "jinja2", "tensorboard"],
+        "test": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "import-linter",
+            "matplotlib",
+            "jinja2",
+            "tensorboard",
+        ],
     },
 )
