@@ -80,7 +80,9 @@ class ModelCard:
         for name, kind in (("factor", int), ("channels", int), ("length", (int, float))):
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 1e6:
-                raise InputError(f"the card's {name} is {str(value)[:40]!r}: a positive number is needed")
+                raise InputError(
+                    f"the card's {name} is {str(value)[:40]!r}: a positive number is needed"
+                )
         if self.redshift is not None:
             try:
                 low, high = (float(z) for z in self.redshift)
@@ -99,7 +101,9 @@ class ModelCard:
         try:
             return cls(**entries)
         except TypeError:
-            raise InputError("the model card lacks entries: it was not made by save_model") from None
+            raise InputError(
+                "the model card lacks entries: it was not made by save_model"
+            ) from None
 
     def normalization(self, Omega_m):
         """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""
@@ -116,9 +120,7 @@ class ModelCard:
             low, high = self.redshift
             if not low - REDSHIFT_TOLERANCE <= redshift <= high + REDSHIFT_TOLERANCE:
                 known = f"z = {low:.4g}" if low == high else f"{low:.4g} <= z <= {high:.4g}"
-                return (
-                    f"the snapshot is at redshift {redshift:.4g} but model {self.name} is for {known}"
-                )
+                return f"the snapshot is at redshift {redshift:.4g} but model {self.name} is for {known}"
         return None
 
 
@@ -248,7 +250,9 @@ def load_generator(path, flavour=None):
     if path.suffix in (".pt", ".pth"):
         return import_checkpoint(path, flavour)
     if flavour is not None:
-        raise InputError(f"flavour {flavour!r} goes with .pt checkpoints: {path.name} has its own card")
+        raise InputError(
+            f"flavour {flavour!r} goes with .pt checkpoints: {path.name} has its own card"
+        )
     network, card = load_model(path)
     if not card.network.endswith("displacement"):
         raise InputError(f"model {path} is a {card.network} network: a displacement one is needed")

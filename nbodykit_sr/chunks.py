@@ -1,0 +1,194 @@
+"""The chunk grid: how a lattice is cut, the same way whatever computes it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from .errors import InputError
+
+# The largest side that is chosen by itself: wide enough for the padding of 3 to cost little,
+# small enough for a chunk's features to stay in the caches of a CPU
+DEFAULT_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A cuboid of lattice sites.
+
+    Attributes
+    ----------
+    index : int
+        Position in the order in which chunks are stored.
+    start, shape : (int, int, int)
+        First site and sites along each axis.
+    offset : int
+        Sites of all chunks stored before this one.
+    """
+
+    index: int
+    start: tuple
+    shape: tuple
+    offset: int
+
+    @property
+    def size(self):
+        """Number of sites."""
+        return int(np.prod(self.shape))
+
+    def sites(self, factor=1):
+        """Sites of the lattice `factor` times finer that fill this chunk, (n, 3) int64."""
+        axes = [
+            np.arange(factor * s, factor * (s + n))
+            for s, n in zip(self.start, self.shape, strict=True)
+        ]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """A lattice of ``Nmesh**3`` sites cut into chunks of ``side**3``, the last ones smaller.
+
+    Attributes
+    ----------
+    Nmesh, side : int
+    selection : three tuples of int, optional
+        Rows of chunks along each axis; all by default. A selection keeps the shape and numbers
+        of its chunks' sites, only their order in storage is its own.
+    """
+
+    Nmesh: int
+    side: int
+    selection: tuple | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.side <= self.Nmesh:
+            raise InputError(
+                f"chunk is {self.side}: a side from 1 to the {self.Nmesh} sites of the LR lattice is needed"
+            )
+
+    @property
+    def rows(self):
+        """Rows of chunks along each axis, in storage order."""
+        everything = tuple(range(-(-self.Nmesh // self.side)))
+        return self.selection or (everything,) * 3
+
+    @property
+    def counts(self):
+        """Rows of chunks along each axis."""
+        return tuple(len(rows) for rows in self.rows)
+
+    @cached_property
+    def widths(self):
+        """Sites of each row, three arrays."""
+        return tuple(
+            np.array([min(self.side, self.Nmesh - row * self.side) for row in rows])
+            for rows in self.rows
+        )
+
+    @property
+    def size(self):
+        """Sites in all chunks."""
+        return int(np.prod([widths.sum() for widths in self.widths]))
+
+    def chunks(self, block=None):
+        """Chunks in storage order: x slowest, z fastest.
+
+        Parameters
+        ----------
+        block : three (first, last) pairs, optional
+            Only these rows (positions in `rows`); all by default.
+        """
+        block = block or [(0, n) for n in self.counts]
+        (_, ny, nz), (wx, wy, wz) = self.counts, self.widths
+        before = [np.concatenate([[0], np.cumsum(w)]) for w in self.widths]
+        chunks = []
+        for i, j, k in product(*(range(*pair) for pair in block)):
+            offset = before[0][i] * before[1][-1] * before[2][-1]
+            offset += wx[i] * before[1][j] * before[2][-1] + wx[i] * wy[j] * before[2][k]
+            chunks.append(
+                Chunk(
+                    index=(i * ny + j) * nz + k,
+                    start=tuple(rows[n] * self.side for rows, n in zip(self.rows, (i, j, k))),
+                    shape=(int(wx[i]), int(wy[j]), int(wz[k])),
+                    offset=int(offset),
+                )
+            )
+        return chunks
+
+    def blocks(self, ranks):
+        """Share the grid among ranks: a cuboid of rows for each, none empty.
+
+        Orthogonal recursive bisection: any number of ranks up to the number of chunks works,
+        primes too.
+
+        Returns
+        -------
+        list of three (first, last) pairs, one for each rank
+        """
+        return _bisect([(0, n) for n in self.counts], ranks)
+
+    def select(self, region, cell):
+        """The chunks that meet a region.
+
+        Parameters
+        ----------
+        region : three (low, high) pairs
+            Lagrangian, comoving [Mpc/h]; may reach over the edges of the periodic box.
+        cell : float
+            Spacing of the lattice [Mpc/h].
+        """
+        selection = []
+        for axis, (low, high) in zip("xyz", region, strict=True):
+            if not (np.isfinite(low) and np.isfinite(high) and low < high):
+                raise InputError(
+                    f"region along {axis} is {low:g}:{high:g} Mpc/h: low:high with low < high is needed"
+                )
+            first = int(np.floor(low / cell + 1e-9))
+            last = int(np.ceil(high / cell - 1e-9))
+            rows = [
+                site % self.Nmesh // self.side
+                for site in range(first, min(last, first + self.Nmesh))
+            ]
+            selection.append(tuple(dict.fromkeys(rows)))
+        return ChunkGrid(self.Nmesh, self.side, tuple(selection))
+
+
+def default_side(Nmesh, ranks=1):
+    """A chunk side for a lattice: up to `DEFAULT_SIDE` and half the lattice, a divisor if one is near.
+
+    Only more ranks than that leaves chunks for make it smaller, so results do not depend on
+    the number of ranks where that can be helped.
+    """
+    widest = min(DEFAULT_SIDE, max(Nmesh // 2, 1))
+    side = next((n for n in range(widest, widest // 2, -1) if Nmesh % n == 0), widest)
+    while side > 1 and (-(-Nmesh // side)) ** 3 < ranks:
+        side = (side + 1) // 2
+    return side
+
+
+def _bisect(block, ranks):
+    if ranks == 1:
+        return [block]
+    counts = [last - first for first, last in block]
+    if ranks > np.prod(counts):
+        raise InputError(
+            f"{ranks} ranks share {np.prod(counts)} chunks: choose a smaller --chunk or fewer ranks"
+        )
+    best = None
+    for axis, count in enumerate(counts):
+        others = int(np.prod(counts)) // count
+        for cut in range(1, count):
+            left, right = cut * others, (count - cut) * others
+            share = round(ranks * left / (left + right))
+            share = min(max(share, 1, ranks - right), left, ranks - 1)
+            load = max(left / share, right / (ranks - share))
+            # lightest load first; then the cut through the longest axis, for compact blocks
+            if best is None or (load, -count) < best[:2]:
+                best = (load, -count, axis, cut, share)
+    _, _, axis, cut, share = best
+    left, right = list(block), list(block)
+    middle = block[axis][0] + cut
+    left[axis], right[axis] = (block[axis][0], middle), (middle, block[axis][1])
+    return _bisect(left, share) + _bisect(right, ranks - share)
