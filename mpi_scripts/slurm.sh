@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Super-resolve a snapshot on several nodes under Slurm, one rank per GPU.
+#
+#     sbatch mpi_scripts/slurm.sh SNAPSHOT OUTPUT MODEL [OPTION OF generate ...]
+#
+# Submit from the project's root, after mpi_scripts/install.sh with the site's MPI module loaded.
+# The memory and time to ask for in the lines below are worked out, without running, by
+#
+#     mpirun -n RANKS python -m nbodykit_sr.generate SNAPSHOT OUTPUT --model MODEL --plan
+#
+# Five minutes before its time is up the job is warned, goes back to the queue, and will go on where
+# it was.
+#SBATCH --job-name=nbodykit_sr
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=04:00:00
+#SBATCH --signal=USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=nbodykit_sr-%j.log
+set -euo pipefail
+[ $# -ge 3 ] || { echo "usage: sbatch $0 SNAPSHOT OUTPUT MODEL [OPTION ...]" >&2; exit 2; }
+snapshot=$1 output=$2 model=$3
+shift 3
+
+cd "${SLURM_SUBMIT_DIR:-.}"
+export PATH="${NBODYKIT_SR_VENV:-$PWD/.venv}/bin:$PATH"
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+resume=()
+[ ! -e "$output" ] || resume=(--resume)
+
+# every rank picks its GPU by its number on the node
+status=0
+srun --kill-on-bad-exit=1 python -m nbodykit_sr.generate "$snapshot" "$output" \
+    --model "$model" "${resume[@]}" "$@" || status=$?
+if [ "$status" = 75 ]; then # warned: the chunks in flight were finished and recorded
+    echo "slurm.sh: time is nearly up: back to the queue, to go on from the chunks written"
+    exec scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
