@@ -18,8 +18,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["nbodykit_sr", "nbodykit_sr.*"]),
     package_data={"nbodykit_sr": ["weights/*.safetensors", "diagnostics/*.html"]},
+    # nbodykit>=0.3.16 is needed too, but not named here: its parts (Corrfunc, classylss, pfft-python)
+    # do not build everywhere, and pip would try again those it was installed without.
+    # mpi_scripts/install.sh installs it.
     install_requires=[
-        "nbodykit>=0.3.16",
         "bigfile>=0.1.50",
         "mpi4py>=3.1",
         "torch>=2.4",
