@@ -1,0 +1,373 @@
+"""The displacement GAN (Li et al. 2021) as a system for the training loop."""
+
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..models.blocks import trim
+from ..models.card import ModelCard
+from ..models.critic import Critic, smallest_input
+from ..models.displacement import (
+    PADDING,
+    DisplacementGenerator,
+    InterpolatingGenerator,
+    noise_layers,
+    noise_shapes,
+    output_trim,
+)
+from ..noise import site_noise
+from ..normalization import Normalization
+from .augmentation import ELEMENTS, periodic_crop, transform
+from .cic import density, space_to_depth
+from .configuration import Configuration, one_of, require
+from .evaluation import Spectra, figure
+from .losses import Statistics
+from .pairs import open_pairs
+from .samples import seeded_normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsTable:
+    """Where the fields are.
+
+    Attributes
+    ----------
+    train, held_out : tuple of str
+        Glob patterns of pair folders. None held out: nothing is evaluated.
+    """
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTable:
+    """The crops.
+
+    Attributes
+    ----------
+    crop : int
+        LR sites on a side; 3 more on each side are given to the generator.
+    augment : bool
+        Draw one of the 48 rotations and reflections for each.
+    """
+
+    crop: int = 14
+    augment: bool = True
+
+    def __post_init__(self):
+        require(self.crop > 0, f"sample.crop is {self.crop}: more than zero needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorTable:
+    """The generator.
+
+    Attributes
+    ----------
+    channels : int
+        3 (displacement) or 6 (and velocity).
+    chan_base, chan_min, chan_max : int
+        Widths, see `DisplacementGenerator`.
+    noise_std : float
+        First amplitude of the noise of every layer; the public code starts at zero.
+    length : float
+        Displacement that is 1 at z = 0, comoving [Mpc/h].
+    styled : bool
+        Condition generator and critic on the scale factor (`StyledGenerator`).
+    """
+
+    channels: int = 6
+    chan_base: int = 512
+    chan_min: int = 64
+    chan_max: int = 512
+    noise_std: float = 0.0
+    length: float = 6.0
+    styled: bool = False
+
+    def __post_init__(self):
+        one_of("generator.channels", self.channels, (3, 6))
+        for name in ("chan_base", "chan_min", "chan_max", "length"):
+            value = getattr(self, name)
+            require(value > 0, f"generator.{name} is {value}: more than zero needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticTable:
+    """The critic and what it sees.
+
+    Attributes
+    ----------
+    blocks : int
+        Halvings of the resolution.
+    chan_base, chan_min, chan_max : int
+        Widths, see `Critic`.
+    density_factor : int
+        Mesh cells per SR site, on a side, of the density it sees; 0: it sees none.
+    log_density : bool
+        It sees log(1 + density), not the density itself.
+    """
+
+    blocks: int = 4
+    chan_base: int = 512
+    chan_min: int = 64
+    chan_max: int = 512
+    density_factor: int = 1
+    log_density: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTable:
+    """The statistics loss.
+
+    Attributes
+    ----------
+    density_factors : tuple of int
+        Mesh cells per SR site, on a side, of the densities compared.
+    """
+
+    density_factors: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisplacementConfiguration(Configuration):
+    """A run of the displacement GAN.
+
+    Attributes
+    ----------
+    pairs : PairsTable
+    sample : SampleTable
+    generator : GeneratorTable
+    critic : CriticTable
+    statistics : StatisticsTable
+    """
+
+    pairs: PairsTable
+    sample: SampleTable = field(default_factory=SampleTable)
+    generator: GeneratorTable = field(default_factory=GeneratorTable)
+    critic: CriticTable = field(default_factory=CriticTable)
+    statistics: StatisticsTable = field(default_factory=StatisticsTable)
+
+
+class DisplacementSystem:
+    """Super-resolution of displacement and velocity fields, trained on pairs.
+
+    See `System` for the methods.
+
+    Parameters
+    ----------
+    configuration : DisplacementConfiguration
+
+    Raises
+    ------
+    InputError
+        If the pairs do not serve the configuration.
+    """
+
+    def __init__(self, configuration):
+        self.configuration = configuration
+        g = configuration.generator
+        self.train = open_pairs(configuration.pairs.train, g.channels)
+        held_out = configuration.pairs.held_out
+        self.held_out = open_pairs(held_out, g.channels) if held_out else []
+        first = self.train[0].manifest
+        self.factor, self.cell = first.factor, first.cell
+        self.normalization = Normalization(first.Omega_m, g.length)
+        self.crop = configuration.sample.crop
+        times = sorted({pair.manifest.a for pair in self.train})
+        require(
+            g.styled or times[-1] - times[0] < 0.05 * times[-1],
+            f"the pairs have scale factors from {times[0]:.3f} to {times[-1]:.3f}: set "
+            "generator.styled = true, or train on one time",
+        )
+        critic = configuration.critic
+        smallest = smallest_input(critic.blocks)
+        require(
+            self.factor * self.crop >= smallest
+            or all(stage.adversarial == "none" for stage in configuration.stage),
+            f"sample.crop is {self.crop}, so {self.factor * self.crop} SR sites: a critic of "
+            f"{critic.blocks} blocks needs {smallest}; lower critic.blocks or raise sample.crop",
+        )
+        self.interpolation = InterpolatingGenerator(g.channels, self.factor)
+        self.statistics_loss = Statistics(
+            self.cell / self.factor, configuration.statistics.density_factors
+        )
+
+    def networks(self):
+        g, c = self.configuration.generator, self.configuration.critic
+        generator = DisplacementGenerator(
+            g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max
+        )
+        with torch.no_grad():
+            for rung in generator.rungs:
+                for noise in (rung.noise0, rung.noise1):
+                    noise.std.fill_(g.noise_std)
+        densities = c.density_factor**3 + 1 if c.density_factor else 0
+        critic = Critic(
+            2 * g.channels + densities + g.styled, c.blocks, c.chan_base, c.chan_min, c.chan_max
+        )
+        return generator, critic
+
+    @property
+    def samples_per_epoch(self):
+        return sum((pair.manifest.Nmesh / self.crop) ** 3 for pair in self.train)
+
+    def sample(self, rng):
+        pair = self.train[rng.integers(len(self.train))]
+        start = rng.integers(pair.manifest.Nmesh, size=3)
+        element = ELEMENTS[rng.integers(len(ELEMENTS))]
+        element = element if self.configuration.sample.augment else None
+        noise = rng.integers(2**62)
+        return self._cut(pair, start, [self.crop] * 3, element, noise)
+
+    def _cut(self, pair, start, size, element, noise):
+        """One crop of a pair, `size` (3) LR sites from `start` (3) on, normalised."""
+        channels, factor = self.configuration.generator.channels, self.factor
+        a = pair.manifest.a
+        units = self.normalization.units(a, channels).astype(np.float32)
+        lr = periodic_crop(pair.lr[:channels], start - PADDING, [n + 2 * PADDING for n in size])
+        hr = periodic_crop(pair.hr[:channels], start * factor, [n * factor for n in size])
+        if element is not None:
+            lr, hr = transform(lr, element), transform(hr, element)
+        return {
+            "lr": lr / units[:, None, None, None],
+            "hr": hr / units[:, None, None, None],
+            "a": np.float32(a),
+            "unit": np.float32(units[0]),
+            "noise": np.int64(noise),
+        }
+
+    def generate(self, generator, batch):
+        shapes = noise_shapes(self.factor, batch["lr"].shape[2:])
+        noise = [
+            seeded_normal(shape, batch["noise"], layer, batch["lr"].device)
+            for layer, shape in enumerate(shapes)
+        ]
+        return self._apply(generator, batch, noise)
+
+    def _apply(self, generator, batch, noise):
+        style = (batch["a"],) if self.configuration.generator.styled else ()
+        return trim(generator(batch["lr"], noise, *style), output_trim(self.factor))
+
+    def target(self, batch):
+        return batch["hr"]
+
+    def interpolated(self, batch):
+        """LR fields upsampled to the SR lattice: (B, C, M, M, M)."""
+        if "interpolated" not in batch:
+            batch["interpolated"] = trim(self.interpolation(batch["lr"]), output_trim(self.factor))
+        return batch["interpolated"]
+
+    def critic_fields(self, batch, fields):
+        c = self.configuration.critic
+        interpolated = self.interpolated(batch)
+        parts = [fields, interpolated]
+        if c.density_factor:
+            unit = batch["unit"].view(-1, 1, 1, 1, 1)
+            shift = (unit * interpolated[:, :3]).mean((2, 3, 4))
+            for x, factor in ((fields, c.density_factor), (interpolated, 1)):
+                painted = density(
+                    unit * x[:, :3].float(), self.cell / self.factor, factor, shift=shift
+                )
+                painted = torch.log1p(painted) if c.log_density else painted
+                parts.append(space_to_depth(painted, factor))
+        if self.configuration.generator.styled:
+            style = batch["a"].view(-1, 1, 1, 1, 1) - 0.5
+            parts.append(style.expand(-1, 1, *fields.shape[2:]))
+        return torch.cat(parts, dim=1)
+
+    def score(self, critic, batch, fields):
+        return critic(fields)
+
+    def statistics(self, batch, fields):
+        return self.statistics_loss(
+            fields, self.target(batch), self.interpolated(batch), batch["unit"]
+        )
+
+    def evaluate(self, generator, evaluation, device):
+        if not self.held_out:
+            return {}, None
+        rng = np.random.default_rng(0)  # the same regions and noise at each evaluation
+        sums, squares, slices = {}, [], {}
+        for number in range(evaluation.crops):
+            pair = self.held_out[number % len(self.held_out)]
+            size = min(evaluation.sites, pair.manifest.Nmesh)
+            start = rng.integers(pair.manifest.Nmesh, size=3)
+            region = self._region(generator, pair, start, size, int(rng.integers(2**62)), device)
+            periodic = size == pair.manifest.Nmesh
+            length = size * self.cell
+            shift = region["LR"].mean((2, 3, 4))
+            painted = {
+                name: density(
+                    field, self.cell / self.factor, evaluation.density_factor, periodic, shift
+                )[0, 0]
+                for name, field in region.items()
+            }
+            for name in ("SR", "LR"):
+                s = Spectra.of(painted[name], painted["HR"], length, periodic)
+                sums[name] = sums[name] + s if name in sums else s
+            squares.append(float((region["SR"] - region["HR"]).square().mean()))
+            if number == 0:
+                depth = max(1, painted["HR"].shape[0] // 8)
+                slices = {name: painted[name][:, :, :depth].mean(2) for name in ("LR", "SR", "HR")}
+        metrics = sums["SR"].summary()
+        metrics["power error of LR"] = sums["LR"].summary()["power error"]
+        metrics["rms difference"] = float(np.sqrt(np.mean(squares)))
+        return metrics, figure(slices, sums)
+
+    @torch.no_grad()
+    def _region(self, generator, pair, start, size, seed, device):
+        """Displacements [Mpc/h] of a region of `size` LR sites: dict of (1, 3, M, M, M), SR made
+        chunk by chunk with one noise field."""
+        factor = self.factor
+        whole = torch.empty((2, 1, 3) + (size * factor,) * 3)
+        for corner in product(range(0, size, self.crop), repeat=3):
+            side = [min(self.crop, size - c) for c in corner]
+            first = start + corner
+            cut = self._cut(pair, first, side, None, 0)
+            batch = {k: torch.from_numpy(np.asarray(v))[None].to(device) for k, v in cut.items()}
+            noise = [
+                site_noise(
+                    seed,
+                    layer,
+                    [int(refinement * s) - padding for s in first],
+                    [refinement * n + 2 * padding for n in side],
+                    pair.manifest.Nmesh * refinement,
+                    device,
+                )[None, None]
+                for layer, (refinement, padding) in enumerate(noise_layers(factor))
+            ]
+            where = tuple(
+                slice(c * factor, (c + n) * factor) for c, n in zip(corner, side, strict=True)
+            )
+            made = self._apply(generator, batch, noise), self.interpolated(batch)
+            for i, fields in enumerate(made):
+                whole[(i, ..., *where)] = (batch["unit"] * fields[:, :3].float()).cpu()
+        hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)
+        return {"SR": whole[0], "LR": whole[1], "HR": torch.from_numpy(hr)[None]}
+
+    def card(self, generator, training, evaluation):
+        first = self.train[0].manifest
+        redshifts = [1 / pair.manifest.a - 1 for pair in self.train]
+        return ModelCard(
+            name=Path(self.configuration.run).name,
+            network="displacement",
+            arguments=generator.arguments,
+            factor=self.factor,
+            channels=self.configuration.generator.channels,
+            cell=self.cell,
+            redshift=(min(redshifts), max(redshifts)),
+            Omega_m=first.Omega_m,
+            length=self.configuration.generator.length,
+            displacement_range=self._displacement_range(),
+            simulation=", ".join(sorted({pair.manifest.source for pair in self.train})),
+            training=training,
+            evaluation=evaluation,
+        )
+
+    def _displacement_range(self):
+        """Largest LR displacement along an axis in the training pairs [LR cells]."""
+        return max(float(np.abs(pair.lr[:3]).max()) for pair in self.train) / self.cell

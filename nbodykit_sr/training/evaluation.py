@@ -1,0 +1,112 @@
+"""Comparing generated with true densities on held-out fields: P(k) ratio and cross-correlation."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Auto and cross power of two densities, in shells of one fundamental mode.
+
+    Attributes
+    ----------
+    k : (n,) float64 tensor [h/Mpc]
+        Mean wavenumber of the shells, up to the Nyquist one.
+    one, other, cross : (n,) float64 tensors
+        Power sums of each shell, arbitrary units; more regions add up.
+    """
+
+    k: torch.Tensor
+    one: torch.Tensor
+    other: torch.Tensor
+    cross: torch.Tensor
+
+    @classmethod
+    def of(cls, one, other, length, periodic=True):
+        """Spectra of densities ``one`` and ``other`` (N, N, N) in a cube of `length` [Mpc/h]."""
+        one, other = one.double().cpu(), other.double().cpu()
+        size = one.shape[0]
+        if not periodic:
+            hann = torch.hann_window(size + 1, dtype=torch.float64)[:-1]
+            weight = hann[:, None, None] * hann[:, None] * hann
+            one, other = ((x - (x * weight).sum() / weight.sum()) * weight for x in (one, other))
+        a, b = torch.fft.rfftn(one), torch.fft.rfftn(other)
+        n = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
+        nz = torch.fft.rfftfreq(size, 1 / size, dtype=torch.float64)
+        radius = torch.sqrt(n[:, None, None] ** 2 + n[None, :, None] ** 2 + nz**2).flatten()
+        # modes with 0 < kz < Nyquist stand for two
+        twice = torch.where((nz > 0) & (nz < size / 2), 2.0, 1.0).expand(a.shape).flatten()
+        shell = radius.round().long().clamp(max=size // 2 + 1)
+
+        def total(values):
+            out = torch.zeros(size // 2 + 2, dtype=torch.float64)
+            return out.index_add(0, shell, twice * values.flatten())[1 : size // 2]
+
+        count = total(torch.ones_like(radius))
+        return cls(
+            total(radius) / count * (2 * math.pi / length),
+            total(a.abs() ** 2),
+            total(b.abs() ** 2),
+            total((a * b.conj()).real),
+        )
+
+    def __add__(self, more):
+        return Spectra(
+            self.k, self.one + more.one, self.other + more.other, self.cross + more.cross
+        )
+
+    @property
+    def ratio(self):
+        """P_one / P_other of each shell."""
+        return self.one / self.other
+
+    @property
+    def correlation(self):
+        """Cross-correlation coefficient of each shell."""
+        return self.cross / torch.sqrt(self.one * self.other)
+
+    def summary(self):
+        """Ratio and correlation in octaves of k [h/Mpc], and the mean |log10 ratio|."""
+        values, errors = {}, []
+        octaves = torch.log2(self.k).floor()
+        for octave in octaves.unique().tolist():
+            inside = octaves == octave
+            one, other, cross = (x[inside].sum() for x in (self.one, self.other, self.cross))
+            name = f"{2**octave:g}-{2 ** (octave + 1):g}"
+            values[f"power {name}"] = float(one / other)
+            values[f"correlation {name}"] = float(cross / torch.sqrt(one * other))
+            errors.append(abs(math.log10(max(one / other, 1e-30))))
+        values["power error"] = sum(errors) / len(errors)
+        return values
+
+
+def figure(slices, spectra):
+    """A figure of density slices and of P(k).
+
+    Parameters
+    ----------
+    slices : dict of str: (N, N) tensor
+        1 + delta of a slice, by title.
+    spectra : dict of str: Spectra
+        By label; each with the field in question as `one` and the truth as `other`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(3.2 * (len(slices) + 1), 3.4), layout="constrained")
+    axes = fig.subplots(1, len(slices) + 1)
+    for ax, (title, image) in zip(axes, slices.items(), strict=False):
+        ax.imshow(torch.log10(image.clamp(min=0.03)).cpu().T, origin="lower", vmin=-1, vmax=1.5)
+        ax.set(title=title, xticks=[], yticks=[])
+    for label, s in spectra.items():
+        axes[-1].plot(s.k, s.ratio, label=f"{label} $P/P_\\mathrm{{HR}}$")
+        axes[-1].plot(s.k, s.correlation, ":", label=f"{label} correlation")
+    axes[-1].axhline(1, color="0.7", lw=0.8)
+    axes[-1].set(xscale="log", xlabel="k [h/Mpc]", ylim=(0, 1.6))
+    axes[-1].legend(fontsize=7)
+    return fig

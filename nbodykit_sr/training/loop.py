@@ -1,0 +1,315 @@
+"""The training loop, common to all systems (see `system.System`)."""
+
+import copy
+import logging
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..errors import InputError
+from .checkpoint import CheckpointFolder
+from .configuration import plain
+from .losses import critic_loss, generator_loss, gradient_penalty
+from .samples import Samples
+from .watch import Watch
+
+log = logging.getLogger("nbodykit_sr.training")
+
+
+class Schedule:
+    """The stages of a run laid out in steps.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+    batch : int
+    samples_per_epoch : float
+    """
+
+    def __init__(self, stages, batch, samples_per_epoch):
+        self.stages, self.batch = stages, batch
+        self.lengths = [
+            stage.steps or max(1, math.ceil(stage.epochs * samples_per_epoch / batch))
+            for stage in stages
+        ]
+        self.steps = sum(self.lengths)
+
+    def at(self, step):
+        """(stage, step within it, its length) of a step counted from 0."""
+        for stage, length in zip(self.stages, self.lengths, strict=True):
+            if step < length:
+                return stage, step, length
+            step -= length
+        raise IndexError(f"the schedule has {self.steps} steps")
+
+    def batch_at(self, step):
+        """Size of the global batch."""
+        stage, within, _ = self.at(step)
+        every = stage.batch_doubles_every
+        return self.batch * 2 ** (within // every) if every else self.batch
+
+    def rates(self, step):
+        """Learning rates of generator and critic."""
+        stage, within, length = self.at(step)
+        cosine = (1 + math.cos(math.pi * within / length)) / 2
+        factor = stage.decay + (1 - stage.decay) * cosine
+        return stage.learning_rate * factor, stage.critic_learning_rate * factor
+
+    def batches(self, first):
+        """(step, part, size) of every batch from step `first` on: one part for each update of the
+        critic, the last of which also updates the generator."""
+        for step in range(first, self.steps):
+            stage = self.at(step)[0]
+            parts = stage.critic_steps if stage.adversarial != "none" else 1
+            for part in range(parts):
+                yield step, part, self.batch_at(step)
+
+
+class Trainer:
+    """Trains a system as its configuration says.
+
+    Parameters
+    ----------
+    system : System
+    ranks : Ranks
+    resume : bool
+        Go on from the run's last sound checkpoint.
+
+    Raises
+    ------
+    InputError
+        If the run exists and is not to be resumed, or the batch cannot be shared by the ranks.
+    """
+
+    def __init__(self, system, ranks, resume=False):
+        c = self.configuration = system.configuration
+        self.system, self.ranks = system, ranks
+        if c.batch % ranks.size:
+            raise InputError(f"batch is {c.batch}: {ranks.size} ranks need a multiple of that")
+        self.checkpoints = CheckpointFolder(Path(c.run) / "checkpoints", c.checkpoints.keep)
+        found = self.checkpoints.latest()
+        if found and not resume:
+            raise InputError(
+                f"{c.run} holds a run of {found[0]} steps: go on with --resume or name another run"
+            )
+        if resume and not found:
+            raise InputError(f"{c.run} holds no sound checkpoint: start without --resume")
+        torch.manual_seed(c.seed)
+        networks = [network.to(ranks.device) for network in system.networks()]
+        if ranks.device.type == "cuda" or c.precision == "bfloat16":
+            networks = [n.to(memory_format=torch.channels_last_3d) for n in networks]
+        self.generator, self.critic = networks
+        self.average = copy.deepcopy(self.generator).requires_grad_(False) if c.average else None
+        self.optimizers = [
+            torch.optim.Adam(network.parameters(), lr=1.0, betas=c.betas) for network in networks
+        ]
+        self.schedule = Schedule(c.stage, c.batch, system.samples_per_epoch)
+        self.step = self.critic_updates = 0
+        if found:
+            self._load(*found)
+        elif c.start:
+            self._start_from(c.start)
+
+    @property
+    def best_generator(self):
+        """What is evaluated and exported: the average if one is kept."""
+        return self.generator if self.average is None else self.average
+
+    def run(self):
+        """Train to the end of the schedule; the last losses, a dict of floats. Collective."""
+        self.wrapped = [self.ranks.wrap(network) for network in (self.generator, self.critic)]
+        c, main = self.configuration, self.ranks.rank == 0
+        watch = Watch(c.run, self.step) if main else None
+        samples = Samples(self.system.sample, c.seed, self.ranks, c.workers)
+        batches = samples.batches(self.schedule.batches(self.step))
+        bar = tqdm(total=self.schedule.steps, initial=self.step, disable=not main or None)
+        losses = {}
+        try:
+            while self.step < self.schedule.steps:
+                losses = self._step(batches)
+                bar.update()
+                bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()}, refresh=False)
+                last = self.step == self.schedule.steps
+                if main and (last or self.step % c.log_every == 0):
+                    stage = self.schedule.at(self.step - 1)[0].name
+                    watch.write("train", self.step, stage=stage, **losses)
+                if last or self.step % c.checkpoints.every == 0:
+                    self._save()
+                if main and c.evaluation.every and (last or self.step % c.evaluation.every == 0):
+                    self._evaluate(watch)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise out_of_memory(error, self) from error
+        finally:
+            bar.close()
+            samples.close()
+            if watch:
+                watch.close()
+        return losses
+
+    def _step(self, batches):
+        """One step: updates of the critic, then one of the generator."""
+        stage, within, _ = self.schedule.at(self.step)
+        for optimizer, rate in zip(self.optimizers, self.schedule.rates(self.step), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        losses = {}
+        if stage.adversarial == "none":
+            batch = next(batches)
+            fake = self._generate(batch)
+        else:
+            for _ in range(stage.critic_steps - 1):
+                batch = next(batches)
+                with torch.no_grad():
+                    seen = self.system.critic_fields(batch, self._generate(batch))
+                self._update_critic(stage, batch, seen)
+            batch = next(batches)
+            with torch.set_grad_enabled(within >= stage.warmup):
+                fake = self._generate(batch)
+                seen = self.system.critic_fields(batch, fake)
+            losses.update(self._update_critic(stage, batch, seen.detach()))
+        if within >= stage.warmup:
+            seen = None if stage.adversarial == "none" else seen
+            losses.update(self._update_generator(stage, batch, fake, seen))
+        self.step += 1
+        return losses
+
+    def _generate(self, batch):
+        with self._autocast():
+            fake = self.system.generate(self.wrapped[0], batch)
+        return fake.float()
+
+    def _update_critic(self, stage, batch, fake):
+        with torch.no_grad():
+            real = self.system.critic_fields(batch, self.system.target(batch))
+        kind, terms = stage.adversarial, {}
+        with self._autocast():
+            # real and fake in one pass
+            both = {k: torch.cat([v, v]) for k, v in batch.items()}
+            scores = self.system.score(self.wrapped[1], both, torch.cat([real, fake])).float()
+        real_score, fake_score = scores.chunk(2)
+        loss = terms["critic"] = critic_loss(kind, real_score, fake_score)
+        if self.critic_updates % stage.penalty_every == 0:
+            mixing = batch["noise"].remainder(2**20).float() / 2**20
+            terms["penalty"] = gradient_penalty(
+                kind, lambda x: self.system.score(self.wrapped[1], batch, x), real, fake, mixing
+            )
+            loss = loss + stage.penalty * terms["penalty"]
+        self.critic_updates += 1
+        return self._descend(1, loss, terms)
+
+    def _update_generator(self, stage, batch, fake, seen):
+        terms = {}
+        loss = 0.0
+        if stage.l2:
+            terms["l2"] = (fake - self.system.target(batch)).square().mean()
+            loss = loss + stage.l2 * terms["l2"]
+        if stage.statistics:
+            terms["statistics"] = self.system.statistics(batch, fake)
+            loss = loss + stage.statistics * terms["statistics"]
+        if seen is not None:
+            self.critic.requires_grad_(False)
+            with self._autocast():
+                scores = self.system.score(self.critic, batch, seen).float()
+            self.critic.requires_grad_(True)
+            terms["generator"] = generator_loss(stage.adversarial, scores)
+            loss = loss + stage.adversarial_weight * terms["generator"]
+        values = self._descend(0, loss, terms)
+        if self.average is not None:
+            decay = min(self.configuration.average, (self.step + 1) / (self.step + 10))
+            with torch.no_grad():
+                news = self.generator.parameters()
+                for mean, new in zip(self.average.parameters(), news, strict=True):
+                    mean.lerp_(new, 1 - decay)
+        return values
+
+    def _descend(self, which, loss, terms):
+        """One update of a network; the mean of its loss terms over the ranks."""
+        optimizer = self.optimizers[which]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        values = self.ranks.mean(terms)
+        if not all(math.isfinite(value) for value in values.values()):
+            self._not_finite(", ".join(f"{k} = {v:g}" for k, v in values.items()))
+        optimizer.step()
+        return values
+
+    def _not_finite(self, what):
+        raise InputError(
+            f"training turned not finite at step {self.step}: {what}; the last good checkpoint is "
+            f"{self.checkpoints.describe()}: lower the learning rate or the adversarial weight and "
+            "go on with --resume"
+        )
+
+    def _autocast(self):
+        if self.configuration.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.ranks.device.type, torch.bfloat16)
+
+    def _evaluate(self, watch):
+        generator = self.best_generator.eval()
+        with torch.no_grad(), self._autocast():
+            metrics, figure = self.system.evaluate(
+                generator, self.configuration.evaluation, self.ranks.device
+            )
+        generator.train()
+        if metrics:
+            watch.write("evaluation", self.step, **metrics)
+        if figure is not None:
+            watch.figure(self.step, figure)
+
+    # checkpoints
+
+    def _save(self):
+        for name, network in (("generator", self.generator), ("critic", self.critic)):
+            if not all(torch.isfinite(p).all() for p in network.parameters()):
+                self._not_finite(f"weights of the {name}")
+        if self.ranks.rank == 0:
+            self.checkpoints.save(self.step, self._state())
+
+    def _state(self):
+        return {
+            "configuration": plain(self.configuration),
+            "step": self.step,
+            "critic_updates": self.critic_updates,
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "random": torch.get_rng_state(),
+        }
+
+    def _load(self, step, state):
+        self.step, self.critic_updates = step, state["critic_updates"]
+        self._load_networks(state, self.configuration.run)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["random"])
+
+    def _start_from(self, run):
+        """Take the weights, but not the optimisers, of another run."""
+        _, state = CheckpointFolder(Path(run) / "checkpoints").require()
+        self._load_networks(state, run)
+
+    def _load_networks(self, state, run):
+        try:
+            self.generator.load_state_dict(state["generator"])
+            self.critic.load_state_dict(state["critic"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"] or state["generator"])
+        except RuntimeError as error:
+            raise InputError(
+                f"the weights of {run} do not fit this configuration "
+                f"({str(error).splitlines()[1].strip()}): keep the tables of the networks"
+            ) from None
+
+
+def out_of_memory(error, trainer):
+    """An InputError with advice if `error` is one of memory, else the error itself."""
+    text = str(error)
+    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "alloc" in text
+    if not memory:
+        return error
+    return InputError(f"out of memory at step {trainer.step}")

@@ -1,0 +1,147 @@
+"""Losses: the paper's WGAN-GP, the logistic loss with R1, and a statistics loss."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from .cic import density
+
+
+def critic_loss(kind, real, fake):
+    """Loss of the critic: ``kind`` "wasserstein" or "logistic"; scores (B,) of both."""
+    if kind == "wasserstein":
+        return (fake - real).mean()
+    return (F.softplus(fake) + F.softplus(-real)).mean()
+
+
+def generator_loss(kind, fake):
+    """Adversarial loss of the generator for the scores (B,) of its fields."""
+    return -fake.mean() if kind == "wasserstein" else F.softplus(-fake).mean()
+
+
+def gradient_penalty(kind, critic, real, fake, mixing):
+    """Penalty on the gradient of the critic with respect to its fields.
+
+    "wasserstein": mean of ``(|gradient| - 1)**2`` between real and fake (Gulrajani et al. 2017).
+    "logistic": mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
+
+    Parameters
+    ----------
+    critic : callable
+        (B, C, N, N, N) -> (B,).
+    real, fake : (B, C, N, N, N) float tensors
+    mixing : (B,) float tensor in [0, 1]
+        Where between fake (0) and real (1); ignored by R1.
+    """
+    if kind == "wasserstein":
+        mixing = mixing.view(-1, 1, 1, 1, 1)
+        x = mixing * real.detach() + (1 - mixing) * fake.detach()
+    else:
+        x = real.detach().clone()
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    square = gradient.square().sum((1, 2, 3, 4))
+    if kind == "wasserstein":
+        return (torch.sqrt(square + 1e-12) - 1).square().mean()
+    return square.mean()
+
+
+def shells(size, device):
+    """Shell of each mode of a real transform of size^3, in half octaves of k, and their number.
+
+    Returns
+    -------
+    (size * size * (size // 2 + 1),) int64 tensor; int
+    """
+    k = torch.fft.fftfreq(size, 1 / size, device=device)
+    kz = torch.fft.rfftfreq(size, 1 / size, device=device)
+    radius = torch.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + kz**2)
+    shell = torch.log2(radius.clamp(min=1)).mul(2).floor().long()
+    number = int(2 * math.log2(size / 2))
+    shell = shell.clamp(max=number)  # the corners beyond Nyquist share the last one
+    shell[0, 0, 0] = number + 1
+    return shell.flatten(), number
+
+
+def shell_power(field, window=True):
+    """Power of each sample in shells of k.
+
+    Parameters
+    ----------
+    field : (B, C, N, N, N) float tensor
+    window : bool
+        Taper to zero at the faces: for crops, which are not periodic.
+
+    Returns
+    -------
+    (B, shells) float tensor, arbitrary units
+        Summed over channels and modes; the modes beyond the Nyquist sphere are left out.
+    """
+    batch, channels, size = field.shape[:3]
+    if window:
+        hann = torch.hann_window(size + 1, device=field.device, dtype=field.dtype)[:-1]
+        weight = hann[:, None, None] * hann[:, None] * hann
+        mean = (field * weight).sum((2, 3, 4), keepdim=True) / weight.sum()
+        field = (field - mean) * weight
+    modes = torch.fft.rfftn(field, dim=(2, 3, 4))
+    power = (modes.real.square() + modes.imag.square()).sum(1).reshape(batch, -1)
+    shell, number = shells(size, field.device)
+    total = power.new_zeros(batch, number + 2).index_add(1, shell, power)
+    return total[:, :number]
+
+
+class Statistics:
+    """How far the one- and two-point statistics of SR crops are from those of HR. Not in the
+    papers: it helps where the budget is small.
+
+    Three terms of each sample, averaged: the squared difference of log power in shells of what
+    the fields add to interpolated LR; of log power of the densities at each of `factors`; and
+    the squared difference of the sorted log densities there (their one-point distributions).
+
+    Parameters
+    ----------
+    cell : float
+        Spacing of the SR lattice, comoving [Mpc/h].
+    factors : sequence of int
+        Mesh cells per SR site, on a side, for each density.
+    """
+
+    def __init__(self, cell, factors=(1, 2)):
+        self.cell, self.factors = cell, tuple(factors)
+
+    def __call__(self, fake, real, interpolated, unit):
+        """The loss.
+
+        Parameters
+        ----------
+        fake, real, interpolated : (B, C, N, N, N) float tensors, normalised
+            SR, HR and interpolated LR fields.
+        unit : (B,) float tensor, comoving [Mpc/h]
+            Of displacements.
+        """
+        terms = []
+        for first in range(0, fake.shape[1], 3):
+            part = slice(first, first + 3)
+            terms.append(
+                _log_difference(
+                    shell_power(fake[:, part] - interpolated[:, part]),
+                    shell_power(real[:, part] - interpolated[:, part]),
+                )
+            )
+        unit = unit.view(-1, 1, 1, 1, 1)
+        shift = (unit * interpolated[:, :3]).mean((2, 3, 4))
+        for factor in self.factors:
+            one, other = (
+                density(unit * x[:, :3], self.cell, factor, shift=shift) for x in (fake, real)
+            )
+            terms.append(_log_difference(shell_power(one), shell_power(other)))
+            one, other = (torch.log1p(x).flatten(1).sort(dim=1).values for x in (one, other))
+            terms.append((one - other).square().mean())
+        return sum(terms) / len(terms)
+
+
+def _log_difference(one, other):
+    """Mean squared difference of log power."""
+    tiny = 1e-6 * other.mean(1, keepdim=True) + 1e-30
+    return (torch.log(one + tiny) - torch.log(other + tiny)).square().mean()

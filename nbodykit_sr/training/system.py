@@ -1,0 +1,46 @@
+"""What the training loop asks of a system: the displacement GAN and the density GAN are two."""
+
+from typing import Protocol
+
+
+class System(Protocol):
+    """A generator, its critic, and where their samples come from.
+
+    The loop owns optimisation, schedule, checkpoints and logs, and knows of fields only what
+    these methods tell. A batch is a dict of tensors, samples along the first axis, on the device.
+    """
+
+    def networks(self):
+        """(generator, critic), on the CPU; their first weights come from torch's random state."""
+
+    @property
+    def samples_per_epoch(self):
+        """Crops that fill the training boxes once: float."""
+
+    def sample(self, rng):
+        """One training sample, all of it drawn from `rng` (numpy.random.Generator).
+
+        Returns a dict of numpy arrays and scalars, without batch axis; a scalar int64 "noise"
+        seeds what the generator draws. Called from threads.
+        """
+
+    def generate(self, generator, batch):
+        """Fields (B, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch."""
+
+    def target(self, batch):
+        """The true fields, of the same shape."""
+
+    def critic_fields(self, batch, fields):
+        """What the critic sees of generated or true `fields`: (B, C', M, M, M), differentiable."""
+
+    def score(self, critic, batch, fields):
+        """Scores (B,) of `critic_fields`."""
+
+    def statistics(self, batch, fields):
+        """The statistics loss of generated `fields`, a scalar; only called if it has a weight."""
+
+    def evaluate(self, generator, evaluation, device):
+        """Compare held-out fields: (dict of floats, matplotlib figure or None)."""
+
+    def card(self, generator, training, evaluation):
+        """The ModelCard of trained weights, given dicts of how they were trained and how well."""

@@ -1,0 +1,68 @@
+"""Watching a run: JSON lines, TensorBoard and figures, written by rank 0."""
+
+import json
+import logging
+from pathlib import Path
+
+log = logging.getLogger("nbodykit_sr.training")
+
+
+class Watch:
+    """The logs of a run: ``log.jsonl``, ``tensorboard/`` and ``figures/`` in its folder.
+
+    Parameters
+    ----------
+    run : path
+    step : int
+        First step to come: what earlier attempts logged from there on is dropped.
+    """
+
+    def __init__(self, run, step=0):
+        self.run = Path(run)
+        self.run.mkdir(parents=True, exist_ok=True)
+        path = self.run / "log.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if _step(line) <= step]
+        path.write_text("".join(kept))
+        self.file = open(path, "a")
+        self.board = _summary_writer(self.run / "tensorboard", step)
+
+    def write(self, kind, step, **values):
+        """One line of the log: its kind ("train" or "evaluation"), the step and the values."""
+        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+        self.file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def figure(self, step, figure):
+        """Keep a matplotlib figure."""
+        folder = self.run / "figures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"step-{step:08d}.png", dpi=120)
+        if self.board is not None:
+            self.board.add_figure("evaluation", figure, step, close=False)
+
+    def close(self):
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _step(line):
+    """Step of a line of the log; a line cut short by a kill counts as never written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _summary_writer(folder, step):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.warning("tensorboard is not installed: losses go to log.jsonl alone")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
