@@ -1,0 +1,41 @@
+"""Statistics that say whether a super-resolved catalogue can be believed.
+
+Functions on nbodykit catalogues and meshes, over MPI; each returns `Statistic`s.
+"""
+
+from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
+from .fields import complex_field, in_memory, real_field, top_hat
+from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
+from .pdf import density_pdf
+from .power import comparison, line_of_sight_power, power_spectrum, redshift_space_power
+from .seams import axis_quadrupoles, displacement_jumps
+from .statistic import Statistic, ensemble, ratio
+from .voids import find_voids, void_radii, void_size_function
+
+__all__ = [
+    "Statistic",
+    "ensemble",
+    "ratio",
+    "in_memory",
+    "real_field",
+    "complex_field",
+    "top_hat",
+    "power_spectrum",
+    "comparison",
+    "line_of_sight_power",
+    "redshift_space_power",
+    "Halos",
+    "find_halos",
+    "particle_mass",
+    "mass_edges",
+    "mass_function",
+    "density_pdf",
+    "bispectrum",
+    "angle_triangles",
+    "equilateral_triangles",
+    "find_voids",
+    "void_radii",
+    "void_size_function",
+    "displacement_jumps",
+    "axis_quadrupoles",
+]

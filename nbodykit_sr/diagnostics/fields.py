@@ -1,0 +1,176 @@
+"""From catalogues to density fields: painting, smoothing, and asking for memory first."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+from nbodykit.base.mesh import MeshSource
+from nbodykit.lab import ArrayCatalog
+from pmesh.pm import ComplexField, ParticleMesh, RealField
+
+from ..errors import InputError
+
+logger = logging.getLogger("nbodykit_sr.diagnostics")
+
+
+def real_field(source, Nmesh=None, position="Position"):
+    """Density 1 + delta on a mesh, in float64, so that results agree between rank counts.
+
+    Parameters
+    ----------
+    source : CatalogSource, MeshSource or pmesh field
+        A catalogue is painted by cloud-in-cell without deconvolution, as in Li et al. 2021
+        (Eq. 1 and Fig. 3). A mesh or field is taken as it is.
+    Nmesh : int
+        Cells a side; for catalogues only.
+    position : str
+        Column with the positions, comoving [Mpc/h].
+
+    Returns
+    -------
+    pmesh.pm.RealField
+        (Nmesh, Nmesh, Nmesh) float64, distributed.
+    """
+    if isinstance(source, ComplexField):
+        return source.c2r()
+    if isinstance(source, RealField):
+        return source
+    if isinstance(source, MeshSource):
+        return source.compute(mode="real")
+    if Nmesh is None:
+        raise InputError("a catalogue is painted on a mesh: give Nmesh, the cells a side")
+    require_box(source)
+    mesh = source.to_mesh(
+        Nmesh=Nmesh, resampler="cic", dtype="f8", position=position, compensated=False
+    )
+    return mesh.compute(mode="real")
+
+
+def complex_field(source, Nmesh=None, position="Position"):
+    """Fourier transform of `real_field`, with the mean (the zero mode) as it is."""
+    if isinstance(source, ComplexField):
+        return source
+    return real_field(source, Nmesh, position).r2c()
+
+
+def top_hat(delta_k, radius):
+    """A field smoothed by a spherical top-hat of `radius` [Mpc/h], as a RealField."""
+
+    def window(k, value):
+        x = radius * sum(ki**2 for ki in k) ** 0.5
+        small = x < 1e-3
+        x = np.where(small, 1.0, x)
+        return value * np.where(small, 1.0, 3 * (np.sin(x) - x * np.cos(x)) / x**3)
+
+    return delta_k.apply(window).c2r()
+
+
+def require_box(catalog):
+    """Raise InputError unless the catalogue has a cubic BoxSize of length 3."""
+    box = np.asarray(catalog.attrs.get("BoxSize", ()), dtype=float)
+    if box.shape != (3,):
+        raise InputError(
+            f"BoxSize has shape {box.shape}; painting and FOF need length 3: open the snapshot "
+            "with open_snapshot"
+        )
+    if not np.all(box == box[0]):
+        raise InputError(f"BoxSize is {box}: only cubic boxes can be compared")
+    return float(box[0])
+
+
+def redshift_of(catalog):
+    """Redshift of a catalogue, from attrs `Redshift` or the scale factor `Time`."""
+    attrs = catalog.attrs
+    if "Redshift" in attrs:
+        return float(np.ravel(attrs["Redshift"])[0])
+    if "Time" in attrs:
+        return 1 / float(np.ravel(attrs["Time"])[0]) - 1
+    raise InputError("the catalogue has neither Redshift nor Time in attrs: set attrs['Redshift']")
+
+
+def attribute(catalog, name):
+    """A number from the attrs of a catalogue; InputError if it is missing."""
+    if name not in catalog.attrs:
+        raise InputError(f"the catalogue has no {name} in attrs: set attrs[{name!r}]")
+    return float(np.ravel(catalog.attrs[name])[0])
+
+
+def in_memory(catalog, columns=("Position", "Velocity", "ID")):
+    """The catalogue read once and spread evenly over the ranks, in its order. Collective.
+
+    Statistics read a catalogue several times, and nbodykit's FOF needs particles on all ranks.
+
+    Returns
+    -------
+    ArrayCatalog
+        With those of `columns` that the catalogue has, and its attrs.
+    """
+    wanted = [name for name in columns if name in catalog]
+    arrays = catalog.compute(*[catalog[name] for name in wanted])
+    arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
+    data = {name: spread(array, catalog.comm) for name, array in zip(wanted, arrays, strict=True)}
+    return ArrayCatalog(data, comm=catalog.comm, **catalog.attrs)
+
+
+def spread(array, comm):
+    """Rows redistributed evenly over the ranks, their global order kept. Collective."""
+    counts = comm.allgather(len(array))
+    ends = np.cumsum(counts)
+    start, total = ends[comm.rank] - counts[comm.rank], int(ends[-1])
+    cuts = np.array([rank * total // comm.size for rank in range(1, comm.size)], dtype=int)
+    parts = comm.alltoall(np.split(array, np.clip(cuts - start, 0, len(array))))
+    return np.concatenate(parts)
+
+
+def require_memory(comm, needed, purpose):
+    """Refuse what would not fit, before it is taken. Collective.
+
+    Parameters
+    ----------
+    needed : float
+        Bytes on this rank.
+    purpose : str
+        What for, with the option that lowers it.
+
+    Raises
+    ------
+    InputError
+        If the ranks of any one node need together more than nine tenths of what it has free.
+    """
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    together = node.allreduce(float(needed))
+    free = node.bcast(available_memory())
+    node.Free()
+    wanted, free = max(comm.allgather((together, free)), key=lambda pair: pair[0] / pair[1])
+    if wanted > 0.9 * free:
+        raise InputError(
+            f"{purpose} needs {wanted / 2**30:.1f} GiB on a node with {free / 2**30:.1f} GiB "
+            "free: use more nodes or lower it"
+        )
+    if comm.rank == 0:
+        logger.info("%s: %.2f GiB of %.1f GiB free", purpose, wanted / 2**30, free / 2**30)
+
+
+def available_memory():
+    """Bytes this node can still give, after its own and its control group's accounts."""
+    free = float("inf")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        free = float(lines["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    return free
+
+
+def mesh_bytes(Nmesh, fields, comm):
+    """Bytes on a rank for so many float64 fields of Nmesh^3 cells."""
+    return 8 * fields * float(Nmesh) ** 3 / comm.size
+
+
+def particle_mesh(Nmesh, BoxSize, comm):
+    """A cubic float64 ParticleMesh; BoxSize in Mpc/h."""
+    return ParticleMesh(Nmesh=[Nmesh] * 3, BoxSize=[BoxSize] * 3, dtype="f8", comm=comm)

@@ -1,0 +1,152 @@
+"""Friends-of-friends halos by nbodykit, and their mass function."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mpi4py import MPI
+from nbodykit.lab import FOF, ArrayCatalog
+
+from .fields import attribute, require_box, spread
+from .statistic import Statistic
+
+RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
+PARTICLES_PER_RANK = 4096  # below this many, fewer ranks link: an empty one would break FOF
+
+
+@dataclass(frozen=True)
+class Halos:
+    """Friends-of-friends groups of a catalogue.
+
+    Attributes
+    ----------
+    length : (n,) int64
+        Particles in each, largest first; the same on every rank.
+    particle_mass : float
+        [Msun/h].
+    members : (m, 3) float64
+        Positions of this rank's share of particles in halos, comoving [Mpc/h].
+    centre : (3,) float64 or None
+        Centre of mass of the largest halo, comoving [Mpc/h].
+    attrs : dict
+        linking_length, nmin, BoxSize.
+    """
+
+    length: np.ndarray
+    particle_mass: float
+    members: np.ndarray
+    centre: np.ndarray | None
+    attrs: dict
+
+    @property
+    def mass(self):
+        """(n,) float64 [Msun/h]."""
+        return self.length * self.particle_mass
+
+
+def particle_mass(catalog):
+    """Mass of a particle that stands for all matter, Omega0 rho_c V / N [Msun/h].
+
+    In runs with gas the dark matter alone is linked, and stands for the gas it has along.
+    """
+    volume = require_box(catalog) ** 3
+    return attribute(catalog, "Omega0") * RHO_CRITICAL * volume / catalog.csize
+
+
+def find_halos(catalog, linking_length=0.2, nmin=32):
+    """Link a catalogue by friends-of-friends. Collective.
+
+    Parameters
+    ----------
+    linking_length : float
+        In mean separations.
+    nmin : int
+        The fewest particles of a halo, inclusive.
+    """
+    box = require_box(catalog)
+    comm = catalog.comm
+    mass = particle_mass(catalog)
+    positions = np.asarray(catalog.compute(catalog["Position"]), dtype="f8")
+    linking = min(comm.size, max(1, catalog.csize // PARTICLES_PER_RANK))
+    positions = _to_first_ranks(positions, linking, comm)
+    group = comm.Split(int(comm.rank >= linking), comm.rank)
+    labels = np.zeros(0, dtype="i8")
+    if comm.rank < linking:
+        particles = ArrayCatalog({"Position": positions}, comm=group, BoxSize=[box] * 3)
+        # nbodykit's nmin is exclusive
+        labels = FOF(particles, linking_length=linking_length, nmin=nmin - 1).labels
+    group.Free()
+    number = comm.allreduce(int(labels.max(initial=0)), op=MPI.MAX)
+    length = comm.allreduce(np.bincount(labels, minlength=number + 1))[1:]
+    centre = None
+    if number:
+        largest = np.concatenate(comm.allgather(positions[labels == 1]))
+        offset = largest - largest[0]
+        offset -= box * np.rint(offset / box)
+        centre = (largest[0] + offset.mean(axis=0)) % box
+    return Halos(
+        np.sort(length)[::-1],
+        mass,
+        positions[labels > 0],
+        centre,
+        {"linking_length": linking_length, "nmin": nmin, "BoxSize": box},
+    )
+
+
+def mass_edges(particle_mass, largest, nmin=32, width=0.25):
+    """Logarithmic bins for halos of at least `nmin` particles [Msun/h].
+
+    The first edge is half a particle below `nmin`, so that no halo lies on it.
+    """
+    first = np.log10((nmin - 0.5) * particle_mass)
+    number = max(1, int(np.ceil((np.log10(max(largest, 10**first)) - first) / width + 1e-9)))
+    return 10 ** (first + width * np.arange(number + 1))
+
+
+def mass_function(halos, edges=None):
+    """Halo mass function dn / dlog10 M (Li et al. 2021, Fig. 4), with Poisson errors.
+
+    Parameters
+    ----------
+    halos : Halos
+    edges : (n + 1,) array
+        Bin edges [Msun/h]. Bins below `nmin` particles are NaN, as nothing is known there.
+
+    Returns
+    -------
+    Statistic
+        Columns mass (geometric centre of the bin), dn_dlogM, count; attrs edges, total, and
+        the particle mass.
+    """
+    nmin = halos.attrs["nmin"]
+    if edges is None:
+        edges = mass_edges(halos.particle_mass, halos.mass.max(initial=0), nmin)
+    edges = np.asarray(edges, dtype=float)
+    count = np.histogram(halos.mass, edges)[0]
+    density = 1 / (np.diff(np.log10(edges)) * halos.attrs["BoxSize"] ** 3)
+    known = edges[:-1] * (1 + 1e-9) > (nmin - 0.5) * halos.particle_mass
+    density = np.where(known, density, np.nan)
+    return Statistic(
+        "halo mass function",
+        {"mass": np.sqrt(edges[:-1] * edges[1:]), "dn_dlogM": count * density, "count": count},
+        {"mass": "Msun/h", "dn_dlogM": "(h/Mpc)^3"},
+        {"dn_dlogM": np.sqrt(count) * density, "count": np.sqrt(count)},
+        {
+            "edges": edges.tolist(),
+            "total": int(len(halos.length)),
+            "largest": float(halos.mass.max(initial=0)),
+            "particle_mass": halos.particle_mass,
+            **halos.attrs,
+        },
+    )
+
+
+def _to_first_ranks(array, ranks, comm):
+    """Rows spread evenly over the first `ranks` ranks, in order; none on the others."""
+    if ranks == comm.size:
+        return spread(array, comm)
+    gathered = comm.gather(array)
+    parts = None
+    if comm.rank == 0:
+        parts = np.array_split(np.concatenate(gathered), ranks)
+        parts += [array[:0]] * (comm.size - ranks)
+    return comm.scatter(parts)

@@ -1,0 +1,152 @@
+"""Traces the making could have left: jumps at chunk faces, and axes that are not alike."""
+
+import numpy as np
+
+from ..errors import InputError, agreement
+from ..lattice import LagrangianLattice, cube_root, particle_ids
+from .fields import complex_field, require_box
+from .power import line_of_sight_power
+from .statistic import Statistic
+
+
+def displacement_jumps(catalog, chunk, factor=1):
+    """Jumps of the displacement between neighbouring sites, by their place in a chunk. Collective.
+
+    A catalogue made chunk by chunk must not show where the chunks met: the jump from the last
+    site of a chunk to the first of the next is to be like those inside. An upsampled lattice
+    has a rhythm of `factor` sites of its own, so faces are compared with interior jumps at the
+    same phase of it.
+
+    Parameters
+    ----------
+    catalog : CatalogSource
+        With Position [Mpc/h] and ID (lattice index + 1).
+    chunk : int
+        Chunk side in sites of this lattice.
+    factor : int
+        Rhythm of the upsampling in sites.
+
+    Returns
+    -------
+    Statistic
+        Columns place (1 .. chunk; `chunk` is the face) and rms, the root mean square jump [Mpc/h],
+        with the scatter over planes as its error; attrs face, interior (rms at the phase of the
+        face), excess = face / interior - 1 and its error excess_error, rms_axis (rms jump along
+        each axis), skewness_axis (of the longitudinal one).
+    """
+    box, comm = require_box(catalog), catalog.comm
+    Nmesh = cube_root(catalog.csize)
+    if Nmesh % chunk or chunk % factor:
+        raise InputError(
+            f"a chunk of {chunk} sites, in cells of {factor}, does not tile a lattice of {Nmesh}"
+        )
+    first, field = _displacement_slab(catalog, LagrangianLattice(Nmesh, box), comm)
+    planes = np.zeros((3, Nmesh))  # summed squares of the jumps from plane i to i + 1
+    moments = np.zeros((3, 3))
+    for axis in range(3):
+        inner = field[:-1]
+        jump = (field[1:] if axis == 0 else np.roll(inner, -1, axis=axis)) - inner
+        jump -= box * np.rint(jump / box)
+        square = (jump**2).sum(axis=-1)
+        if axis == 0:
+            planes[0, first : first + len(inner)] = square.sum(axis=(1, 2))
+        else:
+            planes[axis] = square.sum(axis=(0, 3 - axis))
+        moments[axis] = [(jump[..., axis] ** power).sum() for power in (1, 2, 3)]
+    planes = comm.allreduce(planes) / Nmesh**2
+    mean, second, third = (comm.allreduce(moments) / Nmesh**3).T
+    variance = second - mean**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skewness = (third - 3 * mean * second + 2 * mean**3) / variance**1.5
+    # (axis, chunk number, place) -> (place, planes)
+    places = planes.reshape(3, Nmesh // chunk, chunk).transpose(2, 0, 1).reshape(chunk, -1)
+    rms = np.sqrt(places.mean(axis=1))
+    spread = places.std(axis=1, ddof=1) / np.sqrt(places.shape[1]) / (2 * np.maximum(rms, 1e-300))
+    alike = places[factor - 1 : -1 : factor].ravel()
+    face, face_error = rms[-1], spread[-1]
+    interior, excess, error = None, None, None
+    if alike.size > 1:
+        interior = float(np.sqrt(alike.mean()))
+        interior_error = alike.std(ddof=1) / np.sqrt(alike.size) / (2 * interior)
+        excess = face / interior - 1
+        error = face / interior * np.hypot(face_error / face, interior_error / interior)
+    return Statistic(
+        "displacement jumps",
+        {"place": np.arange(1, chunk + 1), "rms": rms},
+        {"rms": "Mpc/h"},
+        {"rms": spread},
+        {
+            "chunk": int(chunk),
+            "factor": int(factor),
+            "face": float(face),
+            "interior": interior,
+            "excess": excess,
+            "excess_error": error,
+            "rms_axis": np.sqrt(planes.mean(axis=1)).tolist(),
+            "skewness_axis": skewness.tolist(),
+        },
+    )
+
+
+def axis_quadrupoles(source, Nmesh=None, kmax=None):
+    """Real-space quadrupole P2 / P0 about the three axes: octahedral consistency.
+
+    Space has no preferred axis: all three must vanish within the errors of the few modes.
+    A network that treats its axes differently shows here.
+
+    Returns
+    -------
+    Statistic
+        Columns k, x, y, z; errors for a Gaussian field, sqrt(10 / modes).
+    """
+    field = complex_field(source, Nmesh)
+    columns, modes = {}, None
+    for axis, name in enumerate("xyz"):
+        poles, _ = line_of_sight_power(field, axis, None, kmax)
+        columns = {"k": poles["k"], **columns, name: poles["power_2"] / poles["power_0"]}
+        modes = poles["modes"]
+    error = np.sqrt(10 / modes)
+    return Statistic(
+        "axis quadrupoles", columns, {"k": "h/Mpc"}, {name: error for name in "xyz"}, {}
+    )
+
+
+def _displacement_slab(catalog, lattice, comm):
+    """This rank's planes of the displacement and the next one, (planes + 1, N, N, 3) [Mpc/h].
+
+    Returns the number of its first plane with it.
+    """
+    Nmesh = lattice.Nmesh
+    position, ids = catalog.compute(catalog["Position"], catalog["ID"])
+    ids = particle_ids(ids)
+    with agreement(comm):
+        if len(ids) and (ids.min() < 1 or ids.max() > Nmesh**3):
+            raise InputError(
+                f"particle IDs reach from {ids.min()} to {ids.max()}; a lattice of {Nmesh}^3 "
+                f"numbers them 1 to {Nmesh**3}"
+            )
+    site = lattice.site(ids)
+    value = lattice.displacement(site, position)
+    starts = np.arange(comm.size + 1) * Nmesh // comm.size
+    owner = np.searchsorted(starts, np.arange(Nmesh), side="right") - 1  # of each plane
+    flat = ids - 1
+    parcels = []
+    for rank in range(comm.size):
+        start, stop = starts[rank], starts[rank + 1]
+        mine = owner[site[:, 0]] == rank
+        ghost = (site[:, 0] == stop % Nmesh) & (stop > start)
+        place = np.concatenate([flat[mine] - start * Nmesh**2, flat[ghost] % Nmesh**2])
+        place[np.count_nonzero(mine) :] += (stop - start) * Nmesh**2
+        parcels.append((place, np.concatenate([value[mine], value[ghost]])))
+    start, stop = starts[comm.rank], starts[comm.rank + 1]
+    planes = stop - start + (stop > start)
+    slab = np.full((planes * Nmesh**2, 3), np.nan)
+    for place, value in comm.alltoall(parcels):
+        slab[place] = value
+    with agreement(comm):
+        if np.isnan(slab).any():
+            raise InputError("particle IDs repeat, so some lattice sites have no particle")
+    if not planes:
+        slab = np.zeros((Nmesh**2, 3))
+        planes = 1
+    return start, slab.reshape(planes, Nmesh, Nmesh, 3)

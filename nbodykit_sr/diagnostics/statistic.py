@@ -1,0 +1,158 @@
+"""The one result type of all diagnostics: named columns with units, errors and provenance."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A measured function, the same on every rank.
+
+    Attributes
+    ----------
+    name : str
+        What was measured.
+    columns : dict of str to ndarray
+        Abscissae and measurements, all of one shape.
+    units : dict of str to str
+        Unit of each column that has one.
+    errors : dict of str to ndarray
+        One-sigma uncertainty of a column, in its unit, where one is known.
+    attrs : dict
+        Parameters and single numbers: plain Python values.
+    """
+
+    name: str
+    columns: dict
+    units: dict = field(default_factory=dict)
+    errors: dict = field(default_factory=dict)
+    attrs: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for kind in ("columns", "errors"):
+            arrays = {key: np.asarray(value) for key, value in getattr(self, kind).items()}
+            object.__setattr__(self, kind, arrays)
+        shapes = {value.shape for value in (*self.columns.values(), *self.errors.values())}
+        if len(shapes) > 1:
+            raise ValueError(f"columns and errors of {self.name!r} have several shapes: {shapes}")
+        strangers = (set(self.units) | set(self.errors)) - set(self.columns)
+        if strangers:
+            raise ValueError(f"units or errors of {self.name!r} without a column: {strangers}")
+
+    def __getitem__(self, column):
+        return self.columns[column]
+
+    def to_dict(self):
+        """Plain lists and numbers; what is not finite becomes None, as JSON wants it."""
+        return {
+            "name": self.name,
+            "columns": {key: plain(value) for key, value in self.columns.items()},
+            "units": dict(self.units),
+            "errors": {key: plain(value) for key, value in self.errors.items()},
+            "attrs": plain(self.attrs),
+        }
+
+    @classmethod
+    def from_dict(cls, state):
+        """The inverse of `to_dict`; None becomes NaN."""
+        restored = dict(state)
+        for kind in ("columns", "errors"):
+            restored[kind] = {key: _array(value) for key, value in state[kind].items()}
+        return cls(**restored)
+
+    def save(self, path):
+        """Write as JSON. Not collective: call it on one rank."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1))
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text()))
+
+
+def ensemble(statistics):
+    """Mean and scatter of the same statistic measured on several realisations.
+
+    Parameters
+    ----------
+    statistics : list of Statistic
+        With the same columns on the same abscissae.
+
+    Returns
+    -------
+    Statistic
+        Columns are means over the realisations. With two or more of them, errors are their
+        standard deviations (the 1-sigma bands of the papers' figures, not errors of the mean);
+        with one it is that realisation itself.
+    """
+    first = statistics[0]
+    if len(statistics) == 1:
+        return first
+    if any(set(other.columns) != set(first.columns) for other in statistics):
+        raise ValueError(f"realisations of {first.name!r} have different columns")
+    if any(other[key].shape != first[key].shape for other in statistics for key in first.columns):
+        raise InputError(
+            f"{first.name} of the realisations has different bins: compare catalogues of the "
+            "same BoxSize, particle number and mesh"
+        )
+    stacks = {key: np.stack([one[key] for one in statistics]) for key in first.columns}
+    return Statistic(
+        first.name,
+        {key: stack.mean(axis=0) for key, stack in stacks.items()},
+        dict(first.units),
+        {key: stack.std(axis=0, ddof=1) for key, stack in stacks.items()},
+        {**first.attrs, "realisations": len(statistics)},
+    )
+
+
+def ratio(statistic, reference, column, abscissae):
+    """A column over that of a reference, with the relative errors added in quadrature.
+
+    Parameters
+    ----------
+    statistic, reference : Statistic
+        On the same bins.
+    column : str
+        What is divided.
+    abscissae : list of str
+        Columns carried over unchanged.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.where(reference[column] != 0, statistic[column] / reference[column], np.nan)
+        errors = {}
+        if column in statistic.errors and column in reference.errors:
+            relative = [one.errors[column] / one[column] for one in (statistic, reference)]
+            errors = {"ratio": np.abs(value) * np.hypot(*relative)}
+    columns = {key: statistic[key] for key in abscissae}
+    return Statistic(
+        f"{statistic.name}, ratio",
+        {**columns, "ratio": value},
+        {key: statistic.units[key] for key in abscissae if key in statistic.units},
+        errors,
+        {"of": column},
+    )
+
+
+def plain(value):
+    """`value` without numpy types, for JSON; what is not finite becomes None."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(one) for one in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _array(values):
+    """Nested lists with None for NaN -> ndarray."""
+    array = np.array(values, dtype=object)
+    missing = any(value is None for value in array.flat)
+    return array.astype(float) if missing else np.array(values)
