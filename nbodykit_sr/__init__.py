@@ -1,0 +1,30 @@
+"""AI-assisted super-resolution of cosmological simulations for nbodykit.
+
+In the order in which data flows: a snapshot is opened, its particles are put on their Lagrangian
+lattice, a generator is loaded, and the super-resolved catalogue is computed as it is looked at.
+"""
+
+from .catalog import SRCatalog
+from .errors import InputError
+from .lattice import LagrangianLattice
+from .models.card import ModelCard, load_generator, save_model
+from .models.displacement import DisplacementGenerator
+from .noise import site_noise
+from .normalization import Normalization
+from .snapshot import cosmology, open_snapshot
+from .version import __version__
+
+__all__ = [
+    "open_snapshot",
+    "cosmology",
+    "LagrangianLattice",
+    "Normalization",
+    "site_noise",
+    "DisplacementGenerator",
+    "ModelCard",
+    "load_generator",
+    "save_model",
+    "SRCatalog",
+    "InputError",
+    "__version__",
+]

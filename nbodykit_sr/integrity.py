@@ -41,7 +41,8 @@ def check_block(folder, data=True, vector=False):
         raise InputError(f"block {folder} has DTYPE {dtype!r}: a plain numeric type is needed")
     if members != (3 if vector else 1):
         raise InputError(
-            f"block {folder} has NMEMB {members}: {name} needs {3 if vector else 1} a row; the header is damaged"
+            f"block {folder} has NMEMB {members}: {name} needs {3 if vector else 1} a row; the header is "
+            "damaged"
         )
     if name in ("Position", "Velocity") and dtype.lstrip("<>=|")[0] != "f":
         raise InputError(f"block {folder} has DTYPE {dtype!r}: {name} needs floating-point numbers")

@@ -1,5 +1,6 @@
 """MP-Gadget snapshots, and catalogues written by this package, as nbodykit catalogues."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class SnapshotHeader:
     length: float
     velocity: float
     attrs: dict
+    raw: dict
+    identity: str
 
     @classmethod
     def read(cls, path, dataset=None):
@@ -79,10 +82,12 @@ class SnapshotHeader:
         for name, rows in sizes.items():
             if rows != size:
                 raise InputError(
-                    f"snapshot {path}: block {dataset}{name} has {rows} rows but Position has {size}: it is truncated"
+                    f"snapshot {path}: block {dataset}{name} has {rows} rows but Position has {size}: it is "
+                    "truncated"
                 )
         attrs, length, velocity = _units(path, dataset, raw)
-        return cls(path, dataset, tuple(sizes), size, length, velocity, attrs)
+        identity = _identity(path, [f"{dataset}{name}/header" for name in sizes])
+        return cls(path, dataset, tuple(sizes), size, length, velocity, attrs, raw, identity)
 
     def rows(self, name, start, stop):
         """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64."""
@@ -110,17 +115,17 @@ class SnapshotCatalog(CatalogSource):
     def __init__(self, header, comm):
         self.comm = comm
         self.attrs.update(header.attrs)
-        self._header = header
+        self.header = header
         self._start = comm.rank * header.size // comm.size
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
         CatalogSource.__init__(self, comm=comm)
 
     @property
     def hardcolumns(self):
-        return [*self._header.columns, *CatalogSource.hardcolumns.fget(self)]
+        return [*self.header.columns, *CatalogSource.hardcolumns.fget(self)]
 
     def get_hardcolumn(self, col):
-        if col not in self._header.columns:
+        if col not in self.header.columns:
             return CatalogSource.get_hardcolumn(self, col)
         dtype = {"Position": "f8", "Velocity": "f4", "ID": "u8"}[col]
         stop = self._start + self._size
@@ -128,7 +133,7 @@ class SnapshotCatalog(CatalogSource):
         for first in range(self._start, stop, ROWS):
             last = min(first + ROWS, stop)
             shape = (last - first,) if col == "ID" else (last - first, 3)
-            rows = dask.delayed(self._header.rows, pure=True, traverse=False)(col, first, last)
+            rows = dask.delayed(self.header.rows, pure=True, traverse=False)(col, first, last)
             pieces.append(da.from_delayed(rows, shape, dtype))
         if not pieces:
             return da.zeros((0,) if col == "ID" else (0, 3), dtype=dtype)
@@ -201,6 +206,14 @@ def _attributes(path):
     except Exception as error:  # bigfile raises its own and Python's errors on damaged attributes
         line = " ".join(str(error).split())[:200]
         raise InputError(f"the Header of {path} is unreadable: {line}") from None
+
+
+def _identity(path, headers):
+    digest = hashlib.sha256()
+    for name in ["Header/attr-v2", *headers]:
+        with open(os.path.join(path, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def _units(path, dataset, raw):

@@ -1,4 +1,9 @@
-"""Train a model from pairs: ``python -m nbodykit_sr.train train.toml``."""
+"""Train a model from pairs of matched fields.
+
+mpirun -n 4 python -m nbodykit_sr.train train.toml [--resume]
+python -m nbodykit_sr.train pairs LR HR FOLDER
+python -m nbodykit_sr.train export RUN OUT.safetensors
+"""
 
 import argparse
 import importlib
@@ -11,7 +16,7 @@ from .training.configuration import build, one_of, read_toml
 
 log = logging.getLogger("nbodykit_sr.training")
 
-# (module, configuration, system)
+# What `system` in the configuration may be: its module, configuration and system
 SYSTEMS = {
     "displacement": ("displacement", "DisplacementConfiguration", "DisplacementSystem"),
     "density": ("density", "DensityConfiguration", "DensitySystem"),
@@ -19,7 +24,13 @@ SYSTEMS = {
 
 
 def make_system(table):
-    """The system of a table of settings: its ``system`` says which."""
+    """The system that a table of settings describes.
+
+    Raises
+    ------
+    InputError
+        If the settings or the fields they name cannot be used.
+    """
     name = table.get("system", "displacement")
     one_of("system", name, tuple(SYSTEMS))
     module, configuration, system = SYSTEMS[name]
@@ -28,25 +39,40 @@ def make_system(table):
 
 
 def train(path, comm, resume=False):
-    """Train as the TOML file `path` says. Collective.
+    """Train as a TOML file says. Collective.
+
+    Parameters
+    ----------
+    path : path
+    comm : mpi4py.MPI.Comm
+        Its ranks share each batch.
+    resume : bool
+        Go on from the run's last sound checkpoint.
+
+    Returns
+    -------
+    dict of str: float
+        The last losses.
 
     Raises
     ------
     InputError
-        On all ranks.
+        On every rank.
     """
+    from mpi4py import MPI
+
     from .training.distributed import choose_device, join, leave
     from .training.loop import Trainer
 
-    system = None
+    host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local = host.rank
+    host.Free()
     with agreement(comm):
         system = make_system(read_toml(path))
-        local = comm.rank
         device = choose_device(system.configuration.device, local)
     address = comm.bcast(_address() if comm.rank == 0 and comm.size > 1 else None)
     ranks = join(device, comm.rank, comm.size, address)
     try:
-        trainer = None
         with agreement(comm):
             trainer = Trainer(system, ranks, resume)
         return trainer.run()
@@ -61,17 +87,69 @@ def _address():
         return f"tcp://{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
+def _parser(command):
+    usage = {
+        "pairs": "Put matched LR and HR snapshots on their lattices, as a pair folder.",
+        "export": "Write the weights of a run's last checkpoint, with a model card.",
+    }
+    if command in usage:
+        parser = argparse.ArgumentParser(
+            prog=f"python -m nbodykit_sr.train {command}", description=usage[command]
+        )
+    if command == "pairs":
+        parser.add_argument("lr", help="LR snapshot, such as LR/PART_008")
+        parser.add_argument("hr", help="HR snapshot of the same box, time and seed")
+        parser.add_argument("folder", help="to be made")
+        parser.add_argument("--channels", type=int, choices=(3, 6), default=6)
+        parser.add_argument("--dataset", help="prefix of the columns, such as 1/")
+        parser.add_argument("--source", default="unknown", help="TreePM, particle-mesh, ...")
+        parser.add_argument("--seed", type=int, help="of the initial conditions, for the manifest")
+    elif command == "export":
+        parser.add_argument("run", help="folder of a run")
+        parser.add_argument("out", help=".safetensors file to be made")
+        parser.add_argument("--name", help="of the model")
+        parser.add_argument("--licence", help="of the weights")
+        parser.add_argument("--notes", help="what else a user should know")
+    else:
+        parser = argparse.ArgumentParser(
+            prog="python -m nbodykit_sr.train",
+            description=__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("configuration", help="TOML file")
+        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    return parser
+
+
+def run(arguments, comm):
+    """Do what the command line says. Collective; raises InputError on every rank."""
+    command = arguments[0] if arguments and arguments[0] in ("pairs", "export") else "train"
+    options = _parser(command).parse_args(arguments[command != "train" :])
+    if command == "train":
+        train(options.configuration, comm, options.resume)
+    elif command == "pairs":
+        from .training.matching import build_pair
+
+        build_pair(comm=comm, **vars(options))
+    else:
+        from .training.export import export
+
+        given = {key: value for key, value in vars(options).items() if value is not None}
+        with agreement(comm):
+            if comm.rank == 0:
+                export(given.pop("run"), given.pop("out"), **given)
+
+
 def main(arguments=None):
+    """The command; returns its exit status."""
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    parser = argparse.ArgumentParser(prog="python -m nbodykit_sr.train", description=__doc__)
-    parser.add_argument("configuration")
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if comm.rank == 0 else logging.ERROR)
+    logging.basicConfig(
+        level=logging.INFO if comm.rank == 0 else logging.ERROR, format="%(message)s"
+    )
     try:
-        train(options.configuration, comm, options.resume)
+        run(sys.argv[1:] if arguments is None else arguments, comm)
     except InputError as error:
         if comm.rank == 0:
             print(f"error: {error}", file=sys.stderr)

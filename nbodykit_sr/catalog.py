@@ -1,0 +1,278 @@
+"""The super-resolved catalogue: a snapshot, a model and a seed as an nbodykit catalogue."""
+
+import json
+import logging
+from collections import OrderedDict
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+
+import dask
+import dask.array as da
+import numpy as np
+from mpi4py import MPI
+from nbodykit.base.catalog import CatalogSource
+
+from .chunks import ChunkGrid, default_side
+from .device import choose_device
+from .domain import LatticeDomain, find_lattice, lattice_field
+from .errors import InputError, agreement
+from .inference import ChunkedInference, prepare
+from .models.card import fingerprint, interpolating, load_generator
+from .models.displacement import PADDING
+from .noise import check_seed
+from .version import __version__
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("nbodykit", "bigfile", "mpi4py", "torch", "numpy", "dask")
+
+
+class SRCatalog(CatalogSource):
+    """A super-resolved catalogue, computed as it is looked at.
+
+    Making one puts the snapshot on its Lagrangian lattice and exchanges the padding; no network
+    runs before a column is computed. The particles depend on the snapshot, the model and the
+    seed, not on the number of ranks.
+
+    Columns: Position [comoving Mpc/h, in the box], Velocity [peculiar km/s] where the model has
+    it, ID (lattice index of the SR lattice, from 1). Particles are stored chunk by chunk.
+
+    Parameters
+    ----------
+    source : nbodykit CatalogSource
+        Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize,
+        Redshift or Time, and Omega0. The communicator is taken from it.
+    model : str, optional
+        A `.safetensors` or `.pt` file, or "interpolate" (the default): trilinear interpolation.
+    seed : int
+        The realisation of the small scales.
+    device : {"auto", "cpu", "cuda"}
+    dtype : {"float32", "bfloat16"}, optional
+        What the network computes in; float32 by default.
+    chunk : int, optional
+        Side of a chunk [LR sites]; chosen from the lattice by default.
+    region : three (low, high) pairs, optional
+        Only the chunks that meet this part of the box, Lagrangian, comoving [Mpc/h].
+    flavour : {"map2map", "srs"}, optional
+        For `.pt` files, see `load_generator`.
+    cache_size : float
+        Bytes of computed chunks that are kept, so that FFTPower and then FOF, or Position and
+        then Velocity, run the network once where it fits.
+    factor : int, optional
+        Resolution ratio: of the interpolation (8 by default), else checked against the model.
+    force : bool
+        Warn, instead of raising, where snapshot and model card disagree.
+
+    Raises
+    ------
+    InputError
+        On every rank: a snapshot without a lattice, a model that does not fit it, bad options.
+    """
+
+    def __init__(
+        self,
+        source,
+        model=None,
+        seed=0,
+        device="auto",
+        dtype=None,
+        chunk=None,
+        region=None,
+        flavour=None,
+        cache_size=1e9,
+        factor=None,
+        force=False,
+    ):
+        self.comm = comm = source.comm
+        node = _node(comm)
+        with agreement(comm):
+            check_seed(seed)
+        found = find_lattice(source)
+        lattice = found[0]
+        with agreement(comm):
+            a = _scale_factor(source.attrs)
+            velocity = "Velocity" in source.columns
+            network, card = load_model(
+                model, flavour, lattice.cell, 1 / a - 1, 6 if velocity else 3, factor
+            )
+            _check_fit(card, factor, lattice.cell, 1 / a - 1, velocity, force, comm)
+            if hasattr(network, "at"):  # a network for many redshifts, taken at this one
+                network = network.at(a)
+            grid = ChunkGrid(lattice.Nmesh, chunk or default_side(lattice.Nmesh, comm.size))
+            if region is not None:
+                grid = grid.select(region, lattice.cell)
+            grid.blocks(comm.size)
+            units = np.ones(card.channels)
+            if card.network != "interpolate":
+                units = card.normalization(_omega_m(source.attrs, card)).units(a, card.channels)
+            device = choose_device(device, *node)
+            generator = prepare(network, device, dtype or "float32")
+        if comm.rank == 0 and chunk is None and grid.side < default_side(lattice.Nmesh):
+            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
+        self.card, self.lattice, self.grid = card, lattice.refine(card.factor), grid
+        self.inference = ChunkedInference(generator, card.factor, lattice, units, seed, device)
+        domain = LatticeDomain(grid, comm, PADDING)
+        self.field = lattice_field(source, domain, card.channels == 6, found)
+        if card.displacement_range and self.field.largest > card.displacement_range * lattice.cell:
+            logger.warning(
+                "largest LR displacement is %.3g cells, the model was trained up to %.3g",
+                self.field.largest / lattice.cell,
+                card.displacement_range,
+            )
+        self.chunks = domain.chunks
+        self._cache = _ChunkCache(self.particles, cache_size)
+        self._size = sum(piece.size for piece in self.chunks) * card.factor**3
+        self.attrs.update(_attrs(source.attrs, a, self.lattice, card))
+        self.attrs.update(
+            SRLayout="nbodykit",
+            SRSeed=str(seed),
+            SRModel=card.name,
+            SRModelHash=fingerprint(network, card),
+            SRCard=json.dumps(asdict(card)),
+            SRFactor=card.factor,
+            SRChunk=grid.side,
+            SROffset=self.lattice.offset,
+            SRNmesh=self.lattice.Nmesh,
+            SRDtype=dtype or "float32",
+            SRRegion=json.dumps(region),
+            SRSource=str(source.attrs.get("source", repr(type(source).__name__))),
+            SRVersions=json.dumps(versions()),
+        )
+        CatalogSource.__init__(self, comm=comm)
+
+    def __repr__(self):
+        return f"SRCatalog(size={self.size}, model={self.attrs['SRModel']!r}, seed={self.attrs['SRSeed']})"
+
+    def particles(self, chunk, position_dtype="f4"):
+        """Run the network on one of this rank's chunks; see `ChunkedInference.particles`."""
+        return self.inference.particles(chunk, self.field.padded(chunk), position_dtype)
+
+    @property
+    def names(self):
+        """The columns that the model gives."""
+        return ("Position", "Velocity", "ID") if self.card.channels == 6 else ("Position", "ID")
+
+    @property
+    def hardcolumns(self):
+        own = list(self.names) if hasattr(self, "_cache") else []
+        return own + CatalogSource.hardcolumns.fget(self)
+
+    def get_hardcolumn(self, col):
+        if not hasattr(self, "_cache") or col not in self.names:
+            return CatalogSource.get_hardcolumn(self, col)
+        dtype = {"Position": "f4", "Velocity": "f4", "ID": "u8"}[col]
+        pieces = []
+        for chunk in self.chunks:
+            n = chunk.size * self.card.factor**3
+            task = dask.delayed(self._cache.column, pure=False, traverse=False)(chunk, col)
+            pieces.append(da.from_delayed(task, (n,) if col == "ID" else (n, 3), dtype))
+        return da.concatenate(pieces)
+
+
+class _ChunkCache:
+    """The latest chunks computed, up to a number of bytes."""
+
+    def __init__(self, compute, limit):
+        self.compute, self.limit = compute, limit
+        self.kept, self.bytes = OrderedDict(), 0
+
+    def column(self, chunk, name):
+        if chunk.index in self.kept:
+            self.kept.move_to_end(chunk.index)
+            return self.kept[chunk.index][name]
+        columns = self.compute(chunk)
+        self.kept[chunk.index] = columns
+        self.bytes += _nbytes(columns)
+        while self.bytes > self.limit and self.kept:
+            self.bytes -= _nbytes(self.kept.popitem(last=False)[1])
+        return columns[name]
+
+
+def _nbytes(columns):
+    return sum(values.nbytes for values in columns.values())
+
+
+def load_model(model, flavour, cell, redshift, channels, factor=None):
+    """The network and card that a user's `model` stands for.
+
+    Parameters
+    ----------
+    model : str or None
+        A path, "interpolate", or None for the default model for this cell and redshift.
+    flavour : str or None
+    cell, redshift : float
+        Of the snapshot: LR spacing [Mpc/h].
+    channels : int
+        What the snapshot has: 3, or 6 with velocities.
+    factor : int, optional
+        Of the interpolation.
+    """
+    if model is None or str(model) == "interpolate":
+        return interpolating(channels, factor or 8)
+    return load_generator(model, flavour)
+
+
+def versions():
+    """Versions of this package and of those whose results its own depend on."""
+    found = {"nbodykit_sr": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _check_fit(card, factor, cell, redshift, velocity, force, comm):
+    problem = card.disagreement(cell, redshift)
+    if factor is not None and factor != card.factor:
+        problem = f"factor {factor} was asked for but model {card.name} has factor {card.factor}"
+    if card.channels == 6 and not velocity:
+        raise InputError(
+            f"model {card.name} has 6 channels but the snapshot has no Velocity, so 3: use a 3-channel model"
+        )
+    if problem and not force:
+        raise InputError(f"{problem}: choose a model that fits, or --force")
+    if problem and comm.rank == 0:
+        logger.warning("%s: going on as forced", problem)
+
+
+def _scale_factor(attrs):
+    if "Time" in attrs:
+        a = float(np.ravel(attrs["Time"])[0])
+    elif "Redshift" in attrs:
+        a = 1 / (1 + float(np.ravel(attrs["Redshift"])[0]))
+    else:
+        raise InputError(
+            "Redshift is absent: set source.attrs['Redshift'], the model's units need it"
+        )
+    if not 0 < a <= 2:
+        raise InputError(f"Time is {a:g}: a scale factor is needed")
+    return a
+
+
+def _omega_m(attrs, card):
+    if card.Omega_m is not None:
+        return card.Omega_m
+    if "Omega0" not in attrs:
+        raise InputError("Omega0 is absent: set source.attrs['Omega0'], the model's units need it")
+    return float(np.ravel(attrs["Omega0"])[0])
+
+
+def _attrs(source, a, lattice, card):
+    """What of the source's attrs holds for the SR particles too."""
+    kept = ("Omega0", "OmegaLambda", "OmegaBaryon", "HubbleParam")
+    attrs = {name: source[name] for name in kept if name in source}
+    attrs.update(BoxSize=np.full(3, lattice.BoxSize), Time=a, Redshift=1 / a - 1)
+    if "ParticleMass" in source:
+        attrs["ParticleMass"] = float(source["ParticleMass"]) / card.factor**3
+    return attrs
+
+
+def _node(comm):
+    """This rank among those of its node, and their number."""
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        return local.rank, local.size
+    finally:
+        local.Free()

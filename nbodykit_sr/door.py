@@ -1,0 +1,40 @@
+"""How the commands end: one line for the user, the right status, no rank left behind."""
+
+import sys
+import traceback
+
+from .errors import InputError
+
+# Status of a run that stopped on SIGTERM or SIGUSR1 with its work recorded: to be requeued
+UNFINISHED = 75
+
+
+class RankError(RuntimeError):
+    """A failure of one rank alone, midway: the whole job must end."""
+
+
+def enter(run, command, comm, argv=None):
+    """Run a command's main function and exit with its status.
+
+    0 when complete; 2 with one line on rank 0 for an InputError, which all ranks raise alike;
+    `UNFINISHED` where the run says so; anything else ends every rank with status 1.
+    """
+    try:
+        status = run(argv, comm) or 0
+    except InputError as error:
+        if comm.rank == 0:
+            print(f"{command}: error: {error}", file=sys.stderr, flush=True)
+        status = 2
+    except RankError as error:
+        print(f"{command}: error on rank {comm.rank}: {error}", file=sys.stderr, flush=True)
+        comm.Abort(1)
+    except SystemExit:
+        raise
+    except BaseException:
+        print(
+            f"{command}: error on rank {comm.rank}:\n{traceback.format_exc()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        comm.Abort(1)
+    sys.exit(status)

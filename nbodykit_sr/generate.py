@@ -1,0 +1,330 @@
+"""Super-resolve a snapshot into a BigFile catalogue, over MPI.
+
+    mpirun -n 4 python -m nbodykit_sr.generate PART_008 SR_008 --model WEIGHTS --seed 7
+
+Each rank writes its chunks as they finish, so memory does not grow with the box. The exit status
+is 0 only when the catalogue is complete; 75 when the run stopped on SIGTERM or SIGUSR1 and can be
+resumed; 2 when the input cannot be used.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, fields
+
+import bigfile
+import numpy as np
+from tqdm import tqdm
+
+from .catalog import SRCatalog
+from .door import UNFINISHED, RankError, enter
+from .errors import InputError
+from .inference import working_memory
+from .layouts import header
+from .models.displacement import PADDING
+from .plan import check_disk, particle_bytes, plan
+from .snapshot import open_snapshot
+from .writer import SnapshotWriter, prepare_output
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Options of a run; see ``python -m nbodykit_sr.generate --help``."""
+
+    input: str
+    output: str
+    model: str | None = None
+    flavour: str | None = None
+    seed: int = 0
+    factor: int | None = None
+    layout: str = "nbodykit"
+    dataset: str | None = None
+    region: tuple | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    chunk: int | None = None
+    force: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    plan: bool = False
+    json: str | None = None
+    verbose: bool = False
+
+    def command(self):
+        """The command that makes this output again, however this run came about."""
+        words = ["python -m nbodykit_sr.generate", os.path.abspath(self.input), "OUTPUT"]
+        passing = ("output", "overwrite", "resume", "plan", "json", "verbose")
+        for option in fields(self)[1:]:
+            value = getattr(self, option.name)
+            if value == option.default or option.name in passing:
+                continue
+            if option.name == "region":
+                value = ",".join(f"{low!r}:{high!r}" for low, high in value)
+            elif option.name == "model" and os.path.isfile(value):
+                value = os.path.abspath(value)
+            words.append(f"--{option.name}" + ("" if value is True else f" {value}"))
+        return " ".join(words)
+
+
+def generate(options, comm):
+    """Run with `options` over the ranks of `comm`; returns the exit status.
+
+    Raises
+    ------
+    InputError
+        On every rank alike; nothing is left behind.
+    RankError
+        On the rank whose disk or memory failed midway; what is recorded can be resumed.
+    """
+    begun = time.perf_counter()
+    if not options.plan:
+        prepare_output(options.output, comm, options.overwrite, options.resume)
+    source = open_snapshot(options.input, comm, options.dataset)
+    sr = SRCatalog(
+        source,
+        model=options.model,
+        flavour=options.flavour,
+        seed=options.seed,
+        factor=options.factor,
+        region=options.region,
+        device=options.device,
+        dtype=options.dtype,
+        chunk=options.chunk,
+        force=options.force,
+    )
+    if options.plan:
+        _plan(sr, options, comm, time.perf_counter() - begun)
+        return 0
+    writer = SnapshotWriter(
+        path=options.output,
+        comm=comm,
+        layout=options.layout,
+        size=sr.csize,
+        names=sr.names,
+        header=header(options.layout, sr, source, options.command()),
+        identity=_identity(sr, source, options),
+    )
+    disk = sr.csize * particle_bytes(options.layout, sr.card.channels)
+    check_disk(options.output, disk, comm, already=options.resume)
+    if options.resume:
+        done = writer.resume()
+    else:
+        _create(writer)
+        done = {}
+    started = time.perf_counter()
+    complete = _run(sr, writer, done, comm)
+    if not complete:
+        writer.pause()
+        if comm.rank == 0:
+            print(
+                f"generate: stopped on a signal; go on with --resume ({writer.partial})",
+                file=sys.stderr,
+            )
+        return UNFINISHED
+    writer.finish(options.overwrite)
+    if comm.rank == 0:
+        now = time.perf_counter()
+        _summary(sr, options, comm, now - begun, now - started, len(done))
+    return 0
+
+
+def _plan(sr, options, comm, start):
+    """Print what the run takes, from the time of one chunk on every rank at once."""
+    chunk = sr.chunks[0]
+    sr.particles(chunk)
+    comm.Barrier()
+    begun = time.perf_counter()
+    sr.particles(chunk)
+    seconds = max(comm.allgather(time.perf_counter() - begun))
+    if comm.rank == 0:
+        cost = plan(
+            sr.grid,
+            comm.size,
+            sr.card.factor,
+            sr.card.channels,
+            options.layout,
+            chunk_seconds=seconds,
+            start_seconds=start,
+            working_memory=working_memory(sr.inference.generator, chunk.shape),
+            padding=PADDING,
+        )
+        print(cost)
+
+
+def _create(writer):
+    try:
+        writer.create()
+    except InputError:
+        writer.discard()
+        raise
+
+
+def _run(sr, writer, done, comm):
+    """Compute and write this rank's chunks; False if any rank was told to stop."""
+    scale = sr.card.factor**3
+    stopped = []
+    handlers = {
+        number: signal.signal(number, lambda *_: stopped.append(True))
+        for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    mine = [chunk for chunk in sr.chunks if chunk.index not in done]
+    share = sr.csize / max(sum(chunk.size for chunk in sr.chunks) * scale, 1)
+    with tqdm(
+        total=sr.csize,
+        initial=int((len(sr.chunks) - len(mine)) / max(len(sr.chunks), 1) * sr.csize),
+        unit="particles",
+        unit_scale=True,
+        disable=comm.rank != 0,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
+        for chunk in mine:
+            if stopped:
+                break
+            try:
+                writer.write(
+                    chunk.index, chunk.offset * scale, sr.particles(chunk, writer.position_dtype)
+                )
+            except (bigfile.Error, OSError) as error:
+                line = " ".join(str(error).split())[:200]
+                raise RankError(
+                    f"{writer.partial} can't be written ({line}): free the disk, then --resume"
+                ) from None
+            except (MemoryError, RuntimeError) as error:
+                if not isinstance(error, MemoryError) and "memory" not in str(error):
+                    raise
+                raise RankError(
+                    f"out of memory in a chunk of {chunk.shape} sites: use a smaller --chunk than "
+                    f"{sr.grid.side}, or fewer ranks on a node"
+                ) from None
+            bar.update(chunk.size * scale * share)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return not any(comm.allgather(bool(stopped) and len(mine) > 0))
+
+
+def _identity(sr, source, options):
+    """What a resumed run must share with the one it continues."""
+    attrs = sr.attrs
+    return {
+        "input": source.header.identity,
+        "model": attrs["SRModelHash"],
+        "seed": attrs["SRSeed"],
+        "dtype": attrs["SRDtype"],
+        "chunk": sr.grid.side,
+        "region": attrs["SRRegion"],
+        "layout": options.layout,
+        "device": sr.inference.device.type,
+    }
+
+
+def _summary(sr, options, comm, total, running, resumed):
+    rate = sr.csize / max(running, 1e-9)
+    summary = {
+        "output": os.path.abspath(options.output),
+        "particles": sr.csize,
+        "Nmesh": sr.lattice.Nmesh,
+        "model": sr.attrs["SRModel"],
+        "seed": sr.attrs["SRSeed"],
+        "ranks": comm.size,
+        "device": str(sr.inference.device.type),
+        "chunk": sr.grid.side,
+        "chunks": int(np.prod(sr.grid.counts)),
+        "chunks_resumed": resumed,
+        "seconds": round(total, 3),
+        "particles_per_second": round(rate, 1),
+        "options": asdict(options),
+    }
+    print(
+        f"generate: {sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
+        f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
+    )
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(summary, file, indent=1)
+
+
+def _region(text):
+    try:
+        region = tuple(tuple(float(edge) for edge in axis.split(":")) for axis in text.split(","))
+        if len(region) != 3 or any(len(pair) != 2 for pair in region):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"region is {text!r}: x0:x1,y0:y1,z0:z1 in Mpc/h is needed") from None
+    return region
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; see --help")
+
+
+def parse(argv):
+    """Options from the command line."""
+    parser = _Parser(prog="python -m nbodykit_sr.generate", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("input", help="LR snapshot: an MP-Gadget BigFile folder, such as PART_008")
+    add("output", help="folder of the SR catalogue")
+    add(
+        "--model",
+        help="weights (.safetensors, .pt), or 'interpolate'; the default fits the snapshot",
+    )
+    add("--flavour", choices=("map2map", "srs"), help="which code a .pt checkpoint goes with")
+    add("--seed", type=int, default=0, help="realisation of the small scales (0)")
+    add(
+        "--factor",
+        type=int,
+        help="resolution ratio: of 'interpolate', else checked against the model",
+    )
+    add(
+        "--layout",
+        choices=("nbodykit", "mp-gadget"),
+        default="nbodykit",
+        help="units and places of the columns",
+    )
+    add("--dataset", help="columns of the input: 1/ (dark matter) by default")
+    add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="each rank its local GPU, or the CPU",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="number format of the network",
+    )
+    add("--chunk", type=int, help="side of a chunk [LR sites]")
+    add("--force", action="store_true", help="warn where snapshot and model card disagree")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--resume", action="store_true", help="go on with a run that was killed")
+    add("--plan", action="store_true", help="print the time, memory and disk it takes, and stop")
+    add("--json", metavar="FILE", help="write the summary there")
+    add("--verbose", action="store_true", help="log what is found and chosen")
+    values = vars(parser.parse_args(argv))
+    if values["region"] is not None:
+        values["region"] = _region(values["region"])
+    return GenerateOptions(**values)
+
+
+def main(argv, comm):
+    """The command: parse, set up logging, run."""
+    options = parse(argv)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING,
+        format="generate: %(message)s",
+    )
+    return generate(options, comm)
+
+
+if __name__ == "__main__":
+    from mpi4py import MPI
+
+    enter(main, "generate", MPI.COMM_WORLD)

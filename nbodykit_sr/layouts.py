@@ -1,0 +1,65 @@
+"""The two headers a catalogue can be written with: nbodykit's and MP-Gadget's."""
+
+import numpy as np
+
+
+def header(layout, sr, source, command):
+    """Attributes of the Header block of an SR catalogue.
+
+    Parameters
+    ----------
+    layout : {"nbodykit", "mp-gadget"}
+    sr : SRCatalog
+    source : SnapshotCatalog
+        What it was made from: an MP-Gadget header carries over whatever stays true.
+    command : str
+        The command that makes it again.
+
+    Returns
+    -------
+    dict
+    """
+    attrs = {name: _plain(value) for name, value in sr.attrs.items() if value is not None}
+    attrs.update(SRCommand=command, SRLayout=layout, SRInput=source.header.identity)
+    if layout == "nbodykit":
+        return attrs
+    provenance = {name: value for name, value in attrs.items() if name.startswith("SR")}
+    return {**_mpgadget(sr, source), **provenance}
+
+
+def _plain(value):
+    return value if isinstance(value, str) else np.asarray(value)
+
+
+def _mpgadget(sr, source):
+    """Header in MP-Gadget's units and types; every number an array."""
+    attrs = {
+        name: value if isinstance(value, str) else np.ravel(value)
+        for name, value in source.header.raw.items()
+        if not name.startswith("SR")
+    }
+    counts = np.array([0, sr.csize, 0, 0, 0, 0], dtype="u8")
+    masses = np.zeros(6)
+    masses[1] = sr.attrs.get("ParticleMass", 0.0)
+    a = float(sr.attrs["Time"])
+    hubble = np.sqrt(sr.attrs["Omega0"] / a**3 + sr.attrs["OmegaLambda"])
+    attrs.update(
+        BoxSize=np.array([sr.lattice.BoxSize * 1000]),
+        Time=np.array([a]),
+        TimeIC=np.ravel(source.header.raw.get("TimeIC", [a])),
+        TotNumPart=counts,
+        TotNumPartInit=counts,
+        MassTable=masses,
+        Omega0=np.array([sr.attrs["Omega0"]]),
+        OmegaLambda=np.array([sr.attrs["OmegaLambda"]]),
+        OmegaBaryon=np.array([sr.attrs["OmegaBaryon"]]),
+        HubbleParam=np.array([sr.attrs["HubbleParam"]]),
+        UnitLength_in_cm=np.array([3.085678e21]),
+        UnitMass_in_g=np.array([1.989e43]),
+        UnitVelocity_in_cm_per_s=np.array([1e5]),
+        UsePeculiarVelocity=np.array([1], dtype="i4"),
+    )
+    # MP-Gadget's own knows of radiation, but is that of the file's velocity convention
+    if "RSDFactor" not in attrs or not np.ravel(source.header.raw.get("UsePeculiarVelocity", 0))[0]:
+        attrs["RSDFactor"] = np.array([1 / (a * hubble * 100) * 1000])
+    return attrs
