@@ -349,7 +349,7 @@ class DisplacementSystem:
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)
         return {"SR": whole[0], "LR": whole[1], "HR": torch.from_numpy(hr)[None]}
 
-    def card(self, generator, training, evaluation):
+    def card(self, generator):
         first = self.train[0].manifest
         redshifts = [1 / pair.manifest.a - 1 for pair in self.train]
         return ModelCard(
@@ -364,8 +364,7 @@ class DisplacementSystem:
             length=self.configuration.generator.length,
             displacement_range=self._displacement_range(),
             simulation=", ".join(sorted({pair.manifest.source for pair in self.train})),
-            training=training,
-            evaluation=evaluation,
+            training={"boxes": [pair.folder.name for pair in self.train]},
         )
 
     def _displacement_range(self):

@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -108,6 +109,8 @@ class Trainer:
         ]
         self.schedule = Schedule(c.stage, c.batch, system.samples_per_epoch)
         self.step = self.critic_updates = 0
+        self.evaluation = {}
+        self.card = asdict(system.card(self.generator))
         if found:
             self._load(*found)
         elif c.start:
@@ -136,10 +139,10 @@ class Trainer:
                 if main and (last or self.step % c.log_every == 0):
                     stage = self.schedule.at(self.step - 1)[0].name
                     watch.write("train", self.step, stage=stage, **losses)
-                if last or self.step % c.checkpoints.every == 0:
-                    self._save()
                 if main and c.evaluation.every and (last or self.step % c.evaluation.every == 0):
                     self._evaluate(watch)
+                if last or self.step % c.checkpoints.every == 0:
+                    self._save()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise out_of_memory(error, self) from error
         finally:
@@ -256,6 +259,7 @@ class Trainer:
             )
         generator.train()
         if metrics:
+            self.evaluation = {"step": self.step, **metrics}
             watch.write("evaluation", self.step, **metrics)
         if figure is not None:
             watch.figure(self.step, figure)
@@ -279,10 +283,13 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
+            "card": self.card,
+            "evaluation": self.evaluation,
         }
 
     def _load(self, step, state):
         self.step, self.critic_updates = step, state["critic_updates"]
+        self.evaluation = state["evaluation"]
         self._load_networks(state, self.configuration.run)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

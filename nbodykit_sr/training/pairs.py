@@ -194,35 +194,39 @@ def write_pair(
     channels, factor = _check_shapes(lr, hr)
     lattice = LagrangianLattice(lr.shape[1], float(BoxSize), float(lr_offset))
     shift = alignment(lattice, factor, hr_offset)
-    with pair_files(folder) as partial:
-        np.save(partial / "lr.npy", np.asarray(lr, dtype=np.float32))
-        out = np.lib.format.open_memmap(partial / "hr.npy", "w+", np.float32, hr.shape)
-        for c in range(channels):
-            out[c] = np.roll(hr[c], (shift,) * 3, axis=(0, 1, 2)) if shift else hr[c]
-        out.flush()
-        return finish_pair(partial, lattice, factor, a, Omega_m, source, seed)
+    partial = partial_folder(folder)
+    np.save(partial / "lr.npy", np.asarray(lr, dtype=np.float32))
+    out = np.lib.format.open_memmap(partial / "hr.npy", "w+", np.float32, hr.shape)
+    for c in range(channels):
+        out[c] = np.roll(hr[c], (shift,) * 3, axis=(0, 1, 2)) if shift else hr[c]
+    out.flush()
+    return finish_pair(folder, lattice, factor, a, Omega_m, source, seed)
 
 
-class pair_files:
-    """Where to write a pair: a folder beside `folder` that takes its name when all went well."""
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.partial = self.folder.with_name(self.folder.name + ".partial")
-
-    def __enter__(self):
-        if self.folder.exists():
-            raise InputError(f"{self.folder} exists: remove it or name another folder")
-        self.partial.mkdir(parents=True, exist_ok=True)
-        return self.partial
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            os.replace(self.partial, self.folder)
+def partial_folder(folder):
+    """A folder beside `folder` to write a pair in; `finish_pair` gives it the name."""
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder} exists: remove it or name another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    return partial
 
 
-def finish_pair(partial, lattice, factor, a, Omega_m, source, seed):
-    """Check the fields written in `partial` and describe them: writes and returns the Manifest."""
+def finish_pair(folder, lattice, factor, a, Omega_m, source, seed):
+    """Check the fields written beside `folder`, describe them and move them there.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    InputError
+        If they hold a NaN or their phases do not match.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
     lr = np.load(partial / "lr.npy", mmap_mode="r")
     hr = np.load(partial / "hr.npy", mmap_mode="r")
     for name, field in (("LR", lr), ("HR", hr)):
@@ -248,6 +252,7 @@ def finish_pair(partial, lattice, factor, a, Omega_m, source, seed):
         cross_correlation=round(correlation, 5),
     )
     (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+    os.replace(partial, folder)
     return manifest
 
 

@@ -42,5 +42,5 @@ class System(Protocol):
     def evaluate(self, generator, evaluation, device):
         """Compare held-out fields: (dict of floats, matplotlib figure or None)."""
 
-    def card(self, generator, training, evaluation):
-        """The ModelCard of trained weights, given dicts of how they were trained and how well."""
+    def card(self, generator):
+        """The ModelCard of the generator; `export` fills in training and evaluation."""

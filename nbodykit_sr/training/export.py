@@ -1,0 +1,44 @@
+"""From a checkpoint to weights with their card."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import InputError
+from ..models.card import ModelCard, build, save_model
+from .checkpoint import CheckpointFolder
+
+log = logging.getLogger("nbodykit_sr.training")
+
+
+def export(run, path, **description):
+    """Write the generator of a run's last checkpoint, the average if it has one, as weights.
+
+    Parameters
+    ----------
+    run : path
+        The run's folder.
+    path : path
+        A ``.safetensors`` file to be made.
+    **description
+        Entries of the card: name, licence, notes, ...
+
+    Returns
+    -------
+    ModelCard
+
+    Raises
+    ------
+    InputError
+        If the run has no sound checkpoint, or `path` exists.
+    """
+    if Path(path).exists():
+        raise InputError(f"{path} exists: remove it or name another file")
+    step, state = CheckpointFolder(Path(run) / "checkpoints").require()
+    card = ModelCard.from_dict({**state["card"], **description})
+    training = {**card.training, "steps": step, "configuration": state["configuration"]}
+    card = replace(card, training=training, evaluation=state["evaluation"])
+    network = build(card, state["average"] or state["generator"], run)
+    save_model(path, network, card)
+    log.info("%s: weights of step %d of %s", path, step, run)
+    return card

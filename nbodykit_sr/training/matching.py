@@ -1,0 +1,116 @@
+"""Matched snapshots to pairs of fields, over MPI: the one part of training that knows nbodykit."""
+
+import logging
+
+import numpy as np
+from mpi4py import MPI
+
+from ..chunks import ChunkGrid, default_side
+from ..domain import LatticeDomain, find_lattice, lattice_field
+from ..errors import InputError, agreement
+from ..snapshot import open_snapshot
+from .pairs import alignment, finish_pair, partial_folder
+
+log = logging.getLogger("nbodykit_sr.training")
+
+# Largest relative difference of two headers' values that are meant to be equal
+SAME = 1e-4
+
+
+def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None):
+    """Make a pair folder of an LR and an HR snapshot of one box, time, cosmology and seed.
+
+    Collective.
+
+    Parameters
+    ----------
+    lr, hr : path
+        Snapshots, as `open_snapshot` takes them.
+    folder : path
+        To be made.
+    comm : mpi4py.MPI.Comm
+    channels : int
+        3 (displacement) or 6 (and velocity).
+    dataset : str, optional
+        Prefix of the columns of both.
+    source : str
+        What made the runs: "TreePM", "particle-mesh", ...
+    seed : int, optional
+        Of the initial conditions.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    InputError
+        On every rank: box, time, cosmology, lattices or phases do not match.
+    """
+    catalogs = [open_snapshot(path, comm, dataset) for path in (lr, hr)]
+    with agreement(comm):
+        _check_headers(*(catalog.attrs for catalog in catalogs))
+        ratio = round((catalogs[1].csize / catalogs[0].csize) ** (1 / 3))
+        if ratio < 2 or ratio & (ratio - 1) or ratio**3 * catalogs[0].csize != catalogs[1].csize:
+            raise InputError(
+                f"LR has {catalogs[0].csize} and HR {catalogs[1].csize} particles: 2^3, 4^3, 8^3 "
+                "or another power of 2 cubed times as many are needed"
+            )
+    found = [find_lattice(catalog) for catalog in catalogs]
+    lattice, offset = found[0][0], found[1][0].offset
+    with agreement(comm):
+        shift = alignment(lattice, ratio, offset)
+        partial = partial_folder(folder) if comm.rank == 0 else None
+    partial = comm.bcast(partial)
+    # HR sites are renumbered so that sites i * ratio ... belong to LR site i
+    hr_lattice, site, displacement = found[1]
+    found[1] = hr_lattice, (site + shift) % hr_lattice.Nmesh, displacement
+    del site, displacement
+    for name, catalog in zip(("lr", "hr"), catalogs, strict=True):
+        this = found.pop(0)
+        Nmesh = this[0].Nmesh
+        domain = LatticeDomain(ChunkGrid(Nmesh, default_side(Nmesh, comm.size)), comm, 0)
+        field = lattice_field(catalog, domain, channels == 6, this)
+        del this
+        _write(partial / f"{name}.npy", field, comm)
+    manifest, attrs = None, catalogs[0].attrs
+    with agreement(comm):
+        if comm.rank == 0:
+            manifest = finish_pair(
+                folder, lattice, ratio, attrs["Time"], attrs["Omega0"], source, seed
+            )
+            log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)
+    return comm.bcast(manifest)
+
+
+def _check_headers(lr, hr):
+    """Raise InputError unless box, time and cosmology agree."""
+    for name, remedy in (
+        ("BoxSize", "run both in one box"),
+        ("Time", "choose snapshots of one time"),
+        ("Omega0", "run both in one cosmology"),
+        ("HubbleParam", "run both in one cosmology"),
+    ):
+        one, other = (float(np.ravel(attrs[name])[0]) for attrs in (lr, hr))
+        if abs(one - other) > SAME * abs(one):
+            raise InputError(f"{name} is {one:.8g} in LR and {other:.8g} in HR: {remedy}")
+
+
+def _write(path, field, comm):
+    """Write the ranks' blocks as one .npy file. Collective."""
+    size = field.lattice.Nmesh
+    shape = (len(field.data), size, size, size)
+    start = None
+    if comm.rank == 0:
+        header = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        start = header.offset
+        del header
+    start = comm.bcast(start)
+    first, sides = field.domain.primary(comm.rank)
+    block = MPI.FLOAT.Create_subarray(shape[1:], sides.tolist(), first.tolist()).Commit()
+    file = MPI.File.Open(comm, str(path), MPI.MODE_WRONLY)
+    for c, channel in enumerate(field.data):  # one by one: a count of MPI is an int
+        file.Set_view(start + 4 * c * size**3, MPI.FLOAT, block)
+        file.Write_all(np.ascontiguousarray(channel))
+    file.Close()
+    block.Free()
