@@ -1,0 +1,291 @@
+"""The displacement generator at speed: `FusedGenerator` gives what `DisplacementGenerator` gives.
+
+- Trilinear x2 is nearest-neighbour x2 followed by the filter [1, 2, 1]/4 along each axis, and that
+  filter commutes with a convolution. So the upsampling and the 3^3 convolution after it become
+  eight 2^3 convolutions on the coarse lattice, one for each parity of the fine site, whose results
+  are interleaved and then filtered: 8 multiplications instead of 27, and no large input. The
+  filter sums to 1, so the bias may go before it.
+- A chunk streams through the network slab by slab along its first axis: each rung holds only the
+  few planes that the next slab needs again. So working memory follows a chunk's cross-section.
+- Features are stored with the channel last, in `dtype`; the output rail is float32 throughout.
+
+Results do not depend on the process that computes them. On a CPU each call is best given one
+thread (`torch.set_num_threads(1)` in every thread that calls; calls may run concurrently): then
+nothing depends on the number of threads either.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+SLOPE = 0.2  # of the LeakyReLU
+# Bytes of interleaved features in one slab: of the order of a cache level on a CPU; on a GPU large
+# enough to fill it.
+SLAB_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
+
+
+class FusedGenerator(nn.Module):
+    """A `DisplacementGenerator` for inference alone, on the device of its parameters.
+
+    Parameters
+    ----------
+    generator : DisplacementGenerator
+        Its weights are copied and folded; later changes of them are not seen.
+    dtype : torch.float32 or torch.bfloat16
+        Of the features and of the convolutions. float32 agrees with the generator to 1e-6 of the
+        output's scale; bfloat16 to about 1e-3.
+    """
+
+    def __init__(self, generator, dtype=torch.float32):
+        super().__init__()
+        self.dtype = dtype
+        self.arguments = generator.arguments
+        self.channels, self.factor = generator.channels, generator.factor
+        with torch.no_grad():
+            self.stem = nn.Linear(*generator.stem[0].weight.shape[1::-1])
+            self.stem.weight.copy_(generator.stem[0].weight.flatten(1))
+            self.stem.bias.copy_(generator.stem[0].bias)
+            self.rungs = nn.ModuleList(FusedRung(rung, dtype) for rung in generator.rungs)
+        self.to(next(generator.parameters()).device).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, x, noise):
+        """Super-resolve padded chunks: see `DisplacementGenerator.forward`.
+
+        Returns
+        -------
+        (B, C, M, M, M) float32 tensor
+        """
+        y = [self.chunk(x[b], [field[b, 0] for field in noise]) for b in range(x.shape[0])]
+        return torch.stack(y) if len(y) > 1 else y[0][None]
+
+    def chunk(self, x, noise):
+        """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
+        x = x.float()
+        rails = [x]
+        for _ in self.rungs:
+            rails.append(x.new_empty(x.shape[0], *(2 * n - 6 for n in rails[-1].shape[1:])))
+        slabs = self.first(x)
+        for b, rung in enumerate(self.rungs):
+            slabs = rung.stream(slabs, *rails[b : b + 2], noise[2 * b], noise[2 * b + 1])
+        for _ in slabs:
+            pass
+        return rails[-1]
+
+    def first(self, x):
+        """Slabs of the stem's features, (D, H, W, C)."""
+        for slab in x.split(4, dim=1):
+            yield F.leaky_relu_(self.stem(slab.movedim(0, -1)), SLOPE).to(self.dtype)
+
+
+class FusedRung(nn.Module):
+    """One doubling of the resolution, N -> 2N - 6 sites a side: see `Rung`."""
+
+    def __init__(self, rung, dtype):
+        super().__init__()
+        self.phases = nn.ModuleList(
+            Convolution(weight, rung.conv0.bias.repeat(2), dtype)
+            for weight in phase_kernels(rung.conv0.weight)
+        )
+        self.conv1 = Convolution(rung.conv1.weight, rung.conv1.bias, dtype, activated=True)
+        width = rung.conv1.out_channels
+        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.filter0 = Filter(taps[:, None], width, dtype)
+        self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=True)
+        self.register_buffer("std0", (rung.noise0.gain * rung.noise0.std)[None].to(dtype))
+        self.register_buffer("std1", (rung.noise1.gain * rung.noise1.std)[None].to(dtype))
+        self.register_buffer("proj", rung.proj.weight.flatten(1).clone())
+        self.register_buffer("proj_bias", rung.proj.bias[:, None].clone())
+
+    def stream(self, slabs, coarse, fine, noise0, noise1):
+        """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
+
+        Parameters
+        ----------
+        slabs : iterable of (D, H, W, P) tensors
+            Consecutive planes of the features of N planes in all.
+        coarse, fine : (C, N, N, N) and (C, 2N - 6, 2N - 6, 2N - 6) float32 tensors
+            Output rail before and after this rung. `coarse` must be filled as far as `slabs` came.
+        noise0, noise1 : (N, N, N) and (2N - 4, 2N - 4, 2N - 4) tensors
+        """
+        x, g, f = Window(1), Window(2), Window(2)
+        at_x = at_f = at_y = 0  # planes done of the coarse features, conv1's input and its output
+        for piece in (piece for slab in slabs for piece in slab.split(self.planes(slab))):
+            n = len(piece)
+            add_noise(piece, noise0[at_x : at_x + n], self.std0, out=x.advance(n, piece))
+            at_x += n
+            if len(x.planes) < 2:
+                continue
+            for qd in range(2):
+                for qh in range(2):
+                    phase = self.phases[2 * qd + qh](x.planes)  # (d, h, w, 2n): even and odd w
+                    if qd == qh == 0:
+                        d, h, w, n = phase.shape
+                        new = g.advance(2 * d, phase, 2 * h, w * 2, n // 2)
+                        new = new.view(d, 2, h, 2, w, n)
+                    new[:, qd, :, qh] = phase
+            if len(g.planes) < 3:
+                continue
+            d, h, w, n = g.planes.shape
+            a = self.filter0(g.planes.view(1, d, h * w, n)).view(-1, h, w, n)
+            a = self.filter12(a)
+            n = len(a)
+            add_noise(a, noise1[at_f : at_f + n], self.std1, out=f.advance(n, a))
+            at_f += n
+            if len(f.planes) < 3:
+                continue
+            a = self.conv1(f.planes)
+            self.project(a, coarse, fine, at_y)
+            at_y += len(a)
+            yield a
+
+    def planes(self, slab):
+        """Coarse planes to work on at once."""
+        plane = 8 * slab[0, :, :, 0].numel() * self.proj.shape[1] * slab.element_size()
+        return max(1, SLAB_BYTES[slab.device.type] // plane)
+
+    def project(self, x, coarse, fine, start):
+        """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""
+        stop = start + len(x)
+        # plane j of `fine` is the (j + 3)th of trilinear x2 of all of `coarse`
+        first, last = (start + 2) // 2, (stop + 5) // 2
+        y = coarse[:, first:last, 1:-1, 1:-1]
+        for axis in (3, 2, 1):
+            y = double(y, axis)
+        skip = start + 2 - 2 * first
+        # in float32: rounded increments would add white noise to the small scales
+        p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).T.float())
+        p = F.leaky_relu_(p, SLOPE).view(-1, *x.shape[:3])
+        torch.add(y[:, skip : skip + len(x)], p, out=fine[:, start:stop])
+
+
+class Convolution(nn.Module):
+    """Unpadded convolution, and LeakyReLU if `activated`: (D, H, W, C) -> (D', H', W', C')."""
+
+    def __init__(self, weight, bias, dtype, activated=False):
+        super().__init__()
+        weight = weight.to(dtype, memory_format=torch.channels_last_3d)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.to(dtype))
+        self.activated = activated
+        self.packed = None  # weights in the order oneDNN wants them for such an input
+
+    def forward(self, x):
+        x = x.permute(3, 0, 1, 2)[None]
+        if x.device.type == "cpu" and ONEDNN:
+            if self.packed is None:
+                self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+                    self.weight, [0] * 3, [1] * 3, [1] * 3, 1, list(x.shape)
+                )
+            x = pointwise(x, self.packed, self.bias, 1, self.activated)
+        else:
+            x = F.conv3d(x, self.weight, self.bias)
+            if self.activated:
+                F.leaky_relu_(x, SLOPE)
+        return x[0].permute(1, 2, 3, 0).contiguous()
+
+
+class Filter(nn.Module):
+    """The same unpadded filter for each channel, and LeakyReLU: (B, H, W, C) -> (B, H', W', C)."""
+
+    def __init__(self, taps, channels, dtype, activated=False):
+        super().__init__()
+        self.register_buffer("weight", taps.to(dtype).expand(channels, 1, *taps.shape).clone())
+        self.activated = activated
+
+    def forward(self, x):
+        x = x.permute(0, 3, 1, 2)
+        if x.device.type == "cpu" and ONEDNN:
+            x = pointwise(x, self.weight, None, len(self.weight), self.activated)
+        else:
+            x = F.conv2d(x, self.weight, groups=len(self.weight))
+            if self.activated:
+                F.leaky_relu_(x, SLOPE)
+        return x.permute(0, 2, 3, 1).contiguous()
+
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_reorder_convolution_weight"
+)
+
+
+def pointwise(x, weight, bias, groups, activated):
+    """oneDNN's convolution with its activation in one pass."""
+    axes = x.dim() - 2
+    return torch.ops.mkldnn._convolution_pointwise(
+        x,
+        weight,
+        bias,
+        [0] * axes,
+        [1] * axes,
+        [1] * axes,
+        groups,
+        "leaky_relu" if activated else "none",
+        [SLOPE] if activated else [],
+        "",
+    )
+
+
+class Window:
+    """The last `keep` planes of a stream with the next ones behind them, in one buffer."""
+
+    def __init__(self, keep):
+        self.keep = keep
+        self.buffer = self.planes = None
+
+    def advance(self, count, like, *shape):
+        """Drop all but the last `keep` planes; returns where the next `count` are to be written.
+
+        `like` gives dtype and device, and the shape of a plane where that is not given.
+        """
+        shape = shape or like.shape[1:]
+        if self.planes is None:
+            self.planes = like.new_empty(0, *shape)
+        kept = min(self.keep, len(self.planes))
+        tail = self.planes[len(self.planes) - kept :]
+        if self.buffer is None or len(self.buffer) < kept + count:
+            self.buffer = like.new_empty(self.keep + count, *shape)
+            self.buffer[:kept] = tail
+        else:
+            self.buffer[:kept] = tail.clone()
+        self.planes = self.buffer[: kept + count]
+        return self.planes[kept:]
+
+
+def phase_kernels(weight):
+    """Kernels for nearest-neighbour x2 and the convolution `weight`, on the coarse lattice.
+
+    Coarse sites m and m + 1 make the fine sites 2m + 1 (from k0 + k1 and k2) and 2m + 2 (from k0
+    and k1 + k2) along each axis.
+
+    Parameters
+    ----------
+    weight : (N, P, 3, 3, 3) tensor
+
+    Returns
+    -------
+    list of four (2N, P, 2, 2, 2) tensors
+        One for each parity along the first two axes; that along the last is in the channels.
+    """
+    odd = weight.new_tensor([[1, 1, 0], [0, 0, 1]])
+    even = weight.new_tensor([[1, 0, 0], [0, 1, 1]])
+    fold = torch.stack([odd, even])  # (parity, coarse tap, tap)
+    kernels = torch.einsum("npijk,aIi,bJj,cKk->abcnpIJK", weight, fold, fold, fold)
+    return list(kernels.flatten(2, 3).flatten(0, 1))
+
+
+def add_noise(x, noise, std, out):
+    """out = x + noise * std for x (D, H, W, C), noise (D, H, W), std (1, C)."""
+    width = x.shape[-1]
+    noise = noise.to(x.dtype).reshape(-1, 1)
+    torch.addmm(x.view(-1, width), noise, std, out=out.view(-1, width))
+
+
+def double(y, axis):
+    """Cell-centred linear x2 along one axis, less its outer sites: N -> 2N - 2."""
+    n = y.shape[axis] - 1
+    left, right = y.narrow(axis, 0, n), y.narrow(axis, 1, n)
+    out = y.new_empty(*left.shape[: axis + 1], 2, *left.shape[axis + 1 :])
+    torch.lerp(left, right, 0.25, out=out.select(axis + 1, 0))
+    torch.lerp(left, right, 0.75, out=out.select(axis + 1, 1))
+    return out.flatten(axis, axis + 1)
