@@ -20,7 +20,8 @@ def growth_factor(a, Omega_m):
 def growth_rate(a, Omega_m):
     """f = dln D / dln a of flat LCDM."""
     x = _ratio(a, Omega_m)
-    return 1 + 3 * x * (6 / 11) / hyp2f1(1 / 3, 1, 11 / 6, x) * hyp2f1(4 / 3, 2, 17 / 6, x)
+    slope = 2 / 11 * hyp2f1(4 / 3, 2, 17 / 6, x)  # of the hypergeometric function in growth_factor
+    return 1 + 3 * x * slope / hyp2f1(1 / 3, 1, 11 / 6, x)
 
 
 def hubble(a, Omega_m):
