@@ -14,14 +14,25 @@ thread (`torch.set_num_threads(1)` in every thread that calls; calls may run con
 nothing depends on the number of threads either.
 """
 
+from math import prod
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
 # Bytes of interleaved features in one slab: of the order of a cache level on a CPU; on a GPU large
 # enough to fill it.
 SLAB_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
+
+
+def fuse(generator, dtype=torch.float32):
+    """The fast equivalent of a generator; the generator itself where there is none."""
+    if type(generator) is DisplacementGenerator:
+        return FusedGenerator(generator, dtype)
+    return generator
 
 
 class FusedGenerator(nn.Module):
@@ -41,6 +52,7 @@ class FusedGenerator(nn.Module):
         self.dtype = dtype
         self.arguments = generator.arguments
         self.channels, self.factor = generator.channels, generator.factor
+        self.widths = generator.widths
         with torch.no_grad():
             self.stem = nn.Linear(*generator.stem[0].weight.shape[1::-1])
             self.stem.weight.copy_(generator.stem[0].weight.flatten(1))
@@ -76,6 +88,47 @@ class FusedGenerator(nn.Module):
         """Slabs of the stem's features, (D, H, W, C)."""
         for slab in x.split(4, dim=1):
             yield F.leaky_relu_(self.stem(slab.movedim(0, -1)), SLOPE).to(self.dtype)
+
+
+def multiplications(generator, shape):
+    """Multiply-adds of the fused convolutions for a chunk.
+
+    Parameters
+    ----------
+    generator : DisplacementGenerator or FusedGenerator
+    shape : three ints
+        LR sites of the chunk, without padding.
+    """
+    widths, channels = generator.widths, generator.channels
+    sides = [n + 2 * PADDING for n in shape]
+    total = prod(sides) * channels * widths[0]
+    for p, n in zip(widths[:-1], widths[1:], strict=True):
+        total += 64 * p * n * prod(side - 1 for side in sides)
+        sides = [2 * side - 6 for side in sides]
+        total += (27 * n + channels) * n * prod(sides)
+    return total
+
+
+def working_memory(generator, shape, dtype=torch.float32, device="cpu"):
+    """Bytes that one call takes for a chunk, its noise and its output included: an estimate.
+
+    Parameters
+    ----------
+    generator : DisplacementGenerator or FusedGenerator
+    shape : three ints
+        LR sites of the chunk, without padding.
+    """
+    widths, size = generator.widths, dtype.itemsize
+    sides = [n + 2 * PADDING for n in shape]
+    memory = sum(4 * prod(fields) for fields in noise_shapes(generator.factor, sides))
+    for p, n in zip(widths[:-1], widths[1:], strict=True):
+        # a slab: its phases, their interleaved planes twice filtered, conv1's input and output
+        plane = 8 * size * n * sides[1] * sides[2]
+        slab = max(plane, SLAB_BYTES[device])
+        memory += 6 * slab + 2 * plane + size * (slab // plane + 1) * p * sides[1] * sides[2]
+        sides = [2 * side - 6 for side in sides]
+        memory += 4 * generator.channels * prod(sides)
+    return memory
 
 
 class FusedRung(nn.Module):
@@ -154,7 +207,7 @@ class FusedRung(nn.Module):
             y = double(y, axis)
         skip = start + 2 - 2 * first
         # in float32: rounded increments would add white noise to the small scales
-        p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).T.float())
+        p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).float().T)
         p = F.leaky_relu_(p, SLOPE).view(-1, *x.shape[:3])
         torch.add(y[:, skip : skip + len(x)], p, out=fine[:, start:stop])
 
