@@ -232,14 +232,13 @@ def lattice_field(catalog, domain, velocity, found=None):
             values.append(np.asarray(_compute(catalog, "Velocity")[0], dtype="f4"))
             _check_finite("Velocity", values[1])
     largest = comm.allreduce(float(abs(displacement).max(initial=0)), op=MPI.MAX)
+    field = domain.exchange(site, np.concatenate(values, axis=1))
     if largest > _REACH * lattice.BoxSize:
         raise InputError(
             f"a particle lies {largest:.4g} Mpc/h from its lattice site in a box of {lattice.BoxSize:g} "
             f"Mpc/h: beyond {_REACH:g} boxes its periodic image is uncertain, or its ID does not "
             "number the lattice (glass initial conditions?)"
         )
-    del displacement
-    field = domain.exchange(site, np.concatenate(values, axis=1))
     _check_smooth(comm, lattice, field[:3])
     return LatticeField(lattice, domain, field, largest)
 
