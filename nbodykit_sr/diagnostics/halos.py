@@ -114,8 +114,8 @@ def mass_function(halos, edges=None):
     Returns
     -------
     Statistic
-        Columns mass (geometric centre of the bin), dn_dlogM, count; attrs edges, total, and
-        the particle mass.
+        Columns mass (geometric centre of the bin), dn_dlogM, count; attrs edges, total,
+        at_least (numbers of halos of so many particles), largest and particle_mass [Msun/h].
     """
     nmin = halos.attrs["nmin"]
     if edges is None:
@@ -133,6 +133,11 @@ def mass_function(halos, edges=None):
         {
             "edges": edges.tolist(),
             "total": int(len(halos.length)),
+            "at_least": {
+                str(least): int((halos.length >= least).sum())
+                for least in sorted({nmin, 100, 1000})
+                if least >= nmin
+            },
             "largest": float(halos.mass.max(initial=0)),
             "particle_mass": halos.particle_mass,
             **halos.attrs,

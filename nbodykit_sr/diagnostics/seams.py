@@ -30,15 +30,16 @@ def displacement_jumps(catalog, chunk, factor=1):
     -------
     Statistic
         Columns place (1 .. chunk; `chunk` is the face) and rms, the root mean square jump [Mpc/h],
-        with the scatter over planes as its error; attrs face, interior (rms at the phase of the
+        with its error from the scatter over planes; attrs face, interior (rms at the phase of the
         face), excess = face / interior - 1 and its error excess_error, rms_axis (rms jump along
-        each axis), skewness_axis (of the longitudinal one).
+        each axis), skewness_axis (of the longitudinal one). NaN where there is one chunk only.
     """
     box, comm = require_box(catalog), catalog.comm
     Nmesh = cube_root(catalog.csize)
-    if Nmesh % chunk or chunk % factor:
+    if chunk < 1 or chunk % factor or Nmesh % factor:
         raise InputError(
-            f"a chunk of {chunk} sites, in cells of {factor}, does not tile a lattice of {Nmesh}"
+            f"chunks of {chunk} sites and a lattice of {Nmesh} are no multiples of the {factor} "
+            "sites of an upsampled cell"
         )
     first, field = _displacement_slab(catalog, LagrangianLattice(Nmesh, box), comm)
     planes = np.zeros((3, Nmesh))  # summed squares of the jumps from plane i to i + 1
@@ -58,30 +59,24 @@ def displacement_jumps(catalog, chunk, factor=1):
     variance = second - mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = (third - 3 * mean * second + 2 * mean**3) / variance**1.5
-    # (axis, chunk number, place) -> (place, planes)
-    places = planes.reshape(3, Nmesh // chunk, chunk).transpose(2, 0, 1).reshape(chunk, -1)
-    rms = np.sqrt(places.mean(axis=1))
-    spread = places.std(axis=1, ddof=1) / np.sqrt(places.shape[1]) / (2 * np.maximum(rms, 1e-300))
-    alike = places[factor - 1 : -1 : factor].ravel()
-    face, face_error = rms[-1], spread[-1]
-    interior, excess, error = None, None, None
-    if alike.size > 1:
-        interior = float(np.sqrt(alike.mean()))
-        interior_error = alike.std(ddof=1) / np.sqrt(alike.size) / (2 * interior)
-        excess = face / interior - 1
-        error = face / interior * np.hypot(face_error / face, interior_error / interior)
+    place = np.arange(Nmesh) % chunk + 1
+    place[-1] = chunk  # the last chunk may be smaller; its face is a face
+    profile = np.array([_rms(planes[:, place == one]) for one in range(1, chunk + 1)])
+    alike = (place % factor == 0) & (place < chunk)
+    (face, face_error), (interior, error) = profile[-1], _rms(planes[:, alike])
+    excess = face / interior - 1
     return Statistic(
         "displacement jumps",
-        {"place": np.arange(1, chunk + 1), "rms": rms},
+        {"place": np.arange(1, chunk + 1), "rms": profile[:, 0]},
         {"rms": "Mpc/h"},
-        {"rms": spread},
+        {"rms": profile[:, 1]},
         {
             "chunk": int(chunk),
             "factor": int(factor),
             "face": float(face),
-            "interior": interior,
-            "excess": excess,
-            "excess_error": error,
+            "interior": float(interior),
+            "excess": float(excess),
+            "excess_error": float(face / interior * np.hypot(face_error / face, error / interior)),
             "rms_axis": np.sqrt(planes.mean(axis=1)).tolist(),
             "skewness_axis": skewness.tolist(),
         },
@@ -109,6 +104,15 @@ def axis_quadrupoles(source, Nmesh=None, kmax=None):
     return Statistic(
         "axis quadrupoles", columns, {"k": "h/Mpc"}, {name: error for name in "xyz"}, {}
     )
+
+
+def _rms(squares):
+    """Root of the mean square over planes, and its standard error; NaN for no plane."""
+    if not squares.size:
+        return np.nan, np.nan
+    rms = np.sqrt(squares.mean())
+    error = squares.std() / np.sqrt(max(squares.size - 1, 1)) / (2 * rms) if rms else 0.0
+    return rms, error
 
 
 def _displacement_slab(catalog, lattice, comm):

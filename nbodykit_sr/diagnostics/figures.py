@@ -1,0 +1,292 @@
+"""The figures of a report: drawing only, by matplotlib, on one rank."""
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by all; line styles tell them apart in print
+STYLE = {
+    "HR": {"color": "black", "ls": "-", "lw": 1.6},
+    "SR": {"color": "#D55E00", "ls": "-", "lw": 1.6},
+    "LR": {"color": "#0072B2", "ls": "--", "lw": 1.4},
+}
+RC = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False}
+PERCENT = 0.1  # half width of the band that guides the eye in ratios
+
+
+def lab_map(name, hue, chroma=45.0):
+    """A map of one hue whose CIELAB lightness grows evenly from dark to light.
+
+    Two of them have the same lightness everywhere: hue is free to say something else.
+    """
+    lightness = np.linspace(4, 97, 256)
+    colour = chroma * np.sin(np.pi * lightness / 100) ** 0.7
+    a, b = colour * np.cos(np.radians(hue)), colour * np.sin(np.radians(hue))
+    fy = (lightness + 16) / 116
+    f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.9505, 1.0, 1.089]
+    matrix = [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]
+    linear = np.clip(xyz @ np.transpose(matrix), 0, 1)
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return ListedColormap(rgb, name)
+
+
+MATTER, HALOS = lab_map("matter", 265.0), lab_map("halos", 68.0, 70.0)
+
+
+def pictures(columns):
+    """Projected log density, halo particles in orange; a zoom in every row (Figs 1 and 2).
+
+    Parameters
+    ----------
+    columns : dict of str to list of Picture
+        Title of a column to its pictures, the widest first.
+    """
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(2.5 * len(columns) + 0.1, 2.5 * rows + 0.2), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for row in range(rows):
+        ready = [images[row].smoothed() for images in columns.values()]
+        # the scale of the last columns, the resolved ones, goes for all
+        scale = np.log10(
+            np.maximum(np.concatenate([one[0].ravel() for one in ready[1:] or ready]), 1e-3)
+        )
+        low, high = np.percentile(scale, [0.5, 99.9])
+        for axis, (title, images), (density, halo) in zip(
+            axes[row], columns.items(), ready, strict=True
+        ):
+            shade = (np.log10(np.maximum(density, 1e-3)) - low) / max(high - low, 1e-9)
+            share = halo[..., None]
+            rgb = (1 - share) * MATTER(shade)[..., :3] + share * HALOS(shade)[..., :3]
+            axis.imshow(rgb.transpose(1, 0, 2), origin="lower", extent=(0, 1, 0, 1))
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(title)
+            shown = images[row]
+            _scale_bar(axis, shown.width)
+            if row + 1 < rows:
+                _frame(axis, shown, images[row + 1])
+    return figure
+
+
+def power(results):
+    """Dimensionless power, transfer function and cross-correlation (Fig. 3)."""
+    figure, axes = _stack(3, (6, 6.4), ratios=(2, 1.2, 1.2))
+    for kind, one in results.items("power"):
+        _band(axes[0], one["k"], one["dimensionless"], one.errors.get("dimensionless"), kind)
+    reference = results.reference
+    for kind, one in results.items("comparison"):
+        _band(axes[1], one["k"], one["transfer"], one.errors.get("transfer"), kind, reference)
+        _band(axes[2], one["k"], one["correlation"], one.errors.get("correlation"), kind, reference)
+    axes[0].set(xscale="log", yscale="log", ylabel=r"$k^3P/2\pi^2$")
+    axes[1].set(ylabel=rf"$\sqrt{{P/P_{{\rm {reference}}}}}$", ylim=(0, 1.5))
+    axes[2].set(ylabel="correlation $r$", xlabel=r"$k$ [$h$/Mpc]", ylim=(0, 1.05))
+    _guide(axes[1])
+    _nyquist(axes, results)
+    _legends(axes[:2])
+    return figure
+
+
+def redshift_space(results):
+    """Multipoles and wedges in redshift space (Ni et al. 2021)."""
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for kind, one in results.items("multipoles"):
+        for ell, style in ((0, "-"), (2, ":")):
+            scale = one["k"] ** 3 / (2 * np.pi**2)
+            value = np.abs(scale * one[f"power_{ell}"])
+            left.plot(
+                one["k"], value, **{**STYLE[kind], "ls": style}, label=rf"{kind}, $\ell={ell}$"
+            )
+    left.set(xscale="log", yscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$k^3|P_\ell|/2\pi^2$")
+    left.legend(ncols=2)
+    wedges = dict(results.items("wedges"))
+    reference = wedges.get(results.reference)
+    if reference is not None and "SR" in wedges:
+        number = reference["power"].shape[1]
+        for i in range(number):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = wedges["SR"]["power"][:, i] / reference["power"][:, i]
+            colour = MATTER((i + 0.6) / (number + 0.6))
+            label = rf"${i / number:.2f}<\mu<{(i + 1) / number:.2f}$"
+            right.plot(reference["k"][:, i], value, color=colour, label=label)
+        right.set(
+            ylabel=rf"$P_{{\rm SR}}(k,\mu)/P_{{\rm {results.reference}}}(k,\mu)$", ylim=(0, 2)
+        )
+        right.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]")
+        _guide(right)
+        right.legend()
+    else:
+        right.set_axis_off()
+    return figure
+
+
+def halo_mass_function(results):
+    """Halo mass function and its ratio (Fig. 4)."""
+    figure, axes = _stack(2, (6, 5))
+    for kind, one in results.items("halos"):
+        _points(axes[0], one["mass"], one["dn_dlogM"], one.errors["dn_dlogM"], kind)
+    for kind, one in results.items("halo ratio"):
+        _points(axes[1], one["mass"], one["ratio"], one.errors.get("ratio"), kind, "HR")
+    axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\log_{10}M$ [$h^3$ Mpc$^{-3}$]")
+    axes[1].set(xlabel=r"$M_{\rm FOF}$ [$M_\odot/h$]", ylabel="ratio to HR", ylim=(0, 2))
+    _guide(axes[1])
+    _legends(axes)
+    return figure
+
+
+def density_pdf(results):
+    """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
+    figure, axes = _stack(2, (6, 5))
+    for kind, one in results.items("pdf"):
+        _band(axes[0], one["density"], one["pdf"], one.errors.get("pdf"), kind)
+    for kind, one in results.items("pdf ratio"):
+        _band(axes[1], one["density"], one["ratio"], None, kind, "HR")
+    shown = [one["density"][one["voxels"] > 0] for _, one in results.items("pdf")]
+    limits = min(one.min() for one in shown) / 1.2, max(one.max() for one in shown) * 1.2
+    axes[0].set(xscale="log", yscale="log", xlim=limits, ylabel=r"$dP/d\log_{10}(1+\delta_R)$")
+    axes[1].set(xlabel=r"$1+\delta_R$", ylabel="ratio to HR", ylim=(0, 2))
+    _guide(axes[1])
+    _legends(axes)
+    return figure
+
+
+def bispectrum(results):
+    """Bispectrum against angle, and of equilateral triangles (Kodi Ramanah et al. 2020)."""
+    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", height_ratios=(2, 1.2))
+    for column, (name, x) in enumerate(
+        (("bispectrum angle", "theta"), ("bispectrum equilateral", "k1"))
+    ):
+        top, bottom = axes[:, column]
+        measured = dict(results.items(name))
+        for kind, one in measured.items():
+            turn = one[x] / np.pi if x == "theta" else one[x]
+            _points(top, turn, one["reduced"], one.errors.get("reduced"), kind, shift=0)
+        reference = measured.get("HR")
+        if reference is not None and "SR" in measured:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = measured["SR"]["bispectrum"] / reference["bispectrum"]
+            turn = reference[x] / np.pi if x == "theta" else reference[x]
+            bottom.plot(turn, value, **{**STYLE["SR"], "marker": "o", "ms": 3})
+            bottom.set(ylabel="$B$ ratio to HR", ylim=(0, 2))
+            _guide(bottom)
+        else:
+            bottom.set_axis_off()
+        last = bottom if reference is not None else top
+        last.set_xlabel(r"$\theta/\pi$" if x == "theta" else r"$k$ [$h$/Mpc]")
+        if last is top:
+            top.tick_params(labelbottom=True)
+        top.set_ylabel(r"$Q=B/(P_1P_2+P_2P_3+P_3P_1)$" if column == 0 else "$Q$")
+    attrs = next(iter(results.items("bispectrum angle")))[1].attrs
+    axes[0, 0].set_title(rf"$k_1={attrs['k1']:.2g}$, $k_2={attrs['k2']:.2g}$ $h$/Mpc")
+    axes[0, 1].set(title="equilateral", xscale="log")
+    axes[0, 0].legend()
+    return figure
+
+
+def void_size_function(results):
+    """Number of voids against radius, and its ratio."""
+    figure, axes = _stack(2, (6, 4.6))
+    for kind, one in results.items("voids"):
+        _points(axes[0], one["radius"], one["dn_dlnR"], one.errors.get("dn_dlnR"), kind)
+    for kind, one in results.items("void ratio"):
+        _points(axes[1], one["radius"], one["ratio"], one.errors.get("ratio"), kind, "HR")
+    axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]")
+    axes[1].set(xlabel=r"$R$ [Mpc/$h$]", ylabel="ratio to HR", ylim=(0, 2))
+    _guide(axes[1])
+    _legends(axes)
+    return figure
+
+
+def seams(results):
+    """Jumps by place in a chunk, and quadrupoles about the three axes."""
+    jumps = dict(results.items("jumps"))
+    figure = Figure(figsize=(7.4, 3.2) if jumps else (4.2, 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 2 if jumps else 1))
+    for kind, one in jumps.items():
+        _points(axes[0], one["place"], one["rms"], one.errors.get("rms"), kind, shift=0)
+    if jumps:
+        chunk = next(iter(jumps.values())).attrs["chunk"]
+        axes[0].axvline(chunk, color="0.6", lw=1, ls="--")
+        axes[0].set(xlabel="site in the chunk (dashed: its face)", ylabel="rms jump [Mpc/$h$]")
+        axes[0].set_ylim(bottom=0)
+        axes[0].legend(loc="lower left")
+    one = dict(results.items("quadrupoles"))["SR"]
+    markers = {"x": ("#0072B2", "o"), "y": ("#009E73", "s"), "z": ("#CC79A7", "^")}
+    error = next(iter(results["SR"]["quadrupoles"])).errors["x"]
+    axes[-1].fill_between(
+        one["k"], -2 * error, 2 * error, color="0.88", label=r"$2\sigma$, Gaussian"
+    )
+    for name, (colour, marker) in markers.items():
+        axes[-1].plot(one["k"], one[name], color=colour, marker=marker, ms=2.5, lw=0.8, label=name)
+    limit = np.nanpercentile(np.abs([one[name] for name in "xyz"]), 98)
+    axes[-1].set(xscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$P_2/P_0$, real space")
+    axes[-1].set_ylim(-1.3 * limit, 1.3 * limit)
+    axes[-1].legend(ncols=2)
+    return figure
+
+
+def _stack(number, size, ratios=(2, 1)):
+    """Panels above each other with one x axis."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(number, 1, sharex=True, height_ratios=ratios)
+    return figure, axes
+
+
+def _band(axis, x, y, error, kind, reference=None):
+    """A line with its 1-sigma band."""
+    label = kind if reference is None else f"{kind}/{reference}"
+    axis.plot(x, y, **STYLE[kind], label=label)
+    if error is not None:
+        axis.fill_between(x, y - error, y + error, color=STYLE[kind]["color"], alpha=0.2, lw=0)
+
+
+def _points(axis, x, y, error, kind, reference=None, shift=0.015):
+    """Points with error bars; kinds a little beside each other."""
+    label = kind if reference is None else f"{kind}/{reference}"
+    good = np.isfinite(y) & ((y != 0) | (axis.get_yscale() != "log"))
+    x = x * (1 + shift * list(STYLE).index(kind))
+    style = {**STYLE[kind], "marker": {"HR": "o", "SR": "s", "LR": "^"}[kind], "ms": 3.5}
+    axis.errorbar(
+        x[good], y[good], None if error is None else error[good], capsize=2, label=label, **style
+    )
+
+
+def _guide(axis):
+    axis.axhspan(1 - PERCENT, 1 + PERCENT, color="0.93", zorder=0)
+    axis.axhline(1, color="0.6", lw=0.8, zorder=1)
+
+
+def _nyquist(axes, results):
+    """Where the LR lattice ends."""
+    if results.lr_nyquist is None:
+        return
+    for axis in axes:
+        axis.axvline(results.lr_nyquist, color="0.6", lw=0.8, ls=":")
+    axes[0].annotate(
+        " LR Nyquist", (results.lr_nyquist, 0.03), xycoords=("data", "axes fraction"), fontsize=7
+    )
+
+
+def _legends(axes):
+    for axis in axes:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
+
+
+def _scale_bar(axis, width):
+    """A white bar of a round length, at the lower left."""
+    length = 0.3 * width
+    unit = 10 ** np.floor(np.log10(length))
+    length = unit * max(step for step in (1, 2, 5) if step * unit <= length * (1 + 1e-9))
+    axis.plot([0.05, 0.05 + length / width], [0.06, 0.06], color="white", lw=2)
+    axis.text(0.05, 0.08, f"{length:g} Mpc/$h$", color="white", fontsize=7)
+
+
+def _frame(axis, shown, inner):
+    """The outline of the next zoom."""
+    half = inner.width / shown.width / 2
+    corners = np.array([-half, half])
+    x, y = 0.5 + corners, 0.5 + corners
+    axis.plot(x[[0, 1, 1, 0, 0]], y[[0, 0, 1, 1, 0]], color="white", lw=0.8)

@@ -1,0 +1,353 @@
+"""The page: figures with captions, a summary in numbers, and everything as JSON."""
+
+import base64
+import io
+import json
+import logging
+import os
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+
+from .. import version as own
+from . import figures
+from .fields import redshift_of, require_box
+from .statistic import plain
+
+logger = logging.getLogger("nbodykit_sr.diagnostics")
+
+PACKAGES = (
+    "nbodykit",
+    "pmesh",
+    "pfft-python",
+    "kdcount",
+    "bigfile",
+    "mpi4py",
+    "numpy",
+    "matplotlib",
+)
+DPI = 150
+
+
+def write_report(results, catalogs, folder, command):
+    """Write report.html, report.json and figures/ as PNG and PDF. Not collective.
+
+    Parameters
+    ----------
+    results : Results
+    catalogs : dict of str to list of CatalogSource
+    folder : str or Path
+        Made if it is not there.
+    command : str
+        That makes this report again.
+    """
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    described = [_describe(kind, one) for kind, many in catalogs.items() for one in many]
+    document = {
+        "command": command,
+        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "catalogues": described,
+        "summary": summary(results),
+        **results.to_dict(),
+    }
+    text = json.dumps(plain(document), indent=1, allow_nan=False)
+    _write(folder / "report.json", text)
+    shown = []
+    with matplotlib.rc_context(figures.RC):
+        for name, title, figure, caption in _figures(results):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DPI)
+            (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
+            figure.savefig(folder / "figures" / f"{name}.pdf", dpi=2 * DPI)
+            data = base64.b64encode(buffer.getvalue()).decode()
+            shown.append({"name": name, "title": title, "data": data, "caption": caption})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nbodykit_sr.diagnostics", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html")
+    _write(folder / "report.html", page.render(document=document, figures=shown))
+
+
+def versions():
+    """Of this package and those it measures with."""
+    found = {"nbodykit_sr": own.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def summary(results):
+    """The answer in numbers: a list of dicts with quantity, value and orientation.
+
+    With several realisations a value is their mean and standard deviation.
+    """
+    rows = []
+    _summarise_modes(rows, results)
+    _summarise_halos(rows, results)
+    sr, hr = results["SR"], results.statistics.get("HR", {})
+    variance = [one.attrs["variance"] for one in sr["pdf"]]
+    if hr:
+        reference = [one.attrs["variance"] for one in hr["pdf"]]
+        _row(
+            rows,
+            f"Variance of density in spheres of {results.settings.radius:g} Mpc/h, SR/HR",
+            _over(variance, reference),
+        )
+        for name in ("angle", "equilateral"):
+            key = f"bispectrum {name}"
+            if key in sr:
+                means = [
+                    _mean_ratio(one, hr[key][min(i, len(hr[key]) - 1)])
+                    for i, one in enumerate(sr[key])
+                ]
+                title = f"Bispectrum SR/HR, error-weighted mean, {_TRIANGLES[name]}"
+                _row(rows, title, means, "Ni et al. 2021: percent level to k = 10 h/Mpc")
+    _row(
+        rows,
+        "Voids in SR" + (" / in HR" if hr else ""),
+        [one.attrs["total"] for one in sr["voids"]],
+        digits=0,
+        against=[one.attrs["total"] for one in hr["voids"]] if hr else None,
+    )
+    for one in sr.get("jumps", [])[:1]:
+        if np.isfinite(one.attrs["excess"]):
+            rows.append(
+                {
+                    "quantity": "Displacement jumps at chunk faces, excess over interior ones",
+                    "value": f"{one.attrs['excess']:+.1%} ± {one.attrs['excess_error']:.1%}",
+                    "orientation": "0 within the error: no seams",
+                }
+            )
+    return rows
+
+
+_TRIANGLES = {"angle": "against angle", "equilateral": "equilateral"}
+
+
+def _summarise_modes(rows, results):
+    """Power ratio in decades that make sense, and where phases are lost."""
+    if "comparison" not in results["SR"]:
+        return
+    many, reference = results["SR"]["comparison"], results.reference
+    k = many[0]["k"]
+    edges = [0, *([results.lr_nyquist] if results.lr_nyquist else []), k.max() * (1 + 1e-9)]
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (k > low) & (k <= high)
+        if not inside.any():
+            continue
+        span = f"{k[inside].min():.2g} ≤ k ≤ {k[inside].max():.3g} h/Mpc"
+        weight = many[0]["modes"][inside]
+        mean = [np.average(one["ratio"][inside], weights=weight) for one in many]
+        _row(
+            rows,
+            f"P SR/{reference}, mean over modes, {span}",
+            mean,
+            "Li et al. 2021: percent level to k = 16 h/Mpc",
+        )
+        worst = [np.abs(one["ratio"][inside] - 1).max() for one in many]
+        _row(rows, f"Largest |P SR/{reference} − 1| of a bin there", worst)
+    below = [_first_below(one["k"], one["correlation"], 0.5) for one in many]
+    if all(np.isfinite(below)):
+        _row(
+            rows,
+            f"k where SR and {reference} decorrelate (r = 0.5) [h/Mpc]",
+            below,
+            "Beyond the LR Nyquist wavenumber phases are invented: r must fall",
+        )
+
+
+def _summarise_halos(rows, results):
+    """Numbers of halos above some particle counts."""
+    sr, hr = results["SR"]["halos"], results.statistics.get("HR", {}).get("halos")
+    for least in sorted({results.settings.nmin, 100, 1000}):
+        if least < results.settings.nmin:
+            continue
+        counts = [one.attrs["at_least"][str(least)] for one in sr]
+        _row(
+            rows,
+            f"FOF halos of at least {least} particles in SR" + (" / in HR" if hr else ""),
+            counts,
+            "Li et al. 2021: within 10 % from 1e11 Msun/h"
+            if least == results.settings.nmin
+            else "",
+            digits=0,
+            against=[one.attrs["at_least"][str(least)] for one in hr] if hr else None,
+        )
+
+
+def _row(rows, quantity, values, orientation="", digits=3, against=None):
+    """One line: mean and, with several, scatter."""
+    value = _number(values, digits)
+    if against is not None:
+        value += f" / {_number(against, digits)}"
+        if min(against) > 0:
+            value += f" = {_number(_over(values, against), 3)}"
+    rows.append({"quantity": quantity, "value": value, "orientation": orientation})
+
+
+def _number(values, digits):
+    text = f"{np.mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{max(digits, 1)}f}"
+
+
+def _over(values, reference):
+    """Each value over its own reference, or the one there is."""
+    return [one / reference[min(i, len(reference) - 1)] for i, one in enumerate(values)]
+
+
+def _mean_ratio(one, reference):
+    """Mean of B / B_ref weighted by (B_ref / error)^2."""
+    value, base = one["bispectrum"], reference["bispectrum"]
+    weight = (base / reference.errors["bispectrum"]) ** 2
+    good = np.isfinite(value) & np.isfinite(weight) & (base != 0)
+    return float(np.average(value[good] / base[good], weights=weight[good]))
+
+
+def _first_below(x, y, level):
+    """Where y first falls below a level; NaN if it does not."""
+    under = np.nonzero(y < level)[0]
+    return float(x[under[0]]) if len(under) else np.nan
+
+
+def _figures(results):
+    """(file name, title, figure, caption) of all that can be drawn."""
+    settings, many = results.settings, len(results["SR"]["power"])
+    band = f" SR: mean and standard deviation of {many} catalogues." if many > 1 else ""
+    single = " Bands: errors of a Gaussian field with as many modes." if many == 1 else ""
+    zooms = ", ".join(f"{width:.3g}" for width in settings.zooms[1:])
+    ready = [
+        (
+            "pictures",
+            "What it looks like",
+            figures.pictures(results.pictures),
+            "Projected dark matter density, logarithmic, with particles in FOF halos in orange "
+            "(lightness is density alone); as Figs 1, 2 and 5 of Li et al. 2021. Top: a slab a "
+            "fifth of the box deep, centred on the most massive halo of "
+            f"{'HR' if 'HR' in results.pictures else 'SR'}. Below: cubes of {zooms} Mpc/h, the "
+            "frame in the picture above. Each pixel is averaged over its nearest 8 particles or "
+            "so.",
+        ),
+        (
+            "power",
+            "Power spectrum",
+            figures.power(results),
+            f"Top: dimensionless matter power spectrum, cloud-in-cell on {settings.Nmesh}³ cells "
+            "without deconvolution (Li et al. 2021, Eq. 1 and Fig. 3); it bends down near the "
+            f"mesh's Nyquist wavenumber for all alike.{single}{band}"
+            + (
+                f" Middle: transfer function against {results.reference}; grey: within 10 %. "
+                "Bottom: cross-correlation coefficient, 1 where the phases agree."
+                if results.reference
+                else ""
+            ),
+        ),
+    ]
+    if "multipoles" in results["SR"]:
+        ready.append(
+            (
+                "redshift_space",
+                "Redshift space",
+                figures.redshift_space(results),
+                "Left: monopole and absolute quadrupole with positions moved along z by "
+                "v(1+z)/H, which tests the velocities. Right: SR over "
+                f"{results.reference or 'reference'} in wedges of μ, the cosine to the line of "
+                "sight (Ni et al. 2021); grey: within 10 %.",
+            )
+        )
+    ready.append(
+        (
+            "halos",
+            "Halo mass function",
+            figures.halo_mass_function(results),
+            f"FOF halos, linking length {settings.linking_length} mean separations, at least "
+            f"{settings.nmin} particles (Li et al. 2021, Fig. 4)."
+            + (band or " Bars: Poisson errors.")
+            + " Grey: within 10 %.",
+        )
+    )
+    ready.append(
+        (
+            "density_pdf",
+            "Density PDF",
+            figures.density_pdf(results),
+            f"Distribution of the density in spheres of {settings.radius:g} Mpc/h (Kodi Ramanah et "
+            "al. 2020, Fig. 3)." + (band or " Bands count the box in independent spheres."),
+        )
+    )
+    ready.append(
+        (
+            "bispectrum",
+            "Bispectrum",
+            figures.bispectrum(results),
+            "Reduced bispectrum of triangles with two fixed sides against the angle θ between "
+            "them (Kodi Ramanah et al. 2020), and of equilateral ones."
+            + (band or " Bars: errors of a Gaussian field."),
+        )
+    )
+    ready.append(
+        (
+            "voids",
+            "Voids",
+            figures.void_size_function(results),
+            "Number density of spherical, non-overlapping voids whose mean density contrast is "
+            f"below {settings.void_threshold} (finder of Banerjee & Dalal 2016)."
+            + (band or " Bars: Poisson errors."),
+        )
+    )
+    jumps = "jumps" in results["SR"]
+    ready.append(
+        (
+            "seams",
+            "Seams and symmetry",
+            figures.seams(results),
+            (
+                "Left: rms difference of the displacements of neighbouring particles against their "
+                "place in the chunk they were made in: the last, across the chunk's face, must not "
+                "stand out from others of its phase in an LR cell. Right: r"
+                if jumps
+                else "R"
+            )
+            + "eal-space quadrupole about each axis of the box: no axis may be preferred.",
+        )
+    )
+    return ready
+
+
+def _describe(kind, catalog):
+    """What a catalogue is, with how it was made where it says."""
+    attrs = catalog.attrs
+    made = {name: value for name, value in attrs.items() if name.startswith("SR")}
+    for name in ("SRCard", "SRVersions"):
+        if name in made:
+            made[name] = json.loads(made[name])
+    return plain(
+        {
+            "kind": kind,
+            "path": attrs.get("source", ""),
+            "particles": catalog.csize,
+            "BoxSize": require_box(catalog),
+            "redshift": redshift_of(catalog),
+            "Omega0": float(attrs["Omega0"]),
+            "made": made,
+        }
+    )
+
+
+def _write(path, text):
+    """At once: a reader never meets half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
