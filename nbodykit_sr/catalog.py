@@ -147,6 +147,10 @@ class SRCatalog(CatalogSource):
         """Run the network on one of this rank's chunks; see `ChunkedInference.particles`."""
         return self.inference.particles(chunk, self.field.padded(chunk), position_dtype)
 
+    def stream(self, chunks, position_dtype="f4"):
+        """Run the network on many of this rank's chunks; see `ChunkedInference.stream`."""
+        return self.inference.stream(chunks, self.field.padded, position_dtype)
+
     @property
     def names(self):
         """The columns that the model gives."""

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from .catalog import SRCatalog
 from .door import UNFINISHED, RankError, enter
 from .errors import InputError
-from .inference import working_memory
 from .layouts import header
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
@@ -135,13 +134,16 @@ def generate(options, comm):
 
 
 def _plan(sr, options, comm, start):
-    """Print what the run takes, from the time of one chunk on every rank at once."""
+    """Print what the run takes, from the time of a few chunks on every rank at once."""
     chunk = sr.chunks[0]
-    sr.particles(chunk)
+    flight = [chunk] * sr.inference.workers
+    for _ in sr.stream(flight):
+        pass
     comm.Barrier()
     begun = time.perf_counter()
-    sr.particles(chunk)
-    seconds = max(comm.allgather(time.perf_counter() - begun))
+    for _ in sr.stream(2 * flight):
+        pass
+    seconds = max(comm.allgather(time.perf_counter() - begun)) / (2 * len(flight))
     if comm.rank == 0:
         cost = plan(
             sr.grid,
@@ -151,7 +153,7 @@ def _plan(sr, options, comm, start):
             options.layout,
             chunk_seconds=seconds,
             start_seconds=start,
-            working_memory=working_memory(sr.inference.generator, chunk.shape),
+            working_memory=sr.inference.working_memory(chunk.shape),
             padding=PADDING,
         )
         print(cost)
@@ -183,13 +185,13 @@ def _run(sr, writer, done, comm):
         disable=comm.rank != 0,
         mininterval=0.5 if sys.stderr.isatty() else 30,
     ) as bar:
-        for chunk in mine:
-            if stopped:
-                break
+        results = sr.stream(mine, writer.position_dtype)
+        while not stopped:
             try:
-                writer.write(
-                    chunk.index, chunk.offset * scale, sr.particles(chunk, writer.position_dtype)
-                )
+                chunk, columns = next(results)
+                writer.write(chunk.index, chunk.offset * scale, columns)
+            except StopIteration:
+                break
             except (bigfile.Error, OSError) as error:
                 line = " ".join(str(error).split())[:200]
                 raise RankError(
@@ -199,10 +201,10 @@ def _run(sr, writer, done, comm):
                 if not isinstance(error, MemoryError) and "memory" not in str(error):
                     raise
                 raise RankError(
-                    f"out of memory in a chunk of {chunk.shape} sites: use a smaller --chunk than "
-                    f"{sr.grid.side}, or fewer ranks on a node"
+                    f"out of memory: use a smaller --chunk than {sr.grid.side}, or fewer ranks on a node"
                 ) from None
             bar.update(chunk.size * scale * share)
+        results.close()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return not any(comm.allgather(bool(stopped) and len(mine) > 0))

@@ -1,5 +1,15 @@
-"""Running a generator over chunks: a padded LR chunk in, the chunk's SR particles out."""
+"""Running a generator over chunks: padded LR chunks in, their SR particles out.
 
+Several chunks are in flight at a time, each in a thread of its own, while the caller writes those
+that are done. On a CPU one thread alone computes a chunk, so results do not depend on how many
+threads there are. On a GPU each thread has its own stream: noise, network and transfers of
+different chunks overlap.
+"""
+
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +17,17 @@ import torch
 
 from .errors import InputError
 from .lattice import LagrangianLattice
+from .models import fused
 from .models.blocks import trim
 from .models.displacement import noise_layers, output_trim
 from .noise import site_noise
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Chunks computed at a time on a GPU: one fills it, the other is on its way in or out
+GPU_STREAMS = 2
 
 
 @dataclass(frozen=True)
@@ -66,8 +82,9 @@ class ChunkedInference:
         units = torch.as_tensor(self.units, dtype=torch.float32, device=self.device)
         units = units.view(-1, 1, 1, 1)
         x = torch.from_numpy(np.ascontiguousarray(padded)).to(self.device) / units
-        y = self.generator(x[None], self.noise(chunk))
-        return trim(y[0].float(), output_trim(self.factor)) * units
+        with one_thread():
+            y = self.generator(x[None], self.noise(chunk))
+            return trim(y[0].float(), output_trim(self.factor)).mul_(units)
 
     @torch.inference_mode()
     def particles(self, chunk, padded, position_dtype="f4"):
@@ -81,46 +98,98 @@ class ChunkedInference:
         """
         fields = self.fields(chunk, padded)
         fine = self.lattice.refine(self.factor)
-        position = torch.empty((*fields.shape[1:], 3), dtype=torch.float64, device=self.device)
-        for axis, (start, n) in enumerate(zip(chunk.start, chunk.shape, strict=True)):
-            sites = torch.arange(self.factor * start, self.factor * (start + n), device=self.device)
-            along = ((sites + fine.offset) * fine.cell).view(
-                [-1 if i == axis else 1 for i in range(3)]
+        sites = [
+            np.arange(self.factor * first, self.factor * (first + n))
+            for first, n in zip(chunk.start, chunk.shape, strict=True)
+        ]
+        with one_thread():
+            position = fields.new_empty(
+                (*fields.shape[1:], 3), dtype=getattr(torch, np.dtype(position_dtype).name)
             )
-            position[..., axis] = along + fields[axis]
-        position = torch.remainder(position, fine.BoxSize).view(-1, 3)
-        position = position.to(getattr(torch, np.dtype(position_dtype).name))
-        # a float64 just under BoxSize can become BoxSize itself in the cast
-        position[position >= fine.BoxSize] = 0
-        columns = {"Position": position.cpu().numpy()}
-        if len(fields) == 6:
-            columns["Velocity"] = fields[3:].permute(1, 2, 3, 0).reshape(-1, 3).cpu().numpy()
-        columns["ID"] = fine.id(chunk.sites(self.factor))
+            grid = [torch.from_numpy(fine.site_position(axis)).to(self.device) for axis in sites]
+            for i, plane in enumerate(position):  # a plane at a time stays in the caches
+                for axis, along in enumerate((grid[0][i], grid[1][:, None], grid[2])):
+                    wrapped = torch.remainder(fields[axis, i] + along, fine.BoxSize)
+                    plane[..., axis] = wrapped
+            # a float64 just under BoxSize can become BoxSize itself in the cast
+            position.masked_fill_(position >= fine.BoxSize, 0)
+            columns = {"Position": host(position).reshape(-1, 3)}
+            if len(fields) == 6:
+                columns["Velocity"] = host(fields[3:].movedim(0, -1).contiguous()).reshape(-1, 3)
+        # lattice.id, without a table of the three indices of each site
+        ids = np.ravel_multi_index(np.ix_(*sites), 3 * (fine.Nmesh,), mode="wrap") + 1
+        columns["ID"] = ids.astype(np.uint64).ravel()
         return columns
+
+    def stream(self, chunks, padded, position_dtype="f4"):
+        """The particles of many chunks, in order, each computed while others are written.
+
+        Parameters
+        ----------
+        chunks : iterable of Chunk
+        padded : callable
+            Gives the padded LR fields of a chunk.
+
+        Yields
+        ------
+        (Chunk, dict of arrays)
+            As `particles` gives it.
+        """
+        with ThreadPoolExecutor(self.workers, initializer=self._own_stream) as pool:
+            flight = deque()
+            try:
+                for chunk in chunks:
+                    task = pool.submit(self.particles, chunk, padded(chunk), position_dtype)
+                    flight.append((chunk, task))
+                    if len(flight) > self.workers:  # one waits, so that no thread ever does
+                        chunk, task = flight.popleft()
+                        yield chunk, task.result()
+                while flight:
+                    chunk, task = flight.popleft()
+                    yield chunk, task.result()
+            finally:
+                for _, task in flight:
+                    task.cancel()
+
+    @property
+    def workers(self):
+        """Chunks computed at a time."""
+        return GPU_STREAMS if self.device.type == "cuda" else torch.get_num_threads()
+
+    def working_memory(self, shape):
+        """Bytes that the chunks in flight take, for chunks of `shape` LR sites: an estimate."""
+        particles = self.factor**3 * int(np.prod(shape))
+        columns = particles * (40 if self.generator.channels == 6 else 28)
+        network = fused.working_memory(self.generator, shape, self.device.type)
+        return self.workers * network + (self.workers + 1) * columns
+
+    def _own_stream(self):
+        if self.device.type == "cuda":
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))
+
+
+@contextmanager
+def one_thread():
+    """Compute in this thread alone: the order of sums must not depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def host(tensor):
+    """The array of a tensor, through pinned memory from a GPU: other streams go on meanwhile."""
+    if tensor.device.type != "cpu":
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        tensor = pinned.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+    return tensor.numpy()
 
 
 def prepare(generator, device, dtype="float32"):
     """The generator as it is run: on its device, in its number format."""
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: {' or '.join(DTYPES)} is needed")
-    generator = generator.to(device)
-    try:
-        from .models.fused import fuse
-    except ImportError:
-        return generator
-    return fuse(generator, DTYPES[dtype])
-
-
-def working_memory(generator, shape):
-    """Bytes that a generator takes for a chunk of `shape` LR sites, its output included.
-
-    An estimate: the widest rung's input, upsampled and convolved, are held at a time.
-    """
-    widths = getattr(generator, "widths", None) or [generator.channels]
-    largest = 0
-    for b in range(1, len(widths)):
-        sites = np.prod([2**b * n + 8 for n in shape])
-        largest = max(largest, 4 * sites * (widths[b - 1] + 2 * widths[b]))
-    sites = generator.factor**3 * np.prod(shape)
-    weights = sum(p.numel() * 4 for p in generator.parameters())
-    return float(largest + weights + sites * (8 * generator.channels + 80))
+    return fused.fuse(generator.to(device), DTYPES[dtype])

@@ -14,6 +14,7 @@ thread (`torch.set_num_threads(1)` in every thread that calls; calls may run con
 nothing depends on the number of threads either.
 """
 
+import logging
 from math import prod
 
 import torch
@@ -23,9 +24,12 @@ from torch.nn import functional as F
 from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
-# Bytes of interleaved features in one slab: of the order of a cache level on a CPU; on a GPU large
-# enough to fill it.
+# Bytes of interleaved features in one slab: of the order of a cache on a CPU; on a GPU enough to
+# fill it, halved whenever its memory runs out.
 SLAB_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
+SMALLEST_SLAB = 1 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def fuse(generator, dtype=torch.float32):
@@ -68,8 +72,21 @@ class FusedGenerator(nn.Module):
         -------
         (B, C, M, M, M) float32 tensor
         """
-        y = [self.chunk(x[b], [field[b, 0] for field in noise]) for b in range(x.shape[0])]
+        y = [self._within_memory(x[b], [field[b, 0] for field in noise]) for b in range(len(x))]
         return torch.stack(y) if len(y) > 1 else y[0][None]
+
+    def _within_memory(self, x, noise):
+        while True:
+            try:
+                return self.chunk(x, noise)
+            except torch.OutOfMemoryError:
+                if SLAB_BYTES[x.device.type] <= SMALLEST_SLAB:
+                    raise
+            # outside the handler, which keeps the failed call's tensors alive
+            SLAB_BYTES[x.device.type] //= 2
+            torch.cuda.empty_cache()
+            size = SLAB_BYTES[x.device.type] >> 20
+            logger.warning("out of GPU memory: going on with slabs of %d MiB", size)
 
     def chunk(self, x, noise):
         """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
@@ -109,25 +126,34 @@ def multiplications(generator, shape):
     return total
 
 
-def working_memory(generator, shape, dtype=torch.float32, device="cpu"):
+def working_memory(generator, shape, device="cpu"):
     """Bytes that one call takes for a chunk, its noise and its output included: an estimate.
 
     Parameters
     ----------
-    generator : DisplacementGenerator or FusedGenerator
+    generator : torch.nn.Module
+        As `fuse` returns it.
     shape : three ints
         LR sites of the chunk, without padding.
+    device : {"cpu", "cuda"}
     """
-    widths, size = generator.widths, dtype.itemsize
+    channels, factor = generator.channels, generator.factor
     sides = [n + 2 * PADDING for n in shape]
-    memory = sum(4 * prod(fields) for fields in noise_shapes(generator.factor, sides))
+    memory = sum(4 * prod(fields) for fields in noise_shapes(factor, sides))
+    output = 4 * channels * prod(factor * n + 6 for n in shape)
+    widths = getattr(generator, "widths", [channels, channels])
+    if not isinstance(generator, FusedGenerator):
+        # the last rung's input upsampled, and its two convolutions
+        features = widths[-2] + 2 * widths[-1]
+        return memory + 2 * output + 4 * features * prod(factor * n + 8 for n in shape)
+    size = generator.dtype.itemsize
     for p, n in zip(widths[:-1], widths[1:], strict=True):
-        # a slab: its phases, their interleaved planes twice filtered, conv1's input and output
-        plane = 8 * size * n * sides[1] * sides[2]
-        slab = max(plane, SLAB_BYTES[device])
-        memory += 6 * slab + 2 * plane + size * (slab // plane + 1) * p * sides[1] * sides[2]
+        # coarse planes; eight phases, their interleaved planes twice filtered, conv1's two sides
+        area = sides[1] * sides[2]
+        planes = max(1, SLAB_BYTES[device] // (8 * size * n * area))
+        memory += size * area * ((planes + 1) * p + 8 * n * (6 * planes + 2))
         sides = [2 * side - 6 for side in sides]
-        memory += 4 * generator.channels * prod(sides)
+        memory += 4 * channels * prod(sides)
     return memory
 
 
@@ -227,8 +253,10 @@ class Convolution(nn.Module):
         x = x.permute(3, 0, 1, 2)[None]
         if x.device.type == "cpu" and ONEDNN:
             if self.packed is None:
+                # for a shape of no account, so that no process packs otherwise than another
+                shape = [1, x.shape[1], 8, 40, 40]
                 self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-                    self.weight, [0] * 3, [1] * 3, [1] * 3, 1, list(x.shape)
+                    self.weight, [0] * 3, [1] * 3, [1] * 3, 1, shape
                 )
             x = pointwise(x, self.packed, self.bias, 1, self.activated)
         else:
