@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 
 from ..errors import InputError
 from ..normalization import Normalization
+from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
 
 NETWORKS = {
     "displacement": DisplacementGenerator,
     "interpolate": InterpolatingGenerator,
+    "density": DensityEmulator,
 }
 
 # How far a snapshot may be from what a card says before that is a disagreement

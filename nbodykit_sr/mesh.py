@@ -1,0 +1,292 @@
+"""The super-resolved density: an LR density and HR initial conditions as an nbodykit mesh."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from nbodykit.base.catalog import CatalogSource
+from nbodykit.base.mesh import MeshSource
+
+from .chunks import ChunkGrid, default_side
+from .device import choose_device
+from .domain import LatticeDomain, LatticeField
+from .errors import InputError, agreement
+from .lattice import LagrangianLattice
+from .models.card import fingerprint, load_model
+from .models.density import PADDING, PADDING_HR
+from .normalization import growth_factor
+from .painting import (
+    box_size,
+    correlation,
+    initial_overdensity,
+    lr_density,
+    mesh_size,
+    redshift,
+)
+from .version import __version__
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = Path(__file__).parent / "weights" / "density_z0.safetensors"
+
+# Runs from the same phases agree better than this on the largest scales; of other phases, worse
+_MATCHED = 0.3
+
+# The mean density is summed as integers of this many to one: the same for any number of ranks
+_FIXED_POINT = 2**20
+
+
+class SRMesh(MeshSource):
+    """HR density 1 + delta emulated from an LR density and HR initial conditions.
+
+    Nothing is painted or computed before the mesh is looked at (by FFTPower, `compute`, `save`).
+    Its first point lies in the corner of the box, as in nbodykit's own meshes, if `lr` is a
+    catalogue; half an HR cell below if `lr` is a mesh (``attrs["SROrigin"]``, in HR cells). The
+    values do not depend on the number of ranks; the mean is normalised to one, and the mean the
+    network gave is in ``attrs["SRMean"]`` of the computed field.
+
+    Parameters
+    ----------
+    lr : nbodykit CatalogSource or MeshSource
+        The evolved LR run: particles, Position [comoving Mpc/h], or its density 1 + delta. The
+        communicator is taken from it.
+    initial : nbodykit MeshSource or CatalogSource
+        The linear overdensity at any early time on a mesh with twice the Nmesh of LR, or the HR
+        run's initial snapshot, from a lattice of as many particles.
+    model : str, optional
+        A `.safetensors` file; the shipped weights for z = 0 by default.
+    Nmesh : int, optional
+        LR cells a side for a catalogue; by default a cell for each particle.
+    initial_redshift : float, optional
+        Of `initial`, if its attrs do not tell; 0 for one extrapolated to today.
+    device : {"auto", "cpu", "cuda"}
+    chunk : int, optional
+        Side of a chunk [LR cells]; chosen from the mesh by default.
+    force : bool
+        Warn, instead of raising, where the fields and the model card, or LR and the initial
+        conditions, disagree.
+
+    Raises
+    ------
+    InputError
+        On every rank, now or when the fields are computed: boxes or Nmesh that do not match,
+        fields that are negative, not finite, or of a wrong mean, other phases, a wrong model.
+    """
+
+    def __init__(
+        self,
+        lr,
+        initial,
+        model=None,
+        Nmesh=None,
+        initial_redshift=None,
+        device="auto",
+        chunk=None,
+        force=False,
+    ):
+        self.comm = comm = lr.comm
+        self.force = force
+        node = _node(comm)
+        with agreement(comm):
+            self.network, self.card = _load(model or DEFAULT_MODEL)
+            N, box = _sizes(lr, initial, Nmesh)
+            self._check_fit(box / N, redshift(lr.attrs))
+            self.growth = _growth(lr, initial, initial_redshift, self.card)
+            self.grid = ChunkGrid(N, chunk or default_side(N, comm.size))
+            self.grid.blocks(comm.size)
+            self.device = choose_device(device, *node)
+        self.lr, self.initial = lr, initial
+        self.lattice = LagrangianLattice(N, box)
+        origin = 0.0 if isinstance(lr, CatalogSource) else -0.5
+        z = redshift(lr.attrs)
+        self.attrs.update({} if z is None else {"Redshift": z})
+        self.attrs.update(
+            SROrigin=origin,
+            SRModel=self.card.name,
+            SRModelHash=fingerprint(self.network, self.card),
+            SRCard=json.dumps(asdict(self.card)),
+            SRChunk=self.grid.side,
+            SRVersion=__version__,
+        )
+        MeshSource.__init__(self, comm, 2 * N, box, "f4")
+
+    def __repr__(self):
+        return f"SRMesh(Nmesh={2 * self.grid.Nmesh}, model={self.card.name!r})"
+
+    def to_real_field(self):
+        """Compute the density. Collective.
+
+        Returns
+        -------
+        pmesh.pm.RealField
+            (2N, 2N, 2N) float32, 1 + delta >= 0 of mean one, with ``attrs["SRMean"]``.
+        """
+        lr, initial = self._inputs()
+        network = self.network.to(self.device)
+        coarse = LatticeDomain(self.grid, self.comm, PADDING)
+        fine_grid = ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
+        fine = LatticeDomain(fine_grid, self.comm, PADDING_HR)
+        lr, initial = _on_blocks(lr, coarse), _on_blocks(initial, fine)
+        field = self.pm.create(type="real")
+        writer = _SlabWriter(field)
+        for chunk, fine_chunk in _in_step(coarse.chunks, fine.chunks, self.comm):
+            values = None
+            if chunk is not None:
+                padded = (lr.padded(chunk), initial.padded(fine_chunk))
+                values = _evaluate(network, *padded, self.device)
+            writer.write(fine_chunk and fine_chunk.start, values)
+        mean = self._mean(field)
+        if self.comm.rank == 0:
+            logger.info("mean density %.6f before it is normalised", mean)
+        field[...] /= np.float32(mean)
+        field.attrs = {"SRMean": mean}
+        return field
+
+    def _inputs(self):
+        """The two fields, checked, on the meshes of pmesh."""
+        lr, origin = lr_density(self.lr, self.grid.Nmesh)
+        kmin = self.network.initial_kmin * self.lattice.cell / 2
+        initial = initial_overdensity(self.initial, 2 * self.grid.Nmesh, self.growth, origin, kmin)
+        if not kmin:
+            r = correlation(lr, initial)
+            if not r > _MATCHED:
+                self._object(
+                    f"LR density and initial conditions correlate by {r:.2f} on the largest "
+                    f"scales, at least {_MATCHED} is wanted: start both runs from the same phases"
+                )
+        return lr, initial
+
+    def _mean(self, field):
+        fixed = np.rint(np.asarray(field.value, dtype="f8") * _FIXED_POINT).astype("i8").sum()
+        mean = self.comm.allreduce(int(fixed)) / _FIXED_POINT / self.pm.Nmesh.prod()
+        if not mean > 0:
+            raise InputError(
+                f"model {self.card.name} gives no density at all for these fields: it is not for "
+                "them, or was not trained"
+            )
+        return float(mean)
+
+    def _check_fit(self, cell, z):
+        known = self.card.redshift or (0.0, 0.0)
+        problem = self.card.disagreement(cell, known[0] if z is None else z)
+        if problem:
+            self._object(problem)
+
+    def _object(self, problem):
+        if not self.force:
+            raise InputError(f"{problem}; or force it")
+        if self.comm.rank == 0:
+            logger.warning("%s: going on as forced", problem)
+
+
+def _load(path):
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"model {path} does not exist: give a .safetensors file")
+    network, card = load_model(path)
+    if card.network != "density":
+        raise InputError(f"model {path} is a {card.network} network: a density one is needed")
+    return network, card
+
+
+def _sizes(lr, initial, Nmesh):
+    """LR cells a side and BoxSize [Mpc/h], the same for both inputs or an InputError."""
+    if isinstance(lr, CatalogSource):
+        N = Nmesh or mesh_size(lr)
+    else:
+        N = mesh_size(lr)
+        if Nmesh not in (None, N):
+            raise InputError(f"Nmesh is {Nmesh} but the LR mesh has {N} cells a side: leave it out")
+    box, other, M = box_size(lr), box_size(initial), mesh_size(initial)
+    if abs(other / box - 1) > 1e-6:
+        raise InputError(
+            f"BoxSize of LR is {box:g} Mpc/h, of the initial conditions {other:g} Mpc/h: both "
+            "must be of one box"
+        )
+    if M != 2 * N:
+        raise InputError(
+            f"the initial conditions have {M} cells a side and LR {N}: {2 * N} are needed, twice LR"
+        )
+    return N, box
+
+
+def _growth(lr, initial, z, card):
+    """Growth factor at the redshift of the initial conditions."""
+    z = redshift(initial.attrs) if z is None else z
+    if z is None:
+        raise InputError(
+            "the initial conditions have no redshift: set initial.attrs['Redshift'] or give "
+            "initial_redshift (0 if they are extrapolated to today)"
+        )
+    if not -0.5 < z < 1e4:
+        raise InputError(f"the redshift of the initial conditions is {z:g}: one in [0, 1e4) needed")
+    Omega_m = card.Omega_m or 0.3
+    if "Omega0" in lr.attrs:
+        Omega_m = float(np.ravel(lr.attrs["Omega0"])[0])
+    return growth_factor(1 / (1 + z), Omega_m)
+
+
+def _on_blocks(field, domain):
+    """A distributed mesh on every rank's padded block, as a LatticeField."""
+    axes = [np.arange(s, s + n) for s, n in zip(field.start, field.shape, strict=True)]
+    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    values = np.asarray(field.value, dtype="f4").reshape(-1, 1)
+    Nmesh = domain.grid.Nmesh
+    return LatticeField(LagrangianLattice(Nmesh, 1.0), domain, domain.exchange(cells, values), 0.0)
+
+
+@torch.inference_mode()
+def _evaluate(network, lr, initial, device):
+    """The HR density of a chunk from its padded fields (1, ...), (2n, 2n, 2n) float32."""
+    lr, initial = (
+        torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (lr, initial)
+    )
+    return network(lr, initial)[0, 0].float().cpu().numpy()
+
+
+def _in_step(chunks, fine_chunks, comm):
+    """Pairs of this rank's chunks; (None, None) while other ranks have more."""
+    rounds = max(comm.allgather(len(chunks)))
+    pairs = list(zip(chunks, fine_chunks, strict=True))
+    return pairs + [(None, None)] * (rounds - len(pairs))
+
+
+class _SlabWriter:
+    """Puts chunks into a distributed pmesh field, wherever its cells are."""
+
+    def __init__(self, field):
+        self.field, self.comm = field, field.pm.comm
+        self.slabs = self.comm.allgather((np.array(field.start), np.array(field.shape)))
+
+    def write(self, start, values):
+        """Write a cuboid (X, Y, Z) of cells from global cell `start` on; None for nothing.
+
+        Collective.
+        """
+        pieces = [None] * self.comm.size
+        if values is not None:
+            for rank, (first, shape) in enumerate(self.slabs):
+                low = np.maximum(first, start)
+                high = np.minimum(first + shape, start + np.array(values.shape))
+                if (low < high).all():
+                    part = tuple(slice(a, b) for a, b in zip(low - start, high - start))
+                    pieces[rank] = low, values[part]
+        own = self.slabs[self.comm.rank][0]
+        for piece in self.comm.alltoall(pieces):
+            if piece is not None:
+                low, part = piece
+                where = (slice(a, a + n) for a, n in zip(low - own, part.shape))
+                self.field[tuple(where)] = part
+
+
+def _node(comm):
+    """This rank among those of its node, and their number."""
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        return local.rank, local.size
+    finally:
+        local.Free()

@@ -1,0 +1,293 @@
+"""The density emulator (Kodi Ramanah et al. 2020) as a system for the training loop."""
+
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..models.blocks import trim
+from ..models.card import ModelCard
+from ..models.density import PADDING, PADDING_HR, DensityCritic, DensityEmulator
+from .augmentation import ELEMENTS, periodic_crop, transform
+from .configuration import Configuration, Stage, require
+from .evaluation import Spectra, figure
+from .losses import shell_power
+from .triplets import open_triplets
+
+# Section 3.3: half a million updates, ten of the critic for each
+PAPER_STAGES = (
+    Stage(
+        name="WGAN-GP",
+        steps=500_000,
+        adversarial="wasserstein",
+        learning_rate=1e-4,
+        critic_learning_rate=1e-4,
+        critic_steps=10,
+        penalty=10.0,
+        penalty_every=1,
+        batch_doubles_every=100_000,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletsTable:
+    """Where the fields are.
+
+    Attributes
+    ----------
+    train, held_out : tuple of str
+        Glob patterns of triplet folders.
+    held_out_part : float
+        Part of each training box, along x from its end, that is not trained on; what is
+        evaluated on if no whole box is held out.
+    """
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    held_out_part: float = 0.25
+
+    def __post_init__(self):
+        require(
+            0 <= self.held_out_part < 1,
+            f"triplets.held_out_part is {self.held_out_part}: a part within [0, 1) is needed",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTable:
+    """The sub-volumes.
+
+    Attributes
+    ----------
+    size : int
+        LR cells on a side, padding included: 20 makes 28 HR cells.
+    augment : bool
+        Draw one of the 48 rotations and reflections for each.
+    """
+
+    size: int = 20
+    augment: bool = True
+
+    def __post_init__(self):
+        require(
+            self.size > 2 * PADDING,
+            f"sample.size is {self.size}: more than the padding of 6 is needed",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmulatorTable:
+    """The emulator: filters of a convolution, and `initial_kmin` [h/Mpc] (see DensityEmulator)."""
+
+    filters: int = 6
+    initial_kmin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticTable:
+    """The critic.
+
+    Attributes
+    ----------
+    log_density : bool
+        Score log(1 + density) instead of density; not in the paper.
+    """
+
+    log_density: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTable:
+    """The statistics loss, which the paper does not have; weights of its three terms.
+
+    Attributes
+    ----------
+    power : float
+        Squared difference of log power in shells of k.
+    pdf : float
+        Squared difference of the sorted log(1 + density).
+    log_density : float
+        Squared difference of log(1 + density), cell by cell.
+    """
+
+    power: float = 1.0
+    pdf: float = 1.0
+    log_density: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityConfiguration(Configuration):
+    """A run of the density emulator; the defaults are those of Kodi Ramanah et al. 2020."""
+
+    triplets: TripletsTable
+    system: str = "density"
+    betas: tuple[float, float] = (0.5, 0.999)
+    stage: tuple[Stage, ...] = PAPER_STAGES
+    sample: SampleTable = field(default_factory=SampleTable)
+    emulator: EmulatorTable = field(default_factory=EmulatorTable)
+    critic: CriticTable = field(default_factory=CriticTable)
+    statistics: StatisticsTable = field(default_factory=StatisticsTable)
+
+
+class DensitySystem:
+    """Super-resolution of densities with the initial conditions known, trained on triplets.
+
+    See `System` for the methods.
+
+    Parameters
+    ----------
+    configuration : DensityConfiguration
+
+    Raises
+    ------
+    InputError
+        If the triplets do not serve the configuration.
+    """
+
+    def __init__(self, configuration):
+        self.configuration = configuration
+        where = configuration.triplets
+        self.train = open_triplets(where.train)
+        self.held_out = open_triplets(where.held_out) if where.held_out else []
+        kmin = configuration.emulator.initial_kmin
+        self.initial = {t.folder: t.small_scales(kmin) for t in self.train + self.held_out}
+        for triplet in self.train:
+            require(
+                self._rows(triplet) >= configuration.sample.size,
+                f"{triplet.folder} has {self._rows(triplet)} LR cells along x to train on: lower "
+                f"sample.size ({configuration.sample.size}) or triplets.held_out_part",
+            )
+
+    def _rows(self, triplet):
+        """LR cells along x that are trained on."""
+        return round(triplet.manifest.Nmesh * (1 - self.configuration.triplets.held_out_part))
+
+    def networks(self):
+        e, size = self.configuration.emulator, self.configuration.sample.size
+        critic = torch.nn.Identity()
+        if any(stage.adversarial != "none" for stage in self.configuration.stage):
+            critic = DensityCritic(2 * size - 2 * PADDING_HR)
+        return DensityEmulator(e.filters, e.initial_kmin), critic
+
+    @property
+    def samples_per_epoch(self):
+        inner = self.configuration.sample.size - 2 * PADDING
+        return sum(self._rows(t) * t.manifest.Nmesh**2 / inner**3 for t in self.train)
+
+    def sample(self, rng):
+        triplet = self.train[rng.integers(len(self.train))]
+        size, N, rows = self.configuration.sample.size, triplet.manifest.Nmesh, self._rows(triplet)
+        # where nothing is held out a sub-volume may reach over the edge
+        first = rng.integers(N if rows == N else rows - size + 1)
+        start = np.array([first, *rng.integers(N, size=2)])
+        sample = self._cut(triplet, start, [size] * 3)
+        if self.configuration.sample.augment:
+            element = ELEMENTS[rng.integers(len(ELEMENTS))]
+            sample = {name: transform(array, element) for name, array in sample.items()}
+        return {**sample, "noise": np.int64(rng.integers(2**62))}
+
+    def _cut(self, triplet, start, size):
+        """A sub-volume of `size` (3) LR cells from `start` (3) on, and the HR cells within."""
+        fine = [2 * n for n in size]
+        core = [n - 2 * PADDING_HR for n in fine]
+        return {
+            "lr": periodic_crop(triplet.lr, start, size),
+            "initial": periodic_crop(self.initial[triplet.folder], 2 * start, fine),
+            "hr": periodic_crop(triplet.hr, 2 * start + PADDING_HR, core),
+        }
+
+    def generate(self, generator, batch):
+        return generator(batch["lr"], batch["initial"])
+
+    def target(self, batch):
+        return batch["hr"]
+
+    def critic_fields(self, batch, fields):
+        if self.configuration.critic.log_density:
+            fields = torch.log1p(fields)
+        return torch.cat([fields, trim(batch["initial"], PADDING_HR)], dim=1)
+
+    def score(self, critic, batch, fields):
+        return critic(fields)
+
+    def statistics(self, batch, fields):
+        weights, real = self.configuration.statistics, self.target(batch)
+        power = (shell_power(fields) + 1e-10).log() - (shell_power(real) + 1e-10).log()
+        one, other = torch.log1p(fields), torch.log1p(real)
+        total = weights.power * power.square().mean()
+        total = total + weights.log_density * (one - other).square().mean()
+        one, other = (x.flatten(1).sort(dim=1).values for x in (one, other))
+        return total + weights.pdf * (one - other).square().mean()
+
+    def evaluate(self, generator, evaluation, device):
+        """Transfer functions sqrt(P / P_HR) of SR and of the upsampled LR density."""
+        regions = [self._region(generator, *place, device) for place in self._places(evaluation)]
+        sums = {}
+        for region, length, periodic in regions:
+            for name in ("SR", "LR"):
+                spectra = Spectra.of(region[name], region["HR"], length, periodic)
+                sums[name] = sums[name] + spectra if name in sums else spectra
+        metrics = {}
+        for name, label in (("SR", ""), ("LR", " of LR")):
+            spectra = sums[name]
+            inside = spectra.k <= spectra.k.max() / 2  # half the HR Nyquist wavenumber
+            metrics["transfer error" + label] = float(
+                (spectra.ratio.sqrt() - 1)[inside].abs().max()
+            )
+            metrics["correlation at half Nyquist" + label] = float(spectra.correlation[inside][-1])
+        metrics["mean density"] = float(np.mean([region["SR"].mean() for region, _, _ in regions]))
+        first = regions[0][0]
+        depth = max(1, first["HR"].shape[0] // 16)
+        slices = {name: first[name][:, :, :depth].mean(2) for name in ("LR", "SR", "HR")}
+        return metrics, figure(slices, sums)
+
+    def _places(self, evaluation):
+        """(triplet, first LR cell (3), LR cells a side) of the regions that are compared."""
+        part = self.configuration.triplets.held_out_part
+        rng = np.random.default_rng(0)
+        triplets = self.held_out or (self.train if part else [])
+        for triplet in triplets[: evaluation.crops]:
+            N = triplet.manifest.Nmesh
+            rows = N if self.held_out else N - self._rows(triplet)
+            start = [0 if self.held_out else self._rows(triplet), *rng.integers(N, size=2)]
+            yield triplet, np.array(start), min(rows, evaluation.sites)
+
+    @torch.no_grad()
+    def _region(self, generator, triplet, start, size, device, side=16):
+        """Densities (M, M, M) of a region of `size` LR cells, its length, whether it is periodic."""
+        sr = torch.empty((2 * size,) * 3)
+        for corner in product(range(0, size, side), repeat=3):
+            shape = [min(side, size - c) for c in corner]
+            padded = [n + 2 * PADDING for n in shape]
+            cut = self._cut(triplet, start + corner - PADDING, padded)
+            lr, initial = (
+                torch.from_numpy(cut[name])[None].to(device) for name in ("lr", "initial")
+            )
+            where = tuple(slice(2 * c, 2 * (c + n)) for c, n in zip(corner, shape, strict=True))
+            sr[where] = generator(lr, initial)[0, 0].float().cpu()
+        lr = torch.from_numpy(periodic_crop(triplet.lr, start, [size] * 3))[None]
+        hr = torch.from_numpy(periodic_crop(triplet.hr, 2 * start, [2 * size] * 3))
+        fields = {"SR": sr, "LR": F.interpolate(lr, scale_factor=2)[0, 0], "HR": hr[0]}
+        N = triplet.manifest.Nmesh
+        return fields, size * triplet.manifest.cell, size == N
+
+    def card(self, generator, training, evaluation):
+        first = self.train[0].manifest
+        redshifts = [1 / triplet.manifest.a - 1 for triplet in self.train]
+        return ModelCard(
+            name=Path(self.configuration.run).name,
+            network="density",
+            arguments=generator.arguments,
+            factor=2,
+            channels=1,
+            cell=first.cell,
+            redshift=(min(redshifts), max(redshifts)),
+            Omega_m=first.Omega_m,
+            simulation=", ".join(sorted({t.manifest.source for t in self.train})),
+            training=training,
+            evaluation=evaluation,
+        )
