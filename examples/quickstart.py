@@ -88,7 +88,7 @@ def main(low_path, high_path, figure_path):
     depth = BoxSize / 5
     maps = {
         f"LR, {side(low)}$^3$ particles": slab(low, side(low), depth),
-        f"SR, {side(high)}$^3$ particles": slab(high, Nmesh, depth),
+        f"SR, {side(high)}$^3$ particles": slab(high, side(high), depth),
     }
     if low.comm.rank > 0:
         return

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Super-resolve a snapshot on several nodes under PBS, one rank per GPU.
 #
-#     qsub -v SNAPSHOT=...,OUTPUT=...,MODEL=...[,OPTIONS="..."] mpi_scripts/pbs.sh
+#     export SNAPSHOT=... OUTPUT=... MODEL=... OPTIONS="..."     # options of generate, or none
+#     qsub -v SNAPSHOT,OUTPUT,MODEL,OPTIONS mpi_scripts/pbs.sh
 #
 # Submit from the project's root, after mpi_scripts/install.sh with the site's MPI module loaded.
 # The memory and time to ask for in the lines below are worked out, without running, by
@@ -20,9 +21,9 @@ SECONDS_ALLOWED=$((4 * 3600 - 300))
 
 cd "${PBS_O_WORKDIR:-.}"
 export PATH="${NBODYKIT_SR_VENV:-$PWD/.venv}/bin:$PATH"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+export OPTIONS=${OPTIONS:-} OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 resume=()
-[ ! -e "$OUTPUT" ] || resume=(--resume)
+[ ! -d "$OUTPUT.partial" ] || resume=(--resume)
 
 # every rank picks its GPU by its number on the node
 status=0
@@ -30,10 +31,9 @@ status=0
 timeout -s USR1 -k 240 --preserve-status "$SECONDS_ALLOWED" \
     mpirun -n "$(wc -l <"$PBS_NODEFILE")" \
     python -m nbodykit_sr.generate "$SNAPSHOT" "$OUTPUT" --model "$MODEL" "${resume[@]}" \
-    ${OPTIONS:-} || status=$?
+    $OPTIONS || status=$?
 if [ "$status" = 75 ]; then # warned: the chunks in flight were finished and recorded
     echo "pbs.sh: time is nearly up: submitting again, to go on from the chunks written"
-    exec qsub -v "SNAPSHOT=$SNAPSHOT,OUTPUT=$OUTPUT,MODEL=$MODEL,OPTIONS=${OPTIONS:-}" \
-        mpi_scripts/pbs.sh
+    exec qsub -v SNAPSHOT,OUTPUT,MODEL,OPTIONS mpi_scripts/pbs.sh
 fi
 exit "$status"

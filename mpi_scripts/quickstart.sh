@@ -8,12 +8,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 snapshot=${1:-examples/data/lr16_25_z2}
-model=${2:-interpolate}
+model=(${2:+--model "$2"}) # by default the shipped model that fits the snapshot
 output=quickstart_output
 
 bash mpi_scripts/install.sh report
 source mpi_scripts/environment.sh
 check_mpi
 mkdir -p "$output"
-ranks 2 python -m nbodykit_sr.generate "$snapshot" "$output/SR" --model "$model" --seed 7 --overwrite
+ranks 2 python -m nbodykit_sr.generate "$snapshot" "$output/SR" "${model[@]}" --seed 7 --overwrite
 ranks 2 python examples/quickstart.py "$snapshot" "$output/SR" "$output/density.png"

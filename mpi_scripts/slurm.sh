@@ -30,7 +30,7 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 export PATH="${NBODYKIT_SR_VENV:-$PWD/.venv}/bin:$PATH"
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 resume=()
-[ ! -e "$output" ] || resume=(--resume)
+[ ! -d "$output.partial" ] || resume=(--resume)
 
 # every rank picks its GPU by its number on the node
 status=0
