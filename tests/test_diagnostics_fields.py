@@ -297,10 +297,23 @@ def test_a_seam_is_seen(comm):
 
 
 @pytest.mark.mpi
+def test_the_last_chunk_may_be_smaller(comm):
+    """10 sites in chunks of 4, 4 and 2: faces after sites 4, 8 and 10."""
+    field = smooth_displacement(10)
+    result = displacement_jumps(lattice_catalog(field, comm), chunk=4, factor=2)
+    square = [((np.roll(field, -1, axis) - field) ** 2).sum(-1) for axis in range(3)]
+    planes = np.array([np.moveaxis(one, axis, 0).mean((1, 2)) for axis, one in enumerate(square)])
+    assert result.attrs["face"] == pytest.approx(np.sqrt(planes[:, [3, 7, 9]].mean()))
+    assert result.attrs["interior"] == pytest.approx(np.sqrt(planes[:, [1, 5]].mean()))
+    whole = displacement_jumps(lattice_catalog(field, comm), chunk=10, factor=10)
+    assert np.isnan(whole.attrs["interior"]) and np.isfinite(whole.attrs["face"])
+
+
+@pytest.mark.mpi
 def test_a_lattice_that_is_none_is_refused(comm):
     catalog = lattice_catalog(smooth_displacement(8), comm)
-    with pytest.raises(InputError, match="does not tile"):
-        displacement_jumps(catalog, chunk=3)
+    with pytest.raises(InputError, match="no multiples"):
+        displacement_jumps(catalog, chunk=6, factor=4)
     twice = ArrayCatalog(
         {"Position": catalog["Position"], "ID": catalog["ID"] // 2 + 1},
         comm=comm,

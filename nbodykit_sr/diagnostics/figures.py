@@ -3,15 +3,16 @@
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe and Ito's colours, told apart by all; line styles tell them apart in print
 STYLE = {
-    "HR": {"color": "black", "ls": "-", "lw": 1.6},
+    "HR": {"color": "black", "ls": "-", "lw": 2.6},
     "SR": {"color": "#D55E00", "ls": "-", "lw": 1.6},
     "LR": {"color": "#0072B2", "ls": "--", "lw": 1.4},
 }
 RC = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False}
-PERCENT = 0.1  # half width of the band that guides the eye in ratios
+CLOSE = 0.1  # half width of the band that guides the eye in ratios
 
 
 def lab_map(name, hue, chroma=45.0):
@@ -73,15 +74,18 @@ def power(results):
     """Dimensionless power, transfer function and cross-correlation (Fig. 3)."""
     figure, axes = _stack(3, (6, 6.4), ratios=(2, 1.2, 1.2))
     for kind, one in results.items("power"):
-        _band(axes[0], one["k"], one["dimensionless"], one.errors.get("dimensionless"), kind)
+        seen = _resolved(results, kind, one["k"])
+        _band(axes[0], one, "k", "dimensionless", kind, seen=seen)
     reference = results.reference
     for kind, one in results.items("comparison"):
-        _band(axes[1], one["k"], one["transfer"], one.errors.get("transfer"), kind, reference)
-        _band(axes[2], one["k"], one["correlation"], one.errors.get("correlation"), kind, reference)
+        seen = _resolved(results, kind, one["k"])
+        _band(axes[1], one, "k", "transfer", kind, reference, seen)
+        _band(axes[2], one, "k", "correlation", kind, reference, seen)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$k^3P/2\pi^2$")
     axes[1].set(ylabel=rf"$\sqrt{{P/P_{{\rm {reference}}}}}$", ylim=(0, 1.5))
     axes[2].set(ylabel="correlation $r$", xlabel=r"$k$ [$h$/Mpc]", ylim=(0, 1.05))
     _guide(axes[1])
+    _log_ticks(axes[2])
     _nyquist(axes, results)
     _legends(axes[:2])
     return figure
@@ -92,13 +96,13 @@ def redshift_space(results):
     figure = Figure(figsize=(7.4, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, one in results.items("multipoles"):
+        seen = _resolved(results, kind, one["k"])
+        k = one["k"][seen]
         for ell, style in ((0, "-"), (2, ":")):
-            scale = one["k"] ** 3 / (2 * np.pi**2)
-            value = np.abs(scale * one[f"power_{ell}"])
-            left.plot(
-                one["k"], value, **{**STYLE[kind], "ls": style}, label=rf"{kind}, $\ell={ell}$"
-            )
+            value = np.abs(k**3 / (2 * np.pi**2) * one[f"power_{ell}"][seen])
+            left.plot(k, value, **{**STYLE[kind], "ls": style}, label=rf"{kind}, $\ell={ell}$")
     left.set(xscale="log", yscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$k^3|P_\ell|/2\pi^2$")
+    _log_ticks(left)
     left.legend(ncols=2)
     wedges = dict(results.items("wedges"))
     reference = wedges.get(results.reference)
@@ -114,6 +118,7 @@ def redshift_space(results):
             ylabel=rf"$P_{{\rm SR}}(k,\mu)/P_{{\rm {results.reference}}}(k,\mu)$", ylim=(0, 2)
         )
         right.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]")
+        _log_ticks(right)
         _guide(right)
         right.legend()
     else:
@@ -138,15 +143,19 @@ def halo_mass_function(results):
 def density_pdf(results):
     """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
     figure, axes = _stack(2, (6, 5))
+    shown = []
     for kind, one in results.items("pdf"):
-        _band(axes[0], one["density"], one["pdf"], one.errors.get("pdf"), kind)
+        _band(axes[0], one, "density", "pdf", kind, seen=one["pdf"] > 0)
+        shown.append(one["density"][one["pdf"] > 1e-3 * one["pdf"].max()])
     for kind, one in results.items("pdf ratio"):
-        _band(axes[1], one["density"], one["ratio"], None, kind, "HR")
-    shown = [one["density"][one["voxels"] > 0] for _, one in results.items("pdf")]
+        _band(axes[1], one, "density", "ratio", kind, "HR")
     limits = min(one.min() for one in shown) / 1.2, max(one.max() for one in shown) * 1.2
     axes[0].set(xscale="log", yscale="log", xlim=limits, ylabel=r"$dP/d\log_{10}(1+\delta_R)$")
+    top = max(one["pdf"].max() for _, one in results.items("pdf"))
+    axes[0].set_ylim(3e-4 * top, 2 * top)
     axes[1].set(xlabel=r"$1+\delta_R$", ylabel="ratio to HR", ylim=(0, 2))
     _guide(axes[1])
+    _log_ticks(axes[1])
     _legends(axes)
     return figure
 
@@ -181,6 +190,7 @@ def bispectrum(results):
     attrs = next(iter(results.items("bispectrum angle")))[1].attrs
     axes[0, 0].set_title(rf"$k_1={attrs['k1']:.2g}$, $k_2={attrs['k2']:.2g}$ $h$/Mpc")
     axes[0, 1].set(title="equilateral", xscale="log")
+    _log_ticks(axes[1, 1])
     axes[0, 0].legend()
     return figure
 
@@ -194,6 +204,7 @@ def void_size_function(results):
         _points(axes[1], one["radius"], one["ratio"], one.errors.get("ratio"), kind, "HR")
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]")
     axes[1].set(xlabel=r"$R$ [Mpc/$h$]", ylabel="ratio to HR", ylim=(0, 2))
+    _log_ticks(axes[1])
     _guide(axes[1])
     _legends(axes)
     return figure
@@ -210,20 +221,20 @@ def seams(results):
         chunk = next(iter(jumps.values())).attrs["chunk"]
         axes[0].axvline(chunk, color="0.6", lw=1, ls="--")
         axes[0].set(xlabel="site in the chunk (dashed: its face)", ylabel="rms jump [Mpc/$h$]")
-        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylim(0, 1.15 * max(one["rms"].max() for one in jumps.values()))
         axes[0].legend(loc="lower left")
-    one = dict(results.items("quadrupoles"))["SR"]
-    markers = {"x": ("#0072B2", "o"), "y": ("#009E73", "s"), "z": ("#CC79A7", "^")}
-    error = next(iter(results["SR"]["quadrupoles"])).errors["x"]
-    axes[-1].fill_between(
-        one["k"], -2 * error, 2 * error, color="0.88", label=r"$2\sigma$, Gaussian"
-    )
-    for name, (colour, marker) in markers.items():
-        axes[-1].plot(one["k"], one[name], color=colour, marker=marker, ms=2.5, lw=0.8, label=name)
-    limit = np.nanpercentile(np.abs([one[name] for name in "xyz"]), 98)
-    axes[-1].set(xscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$P_2/P_0$, real space")
-    axes[-1].set_ylim(-1.3 * limit, 1.3 * limit)
-    axes[-1].legend(ncols=2)
+    axis, many = axes[-1], dict(results.items("quadrupoles"))
+    k, error = many["SR"]["k"], results["SR"]["quadrupoles"][0].errors["x"]
+    axis.fill_between(k, -2 * error, 2 * error, color="0.9", label=r"$2\sigma$, Gaussian")
+    for name, colour in (("x", "#0072B2"), ("y", "#009E73"), ("z", "#CC79A7")):
+        axis.plot(k, many["SR"][name], color=colour, lw=1.2, label=f"SR, {name}")
+        if "HR" in many:
+            axis.plot(k, many["HR"][name], color=colour, lw=1, ls=":")
+    limit = np.nanpercentile(np.abs([many["SR"][name] for name in "xyz"]), 90)
+    axis.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$P_2/P_0$, real space")
+    axis.set_ylim(-2 * limit, 2 * limit)
+    _log_ticks(axis)
+    axis.legend(ncols=2)
     return figure
 
 
@@ -234,18 +245,23 @@ def _stack(number, size, ratios=(2, 1)):
     return figure, axes
 
 
-def _band(axis, x, y, error, kind, reference=None):
+def _band(axis, one, x, y, kind, reference=None, seen=slice(None)):
     """A line with its 1-sigma band."""
     label = kind if reference is None else f"{kind}/{reference}"
-    axis.plot(x, y, **STYLE[kind], label=label)
-    if error is not None:
-        axis.fill_between(x, y - error, y + error, color=STYLE[kind]["color"], alpha=0.2, lw=0)
+    x, value = one[x][seen], one[y][seen]
+    axis.plot(x, value, **STYLE[kind], label=label)
+    if y in one.errors:
+        error = one.errors[y][seen]
+        colour = STYLE[kind]["color"]
+        axis.fill_between(x, value - error, value + error, color=colour, alpha=0.2, lw=0)
 
 
 def _points(axis, x, y, error, kind, reference=None, shift=0.015):
     """Points with error bars; kinds a little beside each other."""
     label = kind if reference is None else f"{kind}/{reference}"
     good = np.isfinite(y) & ((y != 0) | (axis.get_yscale() != "log"))
+    if not good.any():
+        return
     x = x * (1 + shift * list(STYLE).index(kind))
     style = {**STYLE[kind], "marker": {"HR": "o", "SR": "s", "LR": "^"}[kind], "ms": 3.5}
     axis.errorbar(
@@ -254,8 +270,20 @@ def _points(axis, x, y, error, kind, reference=None, shift=0.015):
 
 
 def _guide(axis):
-    axis.axhspan(1 - PERCENT, 1 + PERCENT, color="0.93", zorder=0)
+    axis.axhspan(1 - CLOSE, 1 + CLOSE, color="0.93", zorder=0)
     axis.axhline(1, color="0.6", lw=0.8, zorder=1)
+
+
+def _resolved(results, kind, k):
+    """Wavenumbers that a kind resolves: LR those below the Nyquist one of its lattice."""
+    return k <= results.lr_nyquist if kind == "LR" else np.ones(len(k), bool)
+
+
+def _log_ticks(axis):
+    """Plain numbers at 1, 2, 5 of each decade."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _nyquist(axes, results):

@@ -37,7 +37,7 @@ class Picture:
     depth: float
     periodic: bool
 
-    def smoothed(self, minimum=8):
+    def smoothed(self, minimum=16):
         """Projected density in units of the mean, and the share of it in halos, (n, n) each.
 
         Every pixel is smoothed by the narrowest Gaussian that holds `minimum` particles, so that

@@ -18,8 +18,9 @@ from .voids import find_voids, void_radii, void_size_function
 KINDS = ("HR", "LR", "SR")  # drawn in this order, SR on top
 FIELDS = 16  # float64 meshes alive at once: two references, the field, shells of the bispectrum
 PARTICLE_BYTES = 250  # columns, the exchange of FOF and its labels
+SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
 SHOWN = 3  # realisations in pictures
-STEPS = {"SR": 8, "HR": 6, "LR": 4}
+STEPS = {"SR": 8, "HR": 7, "LR": 4}
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,14 @@ def measure(catalogs, settings, step=lambda text: None):
             fields[kind] = complex_field(catalog, settings.Nmesh)
             _two_point(results, kind, catalog, fields)
             step(f"{kind}: density PDF")
-            results.add(kind, "pdf", density_pdf(fields[kind], settings.radius))
+            spacing = box / catalog.csize ** (1 / 3)
+            if settings.radius >= SPHERE * spacing:
+                results.add(kind, "pdf", density_pdf(fields[kind], settings.radius))
+            else:
+                results.note(
+                    f"{kind} has too few particles in spheres of {settings.radius:g} Mpc/h for a "
+                    "density PDF."
+                )
             step(f"{kind}: halos")
             found = find_halos(catalog, settings.linking_length, settings.nmin)
             halos[kind].append(found)
@@ -224,11 +232,11 @@ def measure(catalogs, settings, step=lambda text: None):
                 radii = void_radii(box, settings.Nmesh)
                 voids = find_voids(fields[kind], radii, settings.void_threshold)
                 results.add(kind, "voids", void_size_function(voids))
+                step(f"{kind}: seams and axes")
+                _seams(results, kind, catalog, fields[kind], catalogs["SR"][0].attrs)
             if centre is None and kind != "LR":
                 centre = found.centre if found.centre is not None else np.full(3, box / 2)
             if kind == "SR":
-                step("SR: seams and axes")
-                _seams(results, catalog, fields[kind])
                 step("SR: pictures")
                 shared = i == 0 or all(len(catalogs.get(other, ())) < 2 for other in ("HR", "LR"))
                 if shared and i < SHOWN:
@@ -291,18 +299,22 @@ def _bispectra(results, kind, delta_k):
         results.note("The mesh is too coarse for equilateral triangles.")
 
 
-def _seams(results, catalog, delta_k):
-    attrs = catalog.attrs
-    results.add("SR", "quadrupoles", axis_quadrupoles(delta_k, kmax=results.settings.kmax))
-    if "SRChunk" not in attrs or "ID" not in catalog:
+def _seams(results, kind, catalog, delta_k, made):
+    """Of SR, and of HR at the same places as a control; `made` are the attrs of SR."""
+    results.add(kind, "quadrupoles", axis_quadrupoles(delta_k, kmax=results.settings.kmax))
+    if "SRChunk" not in made or "ID" not in catalog:
         results.note(
             "The SR header does not say in which chunks it was made: jumps across chunk faces "
-            "were not measured."
+            "are left out."
         )
         return
-    factor = int(attrs["SRFactor"])
-    jumps = displacement_jumps(catalog, int(attrs["SRChunk"]) * factor, factor)
-    results.add("SR", "jumps", jumps)
+    factor = int(made["SRFactor"])
+    try:
+        jumps = displacement_jumps(catalog, int(made["SRChunk"]) * factor, factor)
+    except InputError as error:
+        results.note(f"Jumps across chunk faces are left out for {kind}: {error}.")
+        return
+    results.add(kind, "jumps", jumps)
 
 
 def _pictures(catalog, halos, centre, settings):
