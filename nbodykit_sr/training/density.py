@@ -74,8 +74,8 @@ class SampleTable:
 
     def __post_init__(self):
         require(
-            self.size > 2 * PADDING,
-            f"sample.size is {self.size}: more than the padding of 6 is needed",
+            self.size >= 16,
+            f"sample.size is {self.size}: the critic needs the 20 HR cells that 16 make, or more",
         )
 
 
@@ -168,9 +168,7 @@ class DensitySystem:
 
     def networks(self):
         e, size = self.configuration.emulator, self.configuration.sample.size
-        critic = torch.nn.Identity()
-        if any(stage.adversarial != "none" for stage in self.configuration.stage):
-            critic = DensityCritic(2 * size - 2 * PADDING_HR)
+        critic = DensityCritic(2 * size - 2 * PADDING_HR)
         return DensityEmulator(e.filters, e.initial_kmin), critic
 
     @property
@@ -275,7 +273,7 @@ class DensitySystem:
         N = triplet.manifest.Nmesh
         return fields, size * triplet.manifest.cell, size == N
 
-    def card(self, generator, training, evaluation):
+    def card(self, generator):
         first = self.train[0].manifest
         redshifts = [1 / triplet.manifest.a - 1 for triplet in self.train]
         return ModelCard(
@@ -288,6 +286,4 @@ class DensitySystem:
             redshift=(min(redshifts), max(redshifts)),
             Omega_m=first.Omega_m,
             simulation=", ".join(sorted({t.manifest.source for t in self.train})),
-            training=training,
-            evaluation=evaluation,
         )
