@@ -1,6 +1,7 @@
 """Differentiable cloud-in-cell densities of particles given as displacements on a lattice."""
 
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def cic(position, mesh, periodic=False):
@@ -19,31 +20,68 @@ def cic(position, mesh, periodic=False):
     Returns
     -------
     (B, mesh, mesh, mesh) float tensor
-        Particles per mesh cell.
+        Particles per mesh cell. Differentiable once.
     """
     batch = position.shape[0]
     position = position.reshape(batch, 3, -1)
-    lower = position.detach().floor()
-    upper_weight = position - lower  # (B, 3, n)
-    lower = lower.long()
-    field = position.new_zeros(batch * mesh**3)
-    start = torch.arange(batch, device=position.device).view(-1, 1) * mesh**3
-    for corner in range(8):
-        bits = [(corner >> 2) & 1, (corner >> 1) & 1, corner & 1]
-        weight, index = 1.0, start
-        for axis, bit in enumerate(bits):
-            w = upper_weight[:, axis]
-            weight = weight * (w if bit else 1 - w)
-            i = lower[:, axis] + bit
-            if periodic:
-                i = i % mesh
-            else:
-                inside = (i >= 0) & (i < mesh)
-                weight = weight * inside
-                i = i.clamp(0, mesh - 1)
-            index = index + i * mesh ** (2 - axis)
-        field = field.index_add(0, index.reshape(-1), weight.reshape(-1))
-    return field.view(batch, mesh, mesh, mesh)
+    if periodic:
+        painted = _Paint.apply(position % mesh, mesh + 2)
+        for axis in (1, 2, 3):  # the last two planes hold the mass of the first ones
+            body, rest = painted.split([mesh, 2], dim=axis)
+            painted = torch.cat(
+                [body.narrow(axis, 0, 2) + rest, body.narrow(axis, 2, mesh - 2)], axis
+            )
+        return painted
+    # what is outside goes to two planes around the mesh that are then dropped
+    painted = _Paint.apply(position.clamp(-2, mesh) + 2, mesh + 4)
+    return painted[:, 2:-2, 2:-2, 2:-2]
+
+
+class _Paint(torch.autograd.Function):
+    """Cloud-in-cell of positions that lie within [0, mesh - 1) along each axis."""
+
+    @staticmethod
+    def forward(ctx, position, mesh):
+        batch = position.shape[0]
+        lower = position.nan_to_num().floor()  # a NaN shows in the weights
+        upper = position - lower  # weight of the upper of two mesh points, (B, 3, n)
+        strides = (mesh * mesh, mesh, 1)
+        index = sum(lower[:, axis].long() * stride for axis, stride in enumerate(strides))
+        index = (index + torch.arange(batch, device=index.device)[:, None] * mesh**3).flatten()
+        ctx.save_for_backward(index, upper)
+        ctx.mesh = mesh
+        x, y, z = upper.unbind(1)
+        field = position.new_zeros(batch * mesh**3)
+        for i, wx in enumerate((1 - x, x)):
+            for j, wy in enumerate((1 - y, y)):
+                upper_part = wx * wy * z
+                lower_part = wx * wy - upper_part
+                first = i * strides[0] + j * strides[1]
+                # all eight points of a particle lie at fixed distances from the lowest
+                field[first:].index_add_(0, index, lower_part.flatten())
+                field[first + 1 :].index_add_(0, index, upper_part.flatten())
+        return field.view(batch, mesh, mesh, mesh)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        index, upper = ctx.saved_tensors
+        grad = grad.contiguous().view(-1)
+        x, y, z = upper.unbind(1)
+        planes = []  # for each x plane: d/dy, d/dz and the value, at the particle
+        for i in (0, 1):
+            rows = []
+            for j in (0, 1):
+                first = i * ctx.mesh**2 + j * ctx.mesh
+                low = grad[first:].index_select(0, index).view_as(z)
+                step = grad[first + 1 :].index_select(0, index).view_as(z) - low
+                rows.append((step, low + z * step))
+            (dz0, v0), (dz1, v1) = rows
+            dy = v1 - v0
+            planes.append((dy, torch.lerp(dz0, dz1, y), v0 + y * dy))
+        (dy0, dz0, v0), (dy1, dz1, v1) = planes
+        gradient = [v1 - v0, torch.lerp(dy0, dy1, x), torch.lerp(dz0, dz1, x)]
+        return torch.stack(gradient, dim=1), None
 
 
 def density(displacement, cell, density_factor=1, periodic=False, shift=None):
@@ -74,9 +112,8 @@ def density(displacement, cell, density_factor=1, periodic=False, shift=None):
     if shift is not None:
         displacement = displacement - shift.view(-1, 3, 1, 1, 1)
     # mesh points at (m + 1/2) / density_factor lattice cells, sites at i + 1/2
-    site = (torch.arange(n, device=displacement.device, dtype=displacement.dtype) + 0.5) * (
-        density_factor
-    ) - 0.5
+    site = torch.arange(n, device=displacement.device, dtype=displacement.dtype)
+    site = (site + 0.5) * density_factor - 0.5
     grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
     position = grid + displacement * (density_factor / cell)
     return cic(position, density_factor * n, periodic).unsqueeze(1) * density_factor**3

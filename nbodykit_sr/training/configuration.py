@@ -39,7 +39,7 @@ class Stage:
     l2 : float
         Weight of the mean squared error, in normalised units.
     statistics : float
-        Weight of the statistics loss (not in the papers; `losses.Statistics`).
+        Weight of the statistics loss (not in the papers; `losses.statistics_loss`).
     adversarial : str
         "none", "wasserstein" (with a gradient penalty: WGAN-GP) or "logistic" (with R1).
     adversarial_weight : float

@@ -24,7 +24,7 @@ from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
 from .configuration import Configuration, one_of, require
 from .evaluation import Spectra, figure
-from .losses import Statistics
+from .losses import statistics_loss
 from .pairs import open_pairs
 from .samples import seeded_normal
 
@@ -192,9 +192,6 @@ class DisplacementSystem:
             f"{critic.blocks} blocks needs {smallest}; lower critic.blocks or raise sample.crop",
         )
         self.interpolation = InterpolatingGenerator(g.channels, self.factor)
-        self.statistics_loss = Statistics(
-            self.cell / self.factor, configuration.statistics.density_factors
-        )
 
     def networks(self):
         g, c = self.configuration.generator, self.configuration.critic
@@ -255,23 +252,13 @@ class DisplacementSystem:
     def target(self, batch):
         return batch["hr"]
 
-    def interpolated(self, batch):
-        """LR fields upsampled to the SR lattice: (B, C, M, M, M)."""
-        if "interpolated" not in batch:
-            batch["interpolated"] = trim(self.interpolation(batch["lr"]), output_trim(self.factor))
-        return batch["interpolated"]
-
     def critic_fields(self, batch, fields):
         c = self.configuration.critic
-        interpolated = self.interpolated(batch)
+        interpolated = self._interpolated(batch)
         parts = [fields, interpolated]
         if c.density_factor:
-            unit = batch["unit"].view(-1, 1, 1, 1, 1)
-            shift = (unit * interpolated[:, :3]).mean((2, 3, 4))
             for x, factor in ((fields, c.density_factor), (interpolated, 1)):
-                painted = density(
-                    unit * x[:, :3].float(), self.cell / self.factor, factor, shift=shift
-                )
+                painted = self._density(batch, x, factor)
                 painted = torch.log1p(painted) if c.log_density else painted
                 parts.append(space_to_depth(painted, factor))
         if self.configuration.generator.styled:
@@ -283,9 +270,33 @@ class DisplacementSystem:
         return critic(fields)
 
     def statistics(self, batch, fields):
-        return self.statistics_loss(
-            fields, self.target(batch), self.interpolated(batch), batch["unit"]
+        real, interpolated = self.target(batch), self._interpolated(batch)
+        vectors = [slice(c, c + 3) for c in range(0, fields.shape[1], 3)]
+        return statistics_loss(
+            [[x[:, v] - interpolated[:, v] for x in (fields, real)] for v in vectors],
+            [
+                [self._density(batch, x, factor) for x in (fields, real)]
+                for factor in self.configuration.statistics.density_factors
+            ],
         )
+
+    def _interpolated(self, batch):
+        """LR fields upsampled to the SR lattice: (B, C, M, M, M). Kept with the batch."""
+        if "interpolated" not in batch:
+            batch["interpolated"] = trim(self.interpolation(batch["lr"]), output_trim(self.factor))
+        return batch["interpolated"]
+
+    def _density(self, batch, fields, factor):
+        """1 + delta of fields of a batch, whose bulk motion is taken off. Kept with the batch."""
+        kept = batch.setdefault("densities", [])
+        for other, other_factor, painted in kept:
+            if other is fields and other_factor == factor:
+                return painted
+        unit = batch["unit"].view(-1, 1, 1, 1, 1)
+        shift = (unit * self._interpolated(batch)[:, :3]).mean((2, 3, 4))
+        painted = density(unit * fields[:, :3], self.cell / self.factor, factor, shift=shift)
+        kept.append((fields, factor, painted))
+        return painted
 
     def evaluate(self, generator, evaluation, device):
         if not self.held_out:
@@ -343,7 +354,7 @@ class DisplacementSystem:
             where = tuple(
                 slice(c * factor, (c + n) * factor) for c, n in zip(corner, side, strict=True)
             )
-            made = self._apply(generator, batch, noise), self.interpolated(batch)
+            made = self._apply(generator, batch, noise), self._interpolated(batch)
             for i, fields in enumerate(made):
                 whole[(i, ..., *where)] = (batch["unit"] * fields[:, :3].float()).cpu()
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)

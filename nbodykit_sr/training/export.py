@@ -8,6 +8,9 @@ from ..errors import InputError
 from ..models.card import ModelCard, build, save_model
 from .checkpoint import CheckpointFolder
 
+# Settings that tell of the machine, not of the model
+LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", "checkpoints")
+
 log = logging.getLogger("nbodykit_sr.training")
 
 
@@ -36,7 +39,8 @@ def export(run, path, **description):
         raise InputError(f"{path} exists: remove it or name another file")
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
-    training = {**card.training, "steps": step, "configuration": state["configuration"]}
+    settings = {k: v for k, v in state["configuration"].items() if k not in LOCAL}
+    training = {**card.training, "steps": step, "configuration": settings}
     card = replace(card, training=training, evaluation=state["evaluation"])
     network = build(card, state["average"] or state["generator"], run)
     save_model(path, network, card)

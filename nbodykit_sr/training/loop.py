@@ -190,7 +190,7 @@ class Trainer:
         kind, terms = stage.adversarial, {}
         with self._autocast():
             # real and fake in one pass
-            both = {k: torch.cat([v, v]) for k, v in batch.items()}
+            both = {k: torch.cat([v, v]) for k, v in batch.items() if isinstance(v, torch.Tensor)}
             scores = self.system.score(self.wrapped[1], both, torch.cat([real, fake])).float()
         real_score, fake_score = scores.chunk(2)
         loss = terms["critic"] = critic_loss(kind, real_score, fake_score)

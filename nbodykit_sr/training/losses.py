@@ -1,11 +1,10 @@
 """Losses: the paper's WGAN-GP, the logistic loss with R1, and a statistics loss."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
-
-from .cic import density
 
 
 def critic_loss(kind, real, fake):
@@ -47,6 +46,7 @@ def gradient_penalty(kind, critic, real, fake, mixing):
     return square.mean()
 
 
+@lru_cache(maxsize=16)
 def shells(size, device):
     """Shell of each mode of a real transform of size^3, in half octaves of k, and their number.
 
@@ -91,57 +91,35 @@ def shell_power(field, window=True):
     return total[:, :number]
 
 
-class Statistics:
-    """How far the one- and two-point statistics of SR crops are from those of HR. Not in the
+def statistics_loss(residuals, densities):
+    """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.
 
-    Three terms of each sample, averaged: the squared difference of log power in shells of what
-    the fields add to interpolated LR; of log power of the densities at each of `factors`; and
-    the squared difference of the sorted log densities there (their one-point distributions).
+    The mean, over samples and the terms of each, of: the squared difference of log power in
+    shells of each residual; the same of each density; and the squared difference of the sorted
+    log densities (their one-point distributions).
 
     Parameters
     ----------
-    cell : float
-        Spacing of the SR lattice, comoving [Mpc/h].
-    factors : sequence of int
-        Mesh cells per SR site, on a side, for each density.
+    residuals : list of (SR, HR) pairs of (B, C, N, N, N) float tensors
+        What the fields add to interpolated LR.
+    densities : list of (SR, HR) pairs of (B, 1, M, M, M) float tensors
+        1 + delta, on meshes of any size.
     """
-
-    def __init__(self, cell, factors=(1, 2)):
-        self.cell, self.factors = cell, tuple(factors)
-
-    def __call__(self, fake, real, interpolated, unit):
-        """The loss.
-
-        Parameters
-        ----------
-        fake, real, interpolated : (B, C, N, N, N) float tensors, normalised
-            SR, HR and interpolated LR fields.
-        unit : (B,) float tensor, comoving [Mpc/h]
-            Of displacements.
-        """
-        terms = []
-        for first in range(0, fake.shape[1], 3):
-            part = slice(first, first + 3)
-            terms.append(
-                _log_difference(
-                    shell_power(fake[:, part] - interpolated[:, part]),
-                    shell_power(real[:, part] - interpolated[:, part]),
-                )
-            )
-        unit = unit.view(-1, 1, 1, 1, 1)
-        shift = (unit * interpolated[:, :3]).mean((2, 3, 4))
-        for factor in self.factors:
-            one, other = (
-                density(unit * x[:, :3], self.cell, factor, shift=shift) for x in (fake, real)
-            )
-            terms.append(_log_difference(shell_power(one), shell_power(other)))
-            one, other = (torch.log1p(x).flatten(1).sort(dim=1).values for x in (one, other))
-            terms.append((one - other).square().mean())
-        return sum(terms) / len(terms)
+    terms = [_power_difference(one, other) for one, other in residuals]
+    for one, other in densities:
+        terms.append(_power_difference(one, other))
+        terms.append((_sorted(one) - _sorted(other)).square().mean())
+    return sum(terms) / len(terms)
 
 
-def _log_difference(one, other):
-    """Mean squared difference of log power."""
+def _power_difference(one, other):
+    """Mean squared difference of log power in shells."""
+    one, other = shell_power(one), shell_power(other)
     tiny = 1e-6 * other.mean(1, keepdim=True) + 1e-30
     return (torch.log(one + tiny) - torch.log(other + tiny)).square().mean()
+
+
+def _sorted(density):
+    """Log densities of every second voxel along each axis, sorted: (B, n)."""
+    return torch.log1p(density[..., ::2, ::2, ::2]).flatten(1).sort(dim=1).values

@@ -7,7 +7,8 @@ class System(Protocol):
     """A generator, its critic, and where their samples come from.
 
     The loop owns optimisation, schedule, checkpoints and logs, and knows of fields only what
-    these methods tell. A batch is a dict of tensors, samples along the first axis, on the device.
+    these methods tell. A batch is a dict of tensors, samples along the first axis, on the device;
+    a system may keep what it derives from them there for later calls.
     """
 
     def networks(self):
