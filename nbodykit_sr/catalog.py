@@ -134,6 +134,7 @@ class SRCatalog(CatalogSource):
             SROffset=self.lattice.offset,
             SRNmesh=self.lattice.Nmesh,
             SRDtype=dtype or "float32",
+            SRDevice=device.type,
             SRRegion=json.dumps(region),
             SRSource=str(source.attrs.get("source", repr(type(source).__name__))),
             SRVersions=json.dumps(versions()),

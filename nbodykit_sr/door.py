@@ -1,7 +1,9 @@
 """How the commands end: one line for the user, the right status, no rank left behind."""
 
+import signal
 import sys
 import traceback
+from contextlib import contextmanager
 
 from .errors import InputError
 
@@ -11,6 +13,22 @@ UNFINISHED = 75
 
 class RankError(RuntimeError):
     """A failure of one rank alone, midway: the whole job must end."""
+
+
+@contextmanager
+def stop_requests():
+    """A list that SIGTERM and SIGUSR1 add to, instead of ending the process.
+
+    Batch systems send one of them some time before they kill.
+    """
+    stopped = []
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    handlers = {n: signal.signal(n, lambda number, _: stopped.append(number)) for n in numbers}
+    try:
+        yield stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def enter(run, command, comm, argv=None):

@@ -4,32 +4,49 @@
 
 Each rank writes its chunks as they finish, so memory does not grow with the box. The exit status
 is 0 only when the catalogue is complete; 75 when the run stopped on SIGTERM or SIGUSR1 and can be
-resumed; 2 when the input cannot be used.
+resumed; 2 when the input cannot be used. A finished catalogue is checked by
+
+    mpirun -n 4 python -m nbodykit_sr.generate verify SR_008
 """
 
 import argparse
 import json
 import logging
 import os
-import signal
+import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import takewhile
 
-import bigfile
 import numpy as np
 from tqdm import tqdm
 
 from .catalog import SRCatalog
-from .door import UNFINISHED, RankError, enter
+from .door import UNFINISHED, RankError, enter, stop_requests
 from .errors import InputError
 from .layouts import header
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
 from .snapshot import open_snapshot
-from .writer import SnapshotWriter, prepare_output
+from .verify import Expectation
+from .verify import main as verify
+from .writer import SnapshotWriter, WrongValues, prepare_output
 
 logger = logging.getLogger(__name__)
+
+# What a resumed run must share with the one it continues, and the attribute that holds it
+IDENTITY = {
+    "input": "SRInput",
+    "model": "SRModelHash",
+    "seed": "SRSeed",
+    "dtype": "SRDtype",
+    "chunk": "SRChunk",
+    "region": "SRRegion",
+    "layout": "SRLayout",
+    "device": "SRDevice",
+    "versions": "SRVersions",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class GenerateOptions:
 
     def command(self):
         """The command that makes this output again, however this run came about."""
-        words = ["python -m nbodykit_sr.generate", os.path.abspath(self.input), "OUTPUT"]
+        words = ["python", "-m", "nbodykit_sr.generate", os.path.abspath(self.input), "OUTPUT"]
         passing = ("output", "overwrite", "resume", "plan", "json", "verbose")
         for option in fields(self)[1:]:
             value = getattr(self, option.name)
@@ -67,8 +84,8 @@ class GenerateOptions:
                 value = ",".join(f"{low!r}:{high!r}" for low, high in value)
             elif option.name == "model" and os.path.isfile(value):
                 value = os.path.abspath(value)
-            words.append(f"--{option.name}" + ("" if value is True else f" {value}"))
-        return " ".join(words)
+            words.append(f"--{option.name}" if value is True else f"--{option.name}={value}")
+        return shlex.join(words)
 
 
 def generate(options, comm):
@@ -81,10 +98,17 @@ def generate(options, comm):
     RankError
         On the rank whose disk or memory failed midway; what is recorded can be resumed.
     """
+    with stop_requests() as stopped:
+        return _generate(options, comm, stopped)
+
+
+def _generate(options, comm, stopped):
     begun = time.perf_counter()
     if not options.plan:
-        prepare_output(options.output, comm, options.overwrite, options.resume)
+        inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
+        prepare_output(options.output, comm, options.overwrite, options.resume, inputs)
     source = open_snapshot(options.input, comm, options.dataset)
+    _check_sums(source, options.force)
     sr = SRCatalog(
         source,
         model=options.model,
@@ -100,26 +124,28 @@ def generate(options, comm):
     if options.plan:
         _plan(sr, options, comm, time.perf_counter() - begun)
         return 0
+    command = replace(options, chunk=sr.grid.side).command()
     writer = SnapshotWriter(
         path=options.output,
         comm=comm,
         layout=options.layout,
         size=sr.csize,
         names=sr.names,
-        header=header(options.layout, sr, source, options.command()),
-        identity=_identity(sr, source, options),
+        header=header(options.layout, sr, source, command),
+        identity=IDENTITY,
+        box=sr.lattice.BoxSize,
     )
     disk = sr.csize * particle_bytes(options.layout, sr.card.channels)
     check_disk(options.output, disk, comm, already=options.resume)
-    if options.resume:
-        done = writer.resume()
-    else:
-        _create(writer)
-        done = {}
+    done = writer.resume() if options.resume else writer.create(options.overwrite)
+    if done is None:
+        if comm.rank == 0:
+            print(f"generate: {options.output} is complete")
+        return 0
     started = time.perf_counter()
-    complete = _run(sr, writer, done, comm)
+    complete = _run(sr, writer, done, stopped)
     if not complete:
-        writer.pause()
+        writer.close()
         if comm.rank == 0:
             print(
                 f"generate: stopped on a signal; go on with --resume ({writer.partial})",
@@ -131,6 +157,16 @@ def generate(options, comm):
         now = time.perf_counter()
         _summary(sr, options, comm, now - begun, now - started, len(done))
     return 0
+
+
+def _check_sums(source, force):
+    try:
+        source.check_sums()
+    except InputError as error:
+        if not force:
+            raise InputError(f"{error}; --force goes on all the same") from None
+        if source.comm.rank == 0:
+            logger.warning("%s: going on as forced", error)
 
 
 def _plan(sr, options, comm, start):
@@ -159,43 +195,38 @@ def _plan(sr, options, comm, start):
         print(cost)
 
 
-def _create(writer):
-    try:
-        writer.create()
-    except InputError:
-        writer.discard()
-        raise
-
-
-def _run(sr, writer, done, comm):
+def _run(sr, writer, done, stopped):
     """Compute and write this rank's chunks; False if any rank was told to stop."""
     scale = sr.card.factor**3
-    stopped = []
-    handlers = {
-        number: signal.signal(number, lambda *_: stopped.append(True))
-        for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
+    expectation = Expectation(sr.lattice, sr.card.factor, sr.card.displacement_range)
     mine = [chunk for chunk in sr.chunks if chunk.index not in done]
+    left = len(mine)
     share = sr.csize / max(sum(chunk.size for chunk in sr.chunks) * scale, 1)
     with tqdm(
         total=sr.csize,
-        initial=int((len(sr.chunks) - len(mine)) / max(len(sr.chunks), 1) * sr.csize),
+        initial=int((len(sr.chunks) - left) / max(len(sr.chunks), 1) * sr.csize),
         unit="particles",
         unit_scale=True,
-        disable=comm.rank != 0,
+        disable=sr.comm.rank != 0,
         mininterval=0.5 if sys.stderr.isatty() else 30,
     ) as bar:
-        results = sr.stream(mine, writer.position_dtype)
-        while not stopped:
+        # when told to stop, what is being computed is still written
+        going = takewhile(lambda chunk: not stopped, mine)
+        results = sr.stream(going, writer.position_dtype)
+        while True:
             try:
                 chunk, columns = next(results)
                 writer.write(chunk.index, chunk.offset * scale, columns)
             except StopIteration:
                 break
-            except (bigfile.Error, OSError) as error:
-                line = " ".join(str(error).split())[:200]
+            except OSError as error:
+                reason = error.strerror or " ".join(str(error).split())[:200]
                 raise RankError(
-                    f"{writer.partial} can't be written ({line}): free the disk, then --resume"
+                    f"{writer.partial} can't be written ({reason}): make room there, then --resume"
+                ) from None
+            except WrongValues as error:
+                raise RankError(
+                    f"{error}: weights, dtype {sr.attrs['SRDtype']} and snapshot do not fit together"
                 ) from None
             except (MemoryError, RuntimeError) as error:
                 if not isinstance(error, MemoryError) and "memory" not in str(error):
@@ -203,26 +234,11 @@ def _run(sr, writer, done, comm):
                 raise RankError(
                     f"out of memory: use a smaller --chunk than {sr.grid.side}, or fewer ranks on a node"
                 ) from None
+            if complaint := expectation.complaint(chunk, columns["Position"]):
+                logger.warning("%s", complaint)
+            left -= 1
             bar.update(chunk.size * scale * share)
-        results.close()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return not any(comm.allgather(bool(stopped) and len(mine) > 0))
-
-
-def _identity(sr, source, options):
-    """What a resumed run must share with the one it continues."""
-    attrs = sr.attrs
-    return {
-        "input": source.header.identity,
-        "model": attrs["SRModelHash"],
-        "seed": attrs["SRSeed"],
-        "dtype": attrs["SRDtype"],
-        "chunk": sr.grid.side,
-        "region": attrs["SRRegion"],
-        "layout": options.layout,
-        "device": sr.inference.device.type,
-    }
+    return not any(sr.comm.allgather(left))
 
 
 def _summary(sr, options, comm, total, running, resumed):
@@ -318,6 +334,9 @@ def parse(argv):
 
 def main(argv, comm):
     """The command: parse, set up logging, run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["verify"]:
+        return verify(argv[1:], comm)
     options = parse(argv)
     logging.basicConfig(
         level=logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING,

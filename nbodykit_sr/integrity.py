@@ -1,7 +1,10 @@
-"""Checks of a BigFile block before the library, which trusts its files, opens it."""
+"""Checks of a BigFile before the library, which trusts its files, opens it."""
 
 import os
 import re
+from dataclasses import dataclass
+
+import numpy as np
 
 from .errors import InputError
 
@@ -9,108 +12,199 @@ from .errors import InputError
 _LONGEST_HEADER = 2**24
 _DTYPE = re.compile(r"[<>=|]?(f4|f8|i4|i8|u4|u8|i1|u1|i2|u2|S1|a1|b1|c8|c16)")
 
+# Bytes read at a time for a checksum
+_PIECE = 2**24
 
-def check_block(folder, data=True, vector=False):
+
+@dataclass(frozen=True)
+class BlockHeader:
+    """What a block's header says.
+
+    Attributes
+    ----------
+    folder : str
+    dtype : str
+    members : int
+        Numbers in a row.
+    rows, sums : tuple of int
+        Of each physical file; sums of its bytes, modulo 2^32.
+    """
+
+    folder: str
+    dtype: str
+    members: int
+    rows: tuple
+    sums: tuple
+
+    @property
+    def width(self):
+        """Bytes of a row."""
+        return self.members * int(re.search(r"\d+$", self.dtype).group())
+
+    def file(self, number):
+        """Path of a physical file."""
+        return os.path.join(self.folder, f"{number:06X}")
+
+    @classmethod
+    def read(cls, folder):
+        """Parse a header strictly; raises InputError."""
+        path = os.path.join(folder, "header")
+        fields, rows, sums = {}, [], []
+        for line in _lines(path):
+            if match := re.fullmatch(r"(DTYPE|NMEMB|NFILE):\s*(\S{1,16})\s*", line):
+                fields[match[1]] = match[2]
+            elif match := re.fullmatch(
+                r"([0-9A-F]{6}):\s*(\d{1,18})\s*:\s*(\d{1,10})\s*:\s*\d{1,10}\s*", line
+            ):
+                if int(match[1], 16) != len(rows):
+                    raise InputError(f"{path} lists file {match[1]} out of order: it is damaged")
+                rows.append(int(match[2]))
+                sums.append(int(match[3]))
+            else:
+                raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
+        for name in ("NMEMB", "NFILE"):
+            if not re.fullmatch(r"[0-9]{1,9}", fields.get(name, "")):
+                raise InputError(f"{path} lacks a sound {name}: it is damaged")
+        if int(fields["NFILE"]) != len(rows):
+            raise InputError(
+                f"{path} lists {len(rows)} files but NFILE is {fields['NFILE']}: it is damaged"
+            )
+        if "DTYPE" not in fields or not _DTYPE.fullmatch(fields["DTYPE"]):
+            raise InputError(
+                f"block {folder} has DTYPE {fields.get('DTYPE')!r}: a plain numeric type is needed"
+            )
+        return cls(folder, fields["DTYPE"], int(fields["NMEMB"]), tuple(rows), tuple(sums))
+
+
+def check_block(folder, vector=False):
     """Check that a block's header makes sense and that its files are as long as it says.
 
     Parameters
     ----------
     folder : str
         The block's folder.
-    data : bool
-        The block holds data, not only attributes.
     vector : bool
         It must have three members a row; otherwise one.
 
     Returns
     -------
-    int
-        Rows of the block.
+    BlockHeader
 
     Raises
     ------
     InputError
     """
-    fields, sizes = _parse(folder)
-    name = os.path.basename(folder)
-    if not data:
-        _check_attributes(folder)
-        return 0
-    dtype, members = fields["DTYPE"], int(fields["NMEMB"])
-    if not _DTYPE.fullmatch(dtype):
-        raise InputError(f"block {folder} has DTYPE {dtype!r}: a plain numeric type is needed")
-    if members != (3 if vector else 1):
+    header = BlockHeader.read(folder)
+    name, kind = os.path.basename(folder), header.dtype.lstrip("<>=|")[0]
+    wanted = 3 if vector else 1
+    if header.members != wanted:
         raise InputError(
-            f"block {folder} has NMEMB {members}: {name} needs {3 if vector else 1} a row; the header is "
-            "damaged"
+            f"block {folder} has NMEMB {header.members}: {name} needs {wanted} a row; the header is damaged"
         )
-    if name in ("Position", "Velocity") and dtype.lstrip("<>=|")[0] != "f":
-        raise InputError(f"block {folder} has DTYPE {dtype!r}: {name} needs floating-point numbers")
-    if name == "ID" and dtype.lstrip("<>=|")[0] not in "iu":
-        raise InputError(f"block {folder} has DTYPE {dtype!r}: {name} needs integers")
-    width = members * int(re.search(r"\d+$", dtype).group())
-    for index, rows in enumerate(sizes):
-        file = os.path.join(folder, f"{index:06X}")
+    if name in ("Position", "Velocity") and kind != "f":
+        raise InputError(
+            f"block {folder} has DTYPE {header.dtype!r}: {name} needs floating-point numbers"
+        )
+    if name == "ID" and kind not in "iu":
+        raise InputError(f"block {folder} has DTYPE {header.dtype!r}: {name} needs integers")
+    for number, rows in enumerate(header.rows):
+        file = header.file(number)
         try:
             length = os.path.getsize(file)
         except OSError:
             raise InputError(
-                f"block {folder} lacks its file {index:06X}: it is truncated"
+                f"block {folder} lacks its file {number:06X}: it is truncated"
             ) from None
-        if length != rows * width:
+        if length != rows * header.width:
             raise InputError(
-                f"file {file} has {length} bytes, its header says {rows * width}: it is truncated or damaged"
+                f"file {file} has {length} bytes, its header says {rows * header.width}: it is truncated or "
+                "damaged"
             )
-    _check_attributes(folder)
-    return sum(sizes)
+    attributes(folder)
+    return header
 
 
-def _parse(folder):
-    path = os.path.join(folder, "header")
+def attributes(folder):
+    """The attributes of a block, as the library would give them but with nothing trusted.
+
+    Returns
+    -------
+    dict
+        Name to an array, or a str where Python wrote one.
+
+    Raises
+    ------
+    InputError
+        If a line does not hold what its type and length say, or the folder has attributes in
+        the old binary form, of which the library believes every length.
+    """
+    if os.path.exists(os.path.join(folder, "attr")):
+        raise InputError(f"block {folder} has attributes of an old form: write it anew by bigfile")
+    path = os.path.join(folder, "attr-v2")
+    found = {}
+    if not os.path.exists(path):
+        return found
+    for line in _lines(path, "latin-1"):
+        match = re.match(r"(\S+) (\S+) (\d{1,9}) ([0-9A-Fa-f]*)( #HUMANE|$)", line)
+        if not match or not _DTYPE.fullmatch(match[2]):
+            raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
+        text = match[2].endswith("a1")
+        dtype = np.dtype("S1" if text else match[2])
+        if len(match[4]) != 2 * dtype.itemsize * int(match[3]):
+            raise InputError(f"{path}: attribute {match[1][:40]} is cut short: it is damaged")
+        if match[1] in found:
+            raise InputError(f"{path} has {match[1][:40]} twice: it is damaged")
+        values = np.frombuffer(bytes.fromhex(match[4]), dtype)
+        found[match[1]] = values.tobytes().decode("utf-8", "replace") if text else values
+    return found
+
+
+def header_text(dtype, rows, sums):
+    """A block's header as the library writes it.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        Of a row.
+    rows, sums : sequences of int
+        Of each physical file.
+    """
+    members = dtype.shape[0] if dtype.shape else 1
+    text = f"DTYPE: {dtype.base.str}\nNMEMB: {members}\nNFILE: {len(rows)}\n"
+    for number, (n, total) in enumerate(zip(rows, sums, strict=True)):
+        total = int(total) % 2**32
+        folded = (total & 0xFFFF) + (total >> 16)
+        folded = (folded & 0xFFFF) + (folded >> 16)
+        text += f"{number:06X}: {n} : {total} : {folded}\n"
+    return text
+
+
+def byte_sum(values):
+    """Sum of the bytes of an array, modulo 2^32: BigFile's checksum."""
+    return int(np.ascontiguousarray(values).view("u1").sum(dtype="u4"))
+
+
+def file_sum(path, first, last):
+    """Sum of the bytes of a file from byte `first` up to `last`, modulo 2^32."""
+    total = 0
+    with open(path, "rb") as file:
+        file.seek(first)
+        while first < last:
+            piece = file.read(min(_PIECE, last - first))
+            if not piece:
+                raise OSError(f"{path} ends early")
+            total += byte_sum(np.frombuffer(piece, "u1"))
+            first += len(piece)
+    return total % 2**32
+
+
+def _lines(path, encoding="ascii"):
+    """Lines of a text file that came from elsewhere."""
     try:
         if os.path.getsize(path) > _LONGEST_HEADER:
-            raise InputError(f"{path} is no BigFile header: it is damaged")
-        with open(path, encoding="ascii") as file:
-            lines = file.read().split("\n")
+            raise InputError(f"{path} is longer than any header: it is damaged")
+        with open(path, encoding=encoding, newline="\n") as file:
+            return [line for line in file.read().split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"block {folder} has no readable header: {error}") from None
-    fields, sizes = {}, []
-    for line in lines:
-        if not line.strip():
-            continue
-        if match := re.fullmatch(r"(DTYPE|NMEMB|NFILE):\s*(\S+)\s*", line):
-            fields[match[1]] = match[2]
-        elif match := re.fullmatch(
-            r"([0-9A-Fa-f]{6}):\s*(\d{1,18})\s*:\s*\d{1,12}\s*(:\s*\d{1,12}\s*)?", line
-        ):
-            if int(match[1], 16) != len(sizes):
-                raise InputError(f"{path} lists file {match[1]} out of order: it is damaged")
-            sizes.append(int(match[2]))
-        else:
-            raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
-    if set(fields) != {"DTYPE", "NMEMB", "NFILE"} or not re.fullmatch(r"\d{1,9}", fields["NMEMB"]):
-        raise InputError(f"{path} lacks DTYPE, NMEMB or NFILE: it is damaged")
-    if not re.fullmatch(r"\d{1,9}", fields["NFILE"]) or int(fields["NFILE"]) != len(sizes):
-        raise InputError(
-            f"{path} lists {len(sizes)} files but NFILE is {fields['NFILE']}: it is damaged"
-        )
-    return fields, sizes
-
-
-def _check_attributes(folder):
-    """Every line of attr-v2 must hold as many bytes as its type and length say."""
-    path = os.path.join(folder, "attr-v2")
-    if not os.path.exists(path):
-        return
-    if os.path.getsize(path) > _LONGEST_HEADER:
-        raise InputError(f"{path} is no list of attributes: it is damaged")
-    with open(path, encoding="latin-1", newline="\n") as file:
-        for line in file.read().split("\n"):
-            if not line.strip():
-                continue
-            match = re.match(r"(\S+) (\S+) (\d{1,9}) ([0-9A-Fa-f]*)( #HUMANE|$)", line)
-            if not match or not _DTYPE.fullmatch(match[2]):
-                raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
-            itemsize = int(re.search(r"\d+$", match[2]).group())
-            if len(match[4]) != 2 * itemsize * int(match[3]):
-                raise InputError(f"{path}: attribute {match[1][:40]} is cut short: it is damaged")
+        line = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is unreadable: {line}") from None

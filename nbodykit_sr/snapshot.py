@@ -12,7 +12,7 @@ from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
 from .errors import InputError, agreement
-from .integrity import check_block
+from .integrity import attributes, check_block, file_sum
 
 # Rows of a column that one dask task reads
 ROWS = 2**21
@@ -30,7 +30,8 @@ class SnapshotHeader:
     ----------
     path, dataset : str
         The BigFile and the prefix of its columns: "1/" for MP-Gadget's dark matter, "" at the root.
-    columns : tuple of str
+    blocks : dict
+        Column to the `BlockHeader` of its block.
     size : int
         Particles.
     length, velocity : float
@@ -43,7 +44,7 @@ class SnapshotHeader:
 
     path: str
     dataset: str
-    columns: tuple
+    blocks: dict
     size: int
     length: float
     velocity: float
@@ -68,26 +69,31 @@ class SnapshotHeader:
             raise InputError(
                 f"dataset is {dataset!r}: a folder inside the snapshot is needed, such as '1/'"
             )
-        raw = _attributes(path)
-        sizes = {}
+        raw = attributes(os.path.join(path, "Header"))
+        blocks = {}
         for name in ("Position", "Velocity", "ID"):
             folder = os.path.join(path, dataset, name)
             if os.path.isdir(folder):
-                sizes[name] = check_block(folder, vector=name != "ID")
-        if "Position" not in sizes:
+                blocks[name] = check_block(folder, vector=name != "ID")
+        if "Position" not in blocks:
             raise InputError(
                 f"snapshot {path} has no block {dataset}Position: choose the particle type with dataset='1/'"
             )
-        size = sizes["Position"]
-        for name, rows in sizes.items():
-            if rows != size:
+        size = sum(blocks["Position"].rows)
+        for name, block in blocks.items():
+            if sum(block.rows) != size:
                 raise InputError(
-                    f"snapshot {path}: block {dataset}{name} has {rows} rows but Position has {size}: it is "
-                    "truncated"
+                    f"snapshot {path}: block {dataset}{name} has {sum(block.rows)} rows but Position has "
+                    f"{size}: it is truncated"
                 )
         attrs, length, velocity = _units(path, dataset, raw)
-        identity = _identity(path, [f"{dataset}{name}/header" for name in sizes])
-        return cls(path, dataset, tuple(sizes), size, length, velocity, attrs, raw, identity)
+        identity = _identity(path, [f"{dataset}{name}/header" for name in blocks])
+        return cls(path, dataset, blocks, size, length, velocity, attrs, raw, identity)
+
+    @property
+    def columns(self):
+        """Names of the columns."""
+        return tuple(self.blocks)
 
     def rows(self, name, start, stop):
         """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64."""
@@ -119,6 +125,31 @@ class SnapshotCatalog(CatalogSource):
         self._start = comm.rank * header.size // comm.size
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
         CatalogSource.__init__(self, comm=comm)
+
+    def check_sums(self):
+        """Compare the bytes of all columns with the checksums in their headers. Collective.
+
+        Raises
+        ------
+        InputError
+            On every rank: the file that was damaged or changed.
+        """
+        files = [(b, n) for b in self.header.blocks.values() for n in range(len(b.rows))]
+        sums = np.zeros(len(files), "u8")
+        with agreement(self.comm):
+            for i, (block, number) in enumerate(files):
+                size = block.rows[number] * block.width
+                first, last = (size * (self.comm.rank + n) // self.comm.size for n in (0, 1))
+                try:
+                    sums[i] = file_sum(block.file(number), first, last)
+                except OSError as error:
+                    raise InputError(f"{block.file(number)} is unreadable: {error}") from None
+        for (block, number), total in zip(files, self.comm.allreduce(sums) % 2**32):
+            if total != block.sums[number]:
+                raise InputError(
+                    f"{block.file(number)} has checksum {total} but its header says {block.sums[number]}: it "
+                    "was damaged or changed after it was written; copy it again"
+                )
 
     @property
     def hardcolumns(self):
@@ -183,8 +214,13 @@ def cosmology(attrs):
 
 
 def _check_folder(path):
+    unfinished = path.rstrip("/") + ".partial"
+    if path.rstrip("/").endswith(".partial") or os.path.isfile(os.path.join(path, "../run.json")):
+        raise InputError(
+            f"{path} is of a run that stopped midway: finish it with generate --resume"
+        )
     if not os.path.isdir(path):
-        if os.path.isdir(path + ".partial"):
+        if os.path.isdir(unfinished):
             raise InputError(
                 f"snapshot {path} is unfinished: its run stopped midway; finish it with generate --resume"
             )
@@ -195,17 +231,6 @@ def _check_folder(path):
         raise InputError(
             f"snapshot {path} has no Header: it is no MP-Gadget BigFile, or an incomplete one"
         )
-
-
-def _attributes(path):
-    """The header's attributes as the file has them."""
-    check_block(os.path.join(path, "Header"), data=False)
-    try:
-        with bigfile.File(path) as file, file["Header"] as block:
-            return {name: block.attrs[name] for name in block.attrs.keys()}
-    except Exception as error:  # bigfile raises its own and Python's errors on damaged attributes
-        line = " ".join(str(error).split())[:200]
-        raise InputError(f"the Header of {path} is unreadable: {line}") from None
 
 
 def _identity(path, headers):
@@ -220,12 +245,11 @@ def _units(path, dataset, raw):
     """Catalogue attrs, and the factors from the file's units."""
 
     def number(name, default=None):
-        value = np.ravel(raw[name]) if name in raw else np.array([default])
-        if value[0] is None:
+        if name not in raw and default is None:
             raise InputError(f"the Header of {path} has no {name}: it is no snapshot of MP-Gadget")
         try:
-            value = float(value[0])
-        except (ValueError, TypeError):
+            value = float(np.ravel(raw.get(name, default))[0])
+        except (ValueError, TypeError, IndexError):
             value = np.nan
         if not np.isfinite(value):
             raise InputError(
@@ -248,6 +272,11 @@ def _units(path, dataset, raw):
         if not value > 0:
             raise InputError(
                 f"{name} in the Header of {path} is {value:g}: a positive number is needed"
+            )
+    for name in ("Omega0", "HubbleParam"):
+        if not 0 < number(name) < 2:
+            raise InputError(
+                f"{name} in the Header of {path} is {number(name):g}: a number between 0 and 2 is needed"
             )
     if a > 2:
         raise InputError(f"Time in the Header of {path} is {a:g}: a scale factor is needed")

@@ -1,16 +1,19 @@
 """Writing a catalogue chunk by chunk into a BigFile, so that a killed run can go on."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import bigfile
 import numpy as np
 
 from .errors import InputError, agreement
+from .integrity import attributes, byte_sum, check_block, header_text
 
 # Rows in one physical file of a block, as nbodykit and bigfile write them
 ROWS_PER_FILE = 32 * 1024**2
@@ -22,14 +25,26 @@ COLUMNS = {
 
 _KPC = 1000.0  # Mpc/h to MP-Gadget's kpc/h
 
+_RUN = "run.json"
+
+
+class WrongValues(ValueError):
+    """Particles that no model should give: not finite, or outside of the box."""
+
 
 @dataclass
 class SnapshotWriter:
     """A BigFile catalogue that is being written by all ranks.
 
-    Chunks go to their fixed place in pre-sized blocks of a folder ``path.partial``; a journal
-    records each with checksums once it is written. `finish` renames the folder to `path`: what
-    bears that name is complete.
+    The folder ``path.partial`` holds, while the run goes on:
+
+    - ``catalogue``, the BigFile: blocks of their final size, to whose fixed places the chunks go.
+      It gets its Header last;
+    - ``journal.RANK``, a line for each chunk once it is written, with its checksums;
+    - ``run.json``, what the run was begun with. It is the last thing `create` writes.
+
+    `finish` renames ``catalogue`` to `path`: what bears that name is complete. Whenever a run is
+    killed, one of these states is left, and `resume` goes on from it to the same bytes.
 
     Attributes
     ----------
@@ -45,7 +60,10 @@ class SnapshotWriter:
     header : dict
         Attributes of the Header block, in the layout's own units.
     identity : dict
-        What defines the output. A folder left by a run with another identity is not continued.
+        What defines the output: a name for people to the attribute of `header` that holds it.
+        A folder left by a run in which one differs is not continued.
+    box : float
+        Side of the box, comoving [Mpc/h]: no position lies outside.
     """
 
     path: str
@@ -55,58 +73,80 @@ class SnapshotWriter:
     names: tuple
     header: dict
     identity: dict
-    blocks: dict = field(default_factory=dict, repr=False)
+    box: float
     journal: object = field(default=None, repr=False)
+    lock: object = field(default=None, repr=False)
+
+    def __post_init__(self):
+        self.path = os.fspath(self.path).rstrip("/")
 
     @property
     def partial(self):
-        """The folder while it is being written."""
+        """The folder while the catalogue is being written."""
         return self.path + ".partial"
 
-    def create(self):
-        """Lay out the blocks. Collective; raises InputError on every rank."""
+    @property
+    def folder(self):
+        """The BigFile in it."""
+        return os.path.join(self.partial, "catalogue")
+
+    @property
+    def position_dtype(self):
+        """Number format of positions on disk."""
+        return COLUMNS[self.layout]["Position"][1]
+
+    def create(self, overwrite=False):
+        """Lay out the blocks; returns the chunks that are done: none.
+
+        Collective; if it raises InputError, on every rank, it leaves nothing behind.
+        """
         with agreement(self.comm):
             if self.comm.rank == 0:
-                _make_folder(self.partial)
-        file = self._open(create=True)
-        for name in self.names:
-            with file.create(self._block(name), self._dtype(name), self.size, self._files):
-                pass
-        with file.create("Header") as block:
-            if self.comm.rank == 0:
-                for key, value in self.header.items():
-                    block.attrs[key] = value
-        with agreement(self.comm):
-            if self.comm.rank == 0:
-                self._save("run.json", {"identity": self.identity, "headers": self._headers()})
-        self._start(file)
+                with _disk(self.partial):
+                    if overwrite and os.path.isdir(self.partial):
+                        self._lock()
+                        shutil.rmtree(self.partial)
+                    os.mkdir(self.partial)
+                    self._lock()
+                    try:
+                        self._lay_out()
+                    except BaseException:
+                        shutil.rmtree(self.partial, ignore_errors=True)
+                        raise
+        self._open_journal()
+        return set()
 
     def resume(self):
-        """Go on with the folder a killed run left. Collective; raises InputError on every rank.
+        """Go on with what a killed run left. Collective; raises InputError on every rank.
 
         Returns
         -------
-        dict
-            Chunk index to (first row, number of rows), of the chunks that are done and sound.
+        set or None
+            Indices of the chunks that are done and sound. None: the catalogue was complete.
         """
-        done = None
+        state, done = None, {}
         with agreement(self.comm):
             if self.comm.rank == 0:
-                state = self._load()
-                _check_identity(self.path, state["identity"], self.identity)
-                for name, text in state["headers"].items():
-                    # the library adds to the checksums it finds: let it start from nothing again
-                    with open(os.path.join(self.partial, name), "w") as file:
-                        file.write(text)
-                done = self._journalled()
-        done = self.comm.bcast(done)
-        self._start(self._open())
-        sound = {}
+                state, done = self._look()
+        state, done = self.comm.bcast((state, done))
+        if state == "complete":
+            return None
+        if state == "nothing":
+            return self.create(overwrite=True)
+        sound = [
+            entry
+            for index, entry in sorted(done.items())[self.comm.rank :: self.comm.size]
+            if self._sound(entry)
+        ]
+        sound = [entry for part in self.comm.allgather(sound) for entry in part]
         with agreement(self.comm):
-            for index in sorted(done)[self.comm.rank :: self.comm.size]:
-                if self._readd(done[index]):
-                    sound[index] = (done[index]["start"], done[index]["size"])
-        return {k: v for part in self.comm.allgather(sound) for k, v in part.items()}
+            if self.comm.rank == 0:
+                with _disk(self.partial):
+                    self._replace("journal.0", "".join(json.dumps(e) + "\n" for e in sound))
+                    for name in self._journals() - {"journal.0"}:
+                        os.remove(os.path.join(self.partial, name))
+        self._open_journal()
+        return {entry["chunk"] for entry in sound}
 
     def write(self, index, start, columns):
         """Write a chunk at its place and record it. Not collective.
@@ -119,51 +159,167 @@ class SnapshotWriter:
             First row.
         columns : dict of arrays
             Position in Mpc/h.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it.
+        WrongValues
+            If a number is not finite or a position outside of the box.
         """
-        entry = {"chunk": index, "start": int(start), "size": len(columns["ID"]), "crc": {}}
+        _check_values(index, columns, self.box)
+        entry = {"chunk": index, "start": int(start), "size": len(columns["ID"]), "blocks": {}}
         for name in self.names:
             values = columns[name]
             if name == "Position" and self.layout == "mp-gadget":
                 values = values * _KPC
             values = np.ascontiguousarray(values, dtype=COLUMNS[self.layout][name][1])
-            self.blocks[name].write(int(start), values)
-            entry["crc"][name] = zlib.crc32(values)
+            record = {"crc": zlib.crc32(values), "sums": []}
+            for number, row, piece in self._pieces(int(start), values):
+                path = os.path.join(self.folder, self._block(name), f"{number:06X}")
+                _write_at(path, row * (piece.nbytes // len(piece)), piece)
+                record["sums"].append([number, byte_sum(piece)])
+            entry["blocks"][name] = record
         self.journal.write(json.dumps(entry) + "\n")
         self.journal.flush()
 
     def finish(self, overwrite=False):
-        """Close the blocks, drop the journal and give the folder its name. Collective."""
-        self.pause()
+        """Write the Header and give the catalogue its name. Collective."""
+        self.close()
+        self.comm.Barrier()
         with agreement(self.comm):
             if self.comm.rank == 0:
-                for name in self._journals():
-                    os.remove(os.path.join(self.partial, name))
-                os.remove(os.path.join(self.partial, "run.json"))
-                _sync(self.partial)
-                if overwrite and os.path.isdir(self.path):
-                    shutil.rmtree(self.path)
-                os.rename(self.partial, self.path)
+                with _disk(self.partial):
+                    self._complete()
+                    _sync(self.folder)
+                    old = os.path.join(self.partial, "old")
+                    if os.path.lexists(self.path):
+                        if not overwrite:
+                            raise InputError(
+                                f"output {self.path} came into being during the run: remove it, then --resume"
+                            )
+                        shutil.rmtree(old, ignore_errors=True)
+                        os.rename(self.path, old)
+                    os.rename(self.folder, self.path)
+                    self._clear()
 
-    def pause(self):
-        """Close everything; the folder can be resumed. Collective."""
-        for block in self.blocks.values():
-            block.close()
-        self.blocks.clear()
-        self.journal.close()
+    def close(self):
+        """Close the journal; what is recorded can be resumed."""
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
 
-    def discard(self):
-        """Remove the unfinished folder. Rank 0 does it."""
-        if self.comm.rank == 0:
-            shutil.rmtree(self.partial, ignore_errors=True)
+    def _lay_out(self):
+        with bigfile.File(self.folder, create=True) as file:
+            for name in self.names:
+                with file.create(self._block(name), self._dtype(name), self.size, self._files):
+                    pass
+        for name in self.names:
+            for number, (first, last) in enumerate(zip(self._edges, self._edges[1:])):
+                path = os.path.join(self.folder, self._block(name), f"{number:06X}")
+                os.truncate(path, (last - first) * self._dtype(name).itemsize)
+        self._replace(_RUN, json.dumps(self._identity(self.header)))
 
-    @property
-    def position_dtype(self):
-        """Number format of positions on disk."""
-        return COLUMNS[self.layout]["Position"][1]
+    def _look(self):
+        """What a run to be resumed left; on rank 0."""
+        began = os.path.isfile(os.path.join(self.partial, _RUN))
+        if began and os.path.isdir(self.folder):
+            with _disk(self.partial):
+                self._lock()
+            try:
+                with open(os.path.join(self.partial, _RUN)) as file:
+                    was = json.load(file)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{self.partial}/{_RUN} is unreadable: {error}") from None
+            self._compare(self.partial, was)
+            return "begun", self._journalled()
+        if os.path.isdir(self.path):
+            found = attributes(os.path.join(self.path, "Header"))
+            self._compare(self.path, self._identity(found))
+            if os.path.isdir(self.partial):
+                self._clear()
+            return "complete", {}
+        return "nothing", {}
+
+    def _identity(self, header):
+        values = {name: header.get(key) for name, key in self.identity.items()}
+        return {n: v if isinstance(v, str) else str(np.ravel(v)[0]) for n, v in values.items()}
+
+    def _compare(self, path, was):
+        for name, now in self._identity(self.header).items():
+            if was.get(name) != now:
+                raise InputError(
+                    f"{path} was begun with {name} {was.get(name)}, not {now}: resume it with the same, or "
+                    "--overwrite it"
+                )
+
+    def _complete(self):
+        """Checksums of the blocks, and the Header, from the journals."""
+        done = self._journalled()
+        rows = sum(entry["size"] for entry in done.values())
+        if rows != self.size:
+            raise InputError(
+                f"the journals of {self.partial} record {rows} particles of {self.size}: --resume to "
+                "compute the rest"
+            )
+        for name in self.names:
+            sums = np.zeros(self._files, dtype="u8")
+            for entry in done.values():
+                for number, part in entry["blocks"][name]["sums"]:
+                    sums[number] += np.uint64(part)
+            block = os.path.join(self.folder, self._block(name))
+            text = header_text(self._dtype(name), np.diff(self._edges), sums)
+            self._replace(os.path.join("catalogue", self._block(name), "header"), text)
+            check_block(block, vector=name != "ID")
+        shutil.rmtree(os.path.join(self.folder, "Header"), ignore_errors=True)
+        with bigfile.File(self.folder) as file, file.create("Header") as block:
+            for key, value in self.header.items():
+                block.attrs[key] = value
+        # the library does not look whether the disk took it
+        if attributes(os.path.join(self.folder, "Header")).keys() != self.header.keys():
+            raise OSError("the Header was not written")
+
+    def _clear(self):
+        """Remove the folder of a run that is complete, its run.json last."""
+        for name in sorted(os.listdir(self.partial), key=lambda name: name == _RUN):
+            path = os.path.join(self.partial, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        os.rmdir(self.partial)
+        self._unlock()
+
+    def _lock(self):
+        """Keep other runs from this folder, for as long as this process lives."""
+        self._unlock()
+        self.lock = open(os.path.join(self.partial, "lock"), "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is at work in {self.partial}: wait for it, or choose another output"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def _unlock(self):
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
 
     @property
     def _files(self):
         return max(1, -(-self.size // ROWS_PER_FILE))
+
+    @property
+    def _edges(self):
+        """First row of each physical file of a block, and the number of rows: bigfile's rule."""
+        return [self.size * n // self._files for n in range(self._files + 1)]
+
+    def _pieces(self, start, values):
+        """Cut rows at the edges of physical files: (file, row in it, its part of the values)."""
+        for number, (first, last) in enumerate(zip(self._edges, self._edges[1:])):
+            low, high = max(start, first), min(start + len(values), last)
+            if low < high:
+                yield number, low - first, values[low - start : high - start]
 
     def _block(self, name):
         return COLUMNS[self.layout][name][0] + name
@@ -172,41 +328,15 @@ class SnapshotWriter:
         dtype = COLUMNS[self.layout][name][1]
         return np.dtype(dtype) if name == "ID" else np.dtype((dtype, 3))
 
-    def _open(self, create=False):
-        return bigfile.FileMPI(self.comm, self.partial, create=create)
-
-    def _start(self, file):
-        self.blocks = {name: file.open(self._block(name)) for name in self.names}
-        self.journal = open(os.path.join(self.partial, f"journal.{self.comm.rank}"), "a")
-
-    def _headers(self):
-        texts = {}
-        for name in self.names:
-            header = os.path.join(self._block(name), "header")
-            with open(os.path.join(self.partial, header)) as file:
-                texts[header] = file.read()
-        return texts
-
-    def _save(self, name, content):
-        temporary = os.path.join(self.partial, name + ".new")
-        with open(temporary, "w") as file:
-            json.dump(content, file)
-        os.replace(temporary, os.path.join(self.partial, name))
-
-    def _load(self):
-        try:
-            with open(os.path.join(self.partial, "run.json")) as file:
-                return json.load(file)
-        except (OSError, ValueError):
-            raise InputError(
-                f"{self.partial} holds no run to resume: it stopped before its first chunk; remove it or use "
-                "--overwrite"
-            ) from None
+    def _open_journal(self):
+        with agreement(self.comm), _disk(self.partial):
+            self.journal = open(os.path.join(self.partial, f"journal.{self.comm.rank}"), "a")
 
     def _journals(self):
-        return [name for name in os.listdir(self.partial) if re.fullmatch(r"journal\.\d+", name)]
+        return {name for name in os.listdir(self.partial) if re.fullmatch(r"journal\.\d+", name)}
 
     def _journalled(self):
+        """The chunks that are recorded: index to entry."""
         done = {}
         for name in self._journals():
             with open(os.path.join(self.partial, name)) as file:
@@ -218,59 +348,111 @@ class SnapshotWriter:
                         continue  # the line that the kill cut short
         return done
 
-    def _readd(self, entry):
-        """Check a recorded chunk, and add it to the checksums of this run."""
-        start, size = entry["start"], entry["size"]
-        columns = {name: self.blocks[name][start : start + size] for name in self.names}
-        if any(zlib.crc32(np.ascontiguousarray(v)) != entry["crc"][n] for n, v in columns.items()):
-            return False
-        for name, values in columns.items():
-            self.blocks[name].write(start, values)
+    def _sound(self, entry):
+        """Does the disk hold a recorded chunk as it was written?"""
+        with bigfile.File(self.folder) as file:
+            for name in self.names:
+                with file[self._block(name)] as block:
+                    values = block.read(entry["start"], entry["size"])
+                if zlib.crc32(np.ascontiguousarray(values)) != entry["blocks"][name]["crc"]:
+                    return False
         return True
 
+    def _replace(self, name, text):
+        path = os.path.join(self.partial, name)
+        with open(path + ".new", "w") as file:
+            file.write(text)
+        os.replace(path + ".new", path)
 
-def prepare_output(path, comm, overwrite=False, resume=False):
-    """Check that an output can be written there. Collective; raises InputError on every rank."""
+
+def prepare_output(path, comm, overwrite=False, resume=False, inputs=()):
+    """Check that an output can be written there. Collective; raises InputError on every rank.
+
+    Parameters
+    ----------
+    path : str
+    comm : mpi4py.MPI.Comm
+    overwrite, resume : bool
+    inputs : iterable of str
+        Files and folders that must not be overwritten.
+    """
     with agreement(comm):
         if comm.rank != 0:
             return
-        parent = os.path.dirname(os.path.abspath(path))
+        path = path.rstrip("/") or "/"
+        parent, partial = os.path.dirname(os.path.abspath(path)), path + ".partial"
         if not os.path.isdir(parent):
             raise InputError(f"the folder {parent} of output {path} does not exist: make it first")
-        if not os.access(parent, os.W_OK):
+        if not os.access(parent, os.W_OK | os.X_OK):
             raise InputError(
                 f"the folder {parent} of output {path} can't be written to: choose another"
             )
+        for name in inputs:
+            _check_apart(path, name)
         if os.path.lexists(path):
-            if not overwrite:
+            if not (overwrite or resume):
                 raise InputError(f"output {path} exists: choose another name or --overwrite")
-            if not os.path.isfile(os.path.join(path, "Header", "attr-v2")):
-                raise InputError(f"output {path} exists and is no BigFile: it is not overwritten")
-        if os.path.isdir(path + ".partial"):
-            if overwrite and not resume:
-                shutil.rmtree(path + ".partial")
-            elif not resume:
+            if "SRLayout" not in _header_of(path):
                 raise InputError(
-                    f"an unfinished run is in {path}.partial: go on with --resume, or --overwrite it"
+                    f"output {path} exists and is no catalogue of this command: it is not overwritten"
                 )
-        elif resume:
-            raise InputError(f"no unfinished run is in {path}.partial: leave out --resume")
-
-
-def _make_folder(path):
-    try:
-        os.makedirs(path)
-    except OSError as error:
-        raise InputError(f"output folder {path} can't be made: {error.strerror}") from None
-
-
-def _check_identity(path, was, now):
-    for name in sorted(was.keys() | now.keys()):
-        if was.get(name) != now.get(name):
+            if resume and not overwrite and os.path.isdir(os.path.join(partial, "catalogue")):
+                raise InputError(f"output {path} exists besides {partial}: remove one of them")
+        elif os.path.lexists(partial) and not (overwrite or resume):
             raise InputError(
-                f"{path}.partial was begun with {name} {was.get(name)}, not {now.get(name)}: resume it "
-                "with the same, or --overwrite it"
+                f"an unfinished run is in {partial}: go on with --resume, or --overwrite it"
             )
+
+
+def _header_of(path):
+    try:
+        return attributes(os.path.join(path, "Header"))
+    except InputError:
+        return {}
+
+
+def _check_apart(path, name):
+    """The output must not be, hold or lie in one of the inputs."""
+    output, other = os.path.realpath(path), os.path.realpath(name)
+    common = os.path.commonpath([output, other])
+    if common in (output, other):
+        raise InputError(f"output {path} and input {name} overlap: choose another output")
+
+
+def _check_values(index, columns, box):
+    position = columns["Position"]
+    low, high = float(position.min(initial=0)), float(position.max(initial=0))
+    if not (low >= 0 and high < box):  # false for NaN too
+        raise WrongValues(
+            f"chunk {index} has positions from {low:g} to {high:g} Mpc/h in a box of {box:g} Mpc/h"
+        )
+    if "Velocity" in columns:
+        velocity = columns["Velocity"]
+        low, high = velocity.min(initial=0), velocity.max(initial=0)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise WrongValues(f"chunk {index} has velocities from {low:g} to {high:g} km/s")
+
+
+def _write_at(path, offset, values):
+    """Write all bytes of an array at an offset of a file; the errors of the disk are raised."""
+    data = memoryview(values).cast("B")
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        while data:
+            written = os.pwrite(descriptor, data, offset)
+            data, offset = data[written:], offset + written
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(path):
+    """What the disk refuses is an InputError."""
+    try:
+        yield
+    except (OSError, bigfile.Error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise InputError(f"{path} can't be written: {reason}; make room or rights there") from None
 
 
 def _sync(folder):
