@@ -24,7 +24,9 @@ class InceptionBlock(nn.Module):
 
     def __init__(self, channels_in, filters):
         super().__init__()
-        self.reduce = nn.ModuleList(nn.Conv3d(channels_in, filters, 1) for _ in KERNELS[:-1])
+        self.filters = filters
+        # the 1x1x1 convolutions before the three large kernels, in one
+        self.reduce = nn.Conv3d(channels_in, 3 * filters, 1)
         self.conv = nn.ModuleList(
             nn.Conv3d(channels_in if k == 1 else filters, filters, k) for k in KERNELS
         )
@@ -33,9 +35,10 @@ class InceptionBlock(nn.Module):
         if x.shape[1] == 1:
             y = F.conv3d(x, *self.merged())
         else:
+            inputs = [*self.reduce(x).split(self.filters, dim=1), x]
             branches = [
-                conv(reduce(trim(x, (KERNELS[0] - kernel) // 2)))
-                for kernel, reduce, conv in zip(KERNELS, [*self.reduce, nn.Identity()], self.conv)
+                conv(trim(z, (KERNELS[0] - kernel) // 2))
+                for kernel, conv, z in zip(KERNELS, self.conv, inputs, strict=True)
             ]
             y = torch.cat(branches, dim=1)
         return y + trim(x[:, :1], KERNELS[0] // 2)
@@ -45,12 +48,14 @@ class InceptionBlock(nn.Module):
 
         For a single input channel that takes less than half the multiplications.
         """
+        reduce = self.reduce.weight[:, :, 0, 0, 0].split(self.filters)
+        shift = self.reduce.bias.split(self.filters)
         weights, biases = [], []
-        for kernel, conv, reduce in zip(KERNELS, self.conv, [*self.reduce, None]):
+        for branch, (kernel, conv) in enumerate(zip(KERNELS, self.conv, strict=True)):
             weight, bias = conv.weight, conv.bias
-            if reduce is not None:
-                bias = bias + torch.einsum("oixyz,i->o", weight, reduce.bias)
-                weight = torch.einsum("omxyz,mi->oixyz", weight, reduce.weight[:, :, 0, 0, 0])
+            if branch < len(reduce):
+                bias = bias + torch.einsum("omxyz,m->o", weight, shift[branch])
+                weight = torch.einsum("omxyz,mi->oixyz", weight, reduce[branch])
             weights.append(F.pad(weight, ((KERNELS[0] - kernel) // 2,) * 6))
             biases.append(bias)
         return torch.cat(weights), torch.cat(biases)
