@@ -1,0 +1,281 @@
+"""The super-resolved catalogue, as nbodykit sees it."""
+
+import numpy as np
+import pytest
+import torch
+from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower
+
+from nbodykit_sr import InputError, SRCatalog, cosmology, open_snapshot
+from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.lattice import LagrangianLattice
+from nbodykit_sr.models.card import ModelCard, load_generator, save_model
+from nbodykit_sr.models.displacement import DisplacementGenerator
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture(scope="module")
+def snapshot(comm, data):
+    return open_snapshot(data / "lr8_12p5_z2", comm)
+
+
+@pytest.fixture(scope="module")
+def weights(data):
+    return dict(model=data / "vectors" / "map2map_6ch.pt", flavour="map2map")
+
+
+def all_columns(sr):
+    """Every rank's particles by ID: the global catalogue as an array on the SR lattice."""
+    ids = np.concatenate(sr.comm.allgather(sr["ID"].compute()))
+    order = np.argsort(ids)
+    return {name: np.concatenate(sr.comm.allgather(sr[name].compute()))[order] for name in sr.names}
+
+
+def test_no_network_runs_before_a_column_is_computed(snapshot, weights, monkeypatch):
+    ran = []
+    particles = SRCatalog.particles
+    monkeypatch.setattr(SRCatalog, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k))
+    sr = SRCatalog(snapshot, **weights)
+    assert sr.csize == 64**3
+    position, velocity = sr["Position"], sr["Velocity"]
+    assert position.shape == (sr.size, 3) and velocity.dtype == "f4" and not ran
+    position[:5].compute()
+    assert len(ran) == 1
+
+
+def test_one_pass_for_all_columns_where_it_fits(snapshot, weights, monkeypatch):
+    ran = []
+    particles = SRCatalog.particles
+    monkeypatch.setattr(SRCatalog, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k))
+    sr = SRCatalog(snapshot, **weights)
+    FFTPower(sr, mode="1d", Nmesh=32)
+    sr.compute(sr["Position"], sr["Velocity"], sr["ID"])
+    assert len(ran) == len(sr.chunks)
+    small = SRCatalog(snapshot, cache_size=0, **weights)
+    del ran[:]
+    small["Position"].compute(), small["Velocity"].compute()
+    assert len(ran) == 2 * len(sr.chunks)
+
+
+def test_columns_are_a_lattice_of_particles_in_the_box(snapshot, weights):
+    sr = SRCatalog(snapshot, **weights)
+    columns = all_columns(sr)
+    np.testing.assert_array_equal(columns["ID"], 1 + np.arange(64**3))
+    assert (columns["Position"] >= 0).all() and (columns["Position"] < 12.5).all()
+    assert np.isfinite(columns["Velocity"]).all()
+
+
+def test_the_universe_depends_on_seed_and_model_alone(comm, data, snapshot, weights):
+    sr = all_columns(SRCatalog(snapshot, seed=7, **weights))
+    alone = comm.Split(comm.rank)
+    same = all_columns(SRCatalog(open_snapshot(data / "lr8_12p5_z2", alone), seed=7, **weights))
+    for name in sr:
+        np.testing.assert_array_equal(sr[name], same[name])
+    other = all_columns(SRCatalog(snapshot, seed=8, **weights))
+    assert abs(other["Velocity"] - sr["Velocity"]).max() > 1
+
+
+@pytest.mark.parametrize("chunk", [2, 3])
+def test_chunks_make_no_difference(comm, snapshot, weights, chunk):
+    """The same universe to float tolerance, ragged chunks too."""
+    lattice = LagrangianLattice(64, 12.5)
+    fields = [
+        lattice.displacement(lattice.site(columns["ID"]), columns["Position"])
+        for columns in (
+            all_columns(SRCatalog(snapshot, chunk=side, seed=3, **weights)) for side in (4, chunk)
+        )
+    ]
+    # positions are float32 in a box of 12.5 Mpc/h: half a unit in their last place is 1e-6 Mpc/h
+    assert abs(fields[0] - fields[1]).max() < 1e-6 * abs(fields[0]).max() + 2e-6
+
+
+def test_chunks_equal_the_whole_box(comm, data, weights):
+    """Against the network run once on the whole periodic box with whole-box noise."""
+    from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+    from nbodykit_sr.inference import ChunkedInference
+
+    alone = comm.Split(comm.rank)
+    snapshot = open_snapshot(data / "lr8_12p5_z2", alone)
+    generator, card = load_generator(weights["model"], weights["flavour"])
+    found = find_lattice(snapshot)
+    outputs = []
+    for side in (8, 4, 2):
+        domain = LatticeDomain(ChunkGrid(8, side), alone, 3)
+        field = lattice_field(snapshot, domain, True, found)
+        units = card.normalization(0.3).units(1 / 3, 6)
+        inference = ChunkedInference(generator, 8, found[0], units, 5, torch.device("cpu"))
+        whole = np.empty((6, 64, 64, 64), "f4")
+        for chunk in domain.chunks:
+            place = tuple(slice(8 * s, 8 * (s + n)) for s, n in zip(chunk.start, chunk.shape))
+            whole[(slice(None), *place)] = inference.fields(chunk, field.padded(chunk)).numpy()
+        outputs.append(whole / units[:, None, None, None])
+    for cut in outputs[1:]:
+        assert abs(cut - outputs[0]).max() < 1e-6 * abs(outputs[0]).max()
+
+
+def test_no_seams(snapshot, weights):
+    """Displacement gradients across chunk faces are distributed as elsewhere."""
+    columns = all_columns(SRCatalog(snapshot, chunk=2, **weights))
+    lattice = LagrangianLattice(64, 12.5)
+    field = lattice.displacement(lattice.site(columns["ID"]), columns["Position"])
+    jump = np.diff(field.reshape(64, 64, 64, 3), axis=0)
+    sizes = np.sqrt((jump**2).mean(axis=(1, 2, 3)))
+    faces = np.arange(15, 63, 16)
+    # trilinear cells have their own rhythm of 8 sites: compare with other LR cell faces
+    others = np.setdiff1d(np.arange(7, 63, 8), faces)
+    assert sizes[faces].mean() == pytest.approx(sizes[others].mean(), rel=0.08)
+
+
+def test_regions_are_identical_to_the_whole(snapshot, weights):
+    sr = SRCatalog(snapshot, seed=2, chunk=2, **weights)
+    region = ((2.0, 4.0), (0.0, 12.5), (11.0, 13.0))
+    zoom = SRCatalog(snapshot, seed=2, chunk=2, region=region, **weights)
+    assert 0 < zoom.csize < sr.csize
+    whole, part = all_columns(sr), all_columns(zoom)
+    index = part["ID"].astype(int) - 1
+    for name in part:
+        np.testing.assert_array_equal(part[name], whole[name][index])
+    site = LagrangianLattice(64, 12.5).site(part["ID"])
+    assert set(site[:, 0] // 16) == {0, 1} and set(site[:, 2] // 16) == {0, 3}
+
+
+def test_large_scales_are_those_of_the_snapshot(comm, data):
+    """Interpolation keeps the power below the LR lattice, less the trilinear kernel's loss."""
+    snapshot = open_snapshot(data / "lr16_25_z2", comm)
+    sr = SRCatalog(snapshot, model="interpolate")
+    power = [FFTPower(c, mode="1d", Nmesh=32, kmax=0.9).power for c in (sr, snapshot)]
+    ratio = power[0]["power"].real[1:] / power[1]["power"].real[1:]
+    assert (ratio[:2] > 0.85).all() and (ratio[:2] < 1.01).all()
+
+
+@pytest.mark.parametrize("name", ["lr16_25_corner_z4", "lr16_25_gas_z4"])
+def test_lattice_offsets_shift_nothing(comm, data, name):
+    """SR particles of shifted lattices lie where their LR particles are."""
+    snapshot = open_snapshot(data / name, comm)
+    sr = SRCatalog(snapshot, model="interpolate")
+    phases = []
+    for catalog in (sr, snapshot):
+        mode = catalog.to_mesh(Nmesh=32, resampler="tsc", compensated=True).to_field(mode="complex")
+        modes = np.zeros((3, 3, 3), dtype=complex)
+        for index in np.ndindex(3, 3, 3):
+            modes[index] = comm.allreduce(mode.cgetitem(list(index)) / comm.size)
+        phases.append(np.angle(modes.ravel()[1:]))
+    difference = np.angle(np.exp(1j * (phases[0] - phases[1])))
+    # an error of one LR cell would turn the lowest modes by 2 pi / 16
+    assert abs(difference).max() < 0.1
+
+
+def test_fof_and_redshift_space(comm, snapshot, weights):
+    sr = SRCatalog(snapshot, **weights)
+    fof = FOF(sr, linking_length=0.4, nmin=31)
+    halos = fof.to_halos(sr.attrs["ParticleMass"] * 1e10, cosmology(sr.attrs), sr.attrs["Redshift"])
+    rows = {name: sr[name].compute() for name in ("Position", "Velocity")}
+    stored = FOF(ArrayCatalog(rows, comm=comm, BoxSize=12.5), linking_length=0.4, nmin=31)
+    assert halos.csize == stored.find_features().csize > 3
+    factor = 1 / (sr.attrs["Time"] * 100 * cosmology(sr.attrs).efunc(sr.attrs["Redshift"]))
+    sr["RSDPosition"] = sr["Position"] + sr["Velocity"] * [0, 0, 1] * factor
+    mesh = sr.to_mesh(Nmesh=32, position="RSDPosition")
+    poles = FFTPower(mesh, mode="2d", Nmu=5, poles=[0, 2]).poles
+    assert np.isfinite(poles["power_2"].real[1:]).all()
+
+
+def test_slices_views_and_copies(snapshot, weights):
+    sr = SRCatalog(snapshot, **weights)
+    first = sr[:100]
+    np.testing.assert_array_equal(first["ID"].compute(), sr["ID"].compute()[:100])
+    np.testing.assert_array_equal(sr.copy()["ID"][:9].compute(), sr["ID"][:9].compute())
+    view = sr.view()
+    np.testing.assert_array_equal(view["Position"][:9].compute(), sr["Position"][:9].compute())
+    chosen = sr[sr["ID"] % 1000 == 0]
+    assert chosen.csize == 64**3 // 1000
+
+
+def test_saved_catalogues_open_as_any_other(comm, snapshot, weights, tmp_path):
+    sr = SRCatalog(snapshot, seed=4, **weights)
+    sr.save(str(tmp_path / "sr"), columns=["Position", "Velocity", "ID"])
+    saved = BigFileCatalog(str(tmp_path / "sr"), comm=comm)
+    assert saved.attrs["SRSeed"] == "4" and saved.csize == sr.csize
+    for name in sr.names:
+        before, after = (np.concatenate(comm.allgather(c[name].compute())) for c in (sr, saved))
+        # bigfile gives columns of one member as (n, 1)
+        np.testing.assert_array_equal(after.reshape(before.shape), before)
+
+
+def test_attrs_say_how_it_was_made(snapshot, weights):
+    sr = SRCatalog(snapshot, seed=9, **weights)
+    assert sr.attrs["SRSeed"] == "9" and sr.attrs["SRModel"] == "map2map_6ch"
+    assert sr.attrs["SRSource"].endswith("lr8_12p5_z2") and "torch" in sr.attrs["SRVersions"]
+    np.testing.assert_array_equal(sr.attrs["BoxSize"], [12.5, 12.5, 12.5])
+    assert sr.attrs["ParticleMass"] == pytest.approx(snapshot.attrs["ParticleMass"] / 512)
+
+
+def test_any_catalogue_of_a_lattice_is_taken(comm, snapshot):
+    rows = np.empty(snapshot.size, dtype=[("Position", "f8", 3), ("ID", "u8", (1,))])
+    rows["Position"] = snapshot["Position"].compute()
+    rows["ID"] = snapshot["ID"].compute()[:, None]  # as bigfile gives it under numpy 2
+    other = ArrayCatalog(rows, comm=comm, BoxSize=12.5, Redshift=2.0)
+    sr = SRCatalog(other, model="interpolate", factor=2)
+    assert sr.names == ("Position", "ID") and sr.csize == 16**3
+    reference = SRCatalog(snapshot, model="interpolate", factor=2)
+    np.testing.assert_array_equal(sr["Position"].compute(), reference["Position"].compute())
+
+
+def test_more_ranks_than_default_chunks(comm, data):
+    """Chunks become smaller rather than a rank empty."""
+    sr = SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), model="interpolate", factor=2)
+    assert all(sr.comm.allgather(sr.size > 0))
+    if comm.size > 1:
+        with pytest.raises(InputError, match="smaller --chunk or fewer ranks"):
+            SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), model="interpolate", chunk=8)
+
+
+def model_file(comm, tmp_path, **card):
+    generator = DisplacementGenerator(channels=6, factor=2, chan_base=4, chan_min=2)
+    path = tmp_path / "model.safetensors"
+    if comm.rank == 0:
+        save_model(
+            path, generator, ModelCard("m", "displacement", generator.arguments, 2, 6, **card)
+        )
+    comm.Barrier()
+    return path
+
+
+@pytest.mark.parametrize(
+    "card, message",
+    [
+        (dict(cell=0.78125), "1.5625 Mpc/h.*0.78125"),
+        (dict(redshift=(4, 4)), "redshift 2 .*z = 4"),
+        (dict(redshift=(0, 1)), "redshift 2 .*0 <= z <= 1"),
+    ],
+)
+def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, caplog):
+    path = model_file(comm, tmp_path, **card)
+    with pytest.raises(InputError, match=message):
+        SRCatalog(snapshot, model=path)
+    SRCatalog(snapshot, model=path, force=True)
+    if comm.rank == 0:
+        assert "going on as forced" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(seed=-1), "seed is -1"),
+        (dict(chunk=9), "chunk is 9"),
+        (dict(device="tpu"), "device is 'tpu'"),
+        (dict(dtype="float16"), "dtype is 'float16'"),
+        (dict(factor=3), "factor is 3"),
+        (dict(model="nowhere.safetensors"), "does not exist"),
+        (dict(region=((0, 1), (0, 1), (2, 2))), "region along z"),
+    ],
+)
+def test_senseless_options(snapshot, options, message):
+    with pytest.raises(InputError, match=message):
+        SRCatalog(snapshot, **options)
+
+
+def test_velocities_a_model_wants(comm, snapshot, tmp_path):
+    rows = {"Position": snapshot["Position"], "ID": snapshot["ID"]}
+    bare = ArrayCatalog(rows, comm=comm, BoxSize=12.5, Redshift=2.0, Omega0=0.3)
+    with pytest.raises(InputError, match="6 channels.*no Velocity"):
+        SRCatalog(bare, model=model_file(comm, tmp_path))
