@@ -49,7 +49,10 @@ class Picture:
         missing = np.ones((n, n), bool)
         sigma, narrower = 0.7, None
         while missing.any() and sigma < n / 3:
-            level = [gaussian_filter(one, sigma, mode=mode) for one in (self.count, self.halo)]
+            level = [
+                gaussian_filter(one, sigma, mode=mode, truncate=3)
+                for one in (self.count, self.halo)
+            ]
             inside = level[0] * 4 * np.pi * sigma**2
             take = missing & (inside >= minimum)
             if narrower is not None:
@@ -62,7 +65,7 @@ class Picture:
             else:
                 density[take], halo[take] = level[0][take], level[1][take]
             missing &= ~take
-            narrower, sigma = (level, inside), sigma * 2**0.5
+            narrower, sigma = (level, inside), sigma * 1.7
         density[missing], halo[missing] = narrower[0][0][missing], narrower[0][1][missing]
         if not self.periodic:
             inner = slice(n // (MARGIN + 2), n - n // (MARGIN + 2))

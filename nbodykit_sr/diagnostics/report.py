@@ -64,7 +64,7 @@ def write_report(results, catalogs, folder, command):
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=DPI)
             (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
-            figure.savefig(folder / "figures" / f"{name}.pdf", dpi=2 * DPI)
+            figure.savefig(folder / "figures" / f"{name}.pdf", dpi=DPI)
             data = base64.b64encode(buffer.getvalue()).decode()
             shown.append({"name": name, "title": title, "data": data, "caption": caption})
     environment = jinja2.Environment(
@@ -201,8 +201,11 @@ def _row(rows, quantity, values, orientation="", digits=3, against=None):
 
 
 def _number(values, digits):
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{max(digits, 1)}f}"
+    """A number, or mean ± standard deviation of several."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    digits = max(digits, 1)
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def _over(values, reference):
