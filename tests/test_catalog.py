@@ -170,7 +170,7 @@ def test_fof_and_redshift_space(comm, snapshot, weights):
     fof = FOF(sr, linking_length=0.4, nmin=31)
     halos = fof.to_halos(sr.attrs["ParticleMass"] * 1e10, cosmology(sr.attrs), sr.attrs["Redshift"])
     rows = {name: sr[name].compute() for name in ("Position", "Velocity")}
-    stored = FOF(ArrayCatalog(rows, comm=comm, BoxSize=12.5), linking_length=0.4, nmin=31)
+    stored = FOF(ArrayCatalog(rows, comm=comm, BoxSize=[12.5] * 3), linking_length=0.4, nmin=31)
     assert halos.csize == stored.find_features().csize > 3
     factor = 1 / (sr.attrs["Time"] * 100 * cosmology(sr.attrs).efunc(sr.attrs["Redshift"]))
     sr["RSDPosition"] = sr["Position"] + sr["Velocity"] * [0, 0, 1] * factor
