@@ -295,6 +295,8 @@ def _units(path, dataset, raw):
         "HubbleParam": number("HubbleParam"),
         "source": path,
     }
+    if "ParticleMass" in raw:
+        attrs["ParticleMass"] = number("ParticleMass")
     masses = np.ravel(raw.get("MassTable", []))
     if kind < len(masses) and np.isfinite(masses[kind]) and masses[kind] > 0:
         attrs["ParticleMass"] = float(masses[kind]) * unit_mass / _MPGADGET_MASS
