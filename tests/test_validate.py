@@ -1,0 +1,193 @@
+"""The command that compares catalogues, from snapshots to the page."""
+
+import json
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from nbodykit_sr import generate, validate
+from nbodykit_sr.diagnostics import suite
+from nbodykit_sr.diagnostics.figures import HALOS, MATTER
+from nbodykit_sr.diagnostics.halos import find_halos
+from nbodykit_sr.diagnostics.pictures import picture
+from nbodykit_sr.door import enter
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.snapshot import open_snapshot
+
+
+def interpolated(data, tmp_path, comm, seed=0):
+    """A catalogue as `generate` writes it."""
+    output = str(tmp_path / f"SR_{seed}")
+    source = str(data / "lr8_12p5_z2")
+    generate.main(
+        [source, output, "--seed", str(seed), "--chunk", "4", "--model", "interpolate"], comm
+    )
+    return output
+
+
+def close(one, two, where=""):
+    """The same tree of numbers, to rounding."""
+    if isinstance(one, dict):
+        assert set(one) == set(two), where
+        for key in one:
+            close(one[key], two[key], f"{where}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(two), where
+        for i, pair in enumerate(zip(one, two, strict=True)):
+            close(*pair, f"{where}/{i}")
+    elif isinstance(one, float) and isinstance(two, (float, int)):
+        assert one == pytest.approx(two, rel=1e-9, abs=1e-9), where
+    else:
+        assert one == two, where
+
+
+@pytest.mark.mpi
+def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
+    sr = interpolated(data, tmp_path, comm)
+    paths = {"SR": [sr], "HR": [data / "hr64_12p5_z2"], "LR": [data / "lr8_12p5_z2"]}
+
+    def measured(on):
+        catalogs = {kind: [open_snapshot(one, on) for one in many] for kind, many in paths.items()}
+        return suite.measure(catalogs, suite.Settings.choose(12.5, 64**3, Nmesh=32))
+
+    together = measured(comm)
+    alone = comm.bcast(measured(MPI.COMM_SELF).to_dict() if comm.rank == 0 else None)
+    close(together.to_dict(), alone)
+    for kind in ("HR", "LR", "SR"):
+        one = together[kind]["power"][0]
+        np.testing.assert_allclose(
+            one["power"], alone["statistics"][kind]["power"][0]["columns"]["power"], rtol=1e-10
+        )
+        halos = alone["statistics"][kind]["halos"][0]["columns"]["count"]
+        np.testing.assert_array_equal(together[kind]["halos"][0]["count"], halos)
+    # what interpolation must give: LR's large scales, few halos, no small-scale power
+    against = together["SR"]["comparison"][0]
+    assert abs(against["transfer"][0] - 1) < 0.1 and against["correlation"][0] > 0.95
+    assert against["transfer"][-1] < 0.9 and against["correlation"][-1] < 0.9
+    totals = [together[kind]["halos"][0].attrs["total"] for kind in ("SR", "HR")]
+    assert totals[0] < 0.5 * totals[1]
+
+
+@pytest.mark.mpi
+def test_the_page(comm, data, tmp_path):
+    """Two realisations with HR and LR: one self-contained page, every number in JSON."""
+    srs = [interpolated(data, tmp_path, comm, seed) for seed in (1, 2)]
+    out = tmp_path / "report"
+    hr, lr = str(data / "hr64_12p5_z2"), str(data / "lr8_12p5_z2")
+    argv = ["--sr", *srs, "--hr", hr, "--lr", lr, "--out", str(out), "--mesh", "32", "--quiet"]
+    argv += ["--kmax", "6", "--boxes", "3", "1.5"]
+    assert validate.main(argv, comm) == 0
+    if comm.rank > 0:
+        return
+    page = (out / "report.html").read_text()
+    assert 'src="http' not in page and "<link" not in page and "<script" not in page
+    assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 8
+    document = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
+    assert document["settings"]["kmax"] == 6 and document["settings"]["zooms"] == [12.5, 3, 1.5]
+    assert {"nbodykit_sr", "nbodykit", "pmesh", "numpy"} <= set(document["versions"])
+    assert document["command"].startswith("python -m nbodykit_sr.validate --sr ")
+    assert "--kmax 6 --boxes 3 1.5" in document["command"]
+    first = document["catalogues"][0]
+    assert first["kind"] == "SR" and first["made"]["SRSeed"] == "1"
+    assert first["made"]["SRCard"]["network"] == "interpolate"
+    assert max(document["statistics"]["SR"]["power"][0]["columns"]["k"]) < 6.3
+    assert len(document["statistics"]["SR"]["jumps"]) == 2
+    assert all(row["quantity"] and row["value"] for row in document["summary"])
+    for name in ("pictures", "power", "redshift_space", "halos", "bispectrum", "voids", "seams"):
+        for kind in ("png", "pdf"):
+            assert (out / "figures" / f"{name}.{kind}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("lr", [True, False])
+def test_what_is_missing_is_said(comm, data, tmp_path, lr):
+    out = tmp_path / "report"
+    argv = ["--sr", str(data / "hr64_12p5_z2"), "--out", str(out), "--mesh", "32", "--quiet"]
+    argv += ["--lr", str(data / "lr8_12p5_z2")] if lr else []
+    assert validate.main(argv, comm) == 0
+    if comm.rank > 0:
+        return
+    document = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+    assert any("No HR reference" in note for note in document["notes"])
+    assert any("chunk faces" in note for note in document["notes"])
+    assert all(note.split("'")[0] in page for note in document["notes"])
+    assert document["reference"] == ("LR" if lr else None)
+    names = document["statistics"]["SR"]
+    assert ("comparison" in names) == lr and "halo ratio" not in names
+    if lr:  # LR is asked only where it knows
+        k = names["comparison"][0]["columns"]["k"]
+        assert max(k) <= document["lr_nyquist"] * (1 + 1e-6) + 2 * np.pi / 12.5 / 2
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--sr", "hr64_12p5_z2", "--hr", "nothing_here"], "does not exist"),
+        (["--sr", "hr64_12p5_z2", "--lr", "lr8_12p5_z4"], "redshift"),
+        (["--sr", "hr64_12p5_z2", "--lr", "lr16_25_z2"], "BoxSize"),
+        (["--sr", "hr64_12p5_z2", "--mesh", "33"], "mesh is 33"),
+        (["--sr", "hr64_12p5_z2", "--kmax", "1000"], "kmax is 1000"),
+        (["--sr", "hr64_12p5_z2", "--boxes", "20"], "boxes are"),
+        (["--sr", "hr64_12p5_z2", "--mesh", "20000"], "free"),
+        (["--sr", "hr64_12p5_z2", "--hr", "hr64_12p5_z2", "hr64_12p5_z2"], "one for each"),
+        (["--sr", "hr64_12p5_z2", "--colour", "red"], "unrecognized"),
+    ],
+)
+def test_unusable_input_ends_with_one_line(comm, data, tmp_path, capfd, argv, message):
+    argv = [str(data / one) if one[:2] in ("hr", "lr") or one[:2] == "no" else one for one in argv]
+    with pytest.raises(SystemExit) as status:
+        enter(validate.main, "validate", comm, [*argv, "--out", str(tmp_path / "out"), "--quiet"])
+    assert status.value.code == 2
+    text = capfd.readouterr().err
+    if comm.rank == 0:
+        lines = [line for line in text.splitlines() if line.startswith("validate: error: ")]
+        assert len(lines) == 1 and message in lines[0]
+
+
+def test_a_region_is_refused(comm, data):
+    catalog = open_snapshot(data / "lr8_12p5_z2", comm)
+    catalog.attrs["SRRegion"] = "[[0.0, 5.0], [0.0, 5.0], [0.0, 5.0]]"
+    with pytest.raises(InputError, match="region"):
+        suite.check({"SR": [catalog]})
+
+
+def test_the_papers_settings_where_the_box_holds_them():
+    paper = suite.Settings.choose(100.0, 512**3)
+    assert (paper.Nmesh, paper.radius, paper.k1, paper.k2) == (512, 10.0, 0.15, 0.25)
+    assert paper.kmax == pytest.approx(np.pi * 512 / 100)
+    assert paper.zooms == (100.0, 25.0, 6.25)
+    small = suite.Settings.choose(12.5, 64**3)
+    fundamental = 2 * np.pi / 12.5
+    assert small.radius < 2 and small.k1 > 2 * fundamental
+
+
+@pytest.mark.mpi
+def test_pictures_hold_the_particles_of_their_slab(comm, data):
+    catalog = open_snapshot(data / "hr64_12p5_z2", comm)
+    halos = find_halos(catalog)
+    whole = picture(catalog, halos, halos.centre, 12.5, 12.5, pixels=64)
+    assert whole.count.sum() == pytest.approx(64**3)
+    assert whole.halo.sum() == pytest.approx(halos.length.sum())
+    assert whole.mean == pytest.approx(64**3 / 64**2)
+    density, share = whole.smoothed()
+    assert density.mean() == pytest.approx(1, abs=0.1)
+    assert share.min() >= 0 and share.max() <= 1
+
+    zoom = picture(catalog, halos, halos.centre, 1.0, 1.0, pixels=64)
+    density, share = zoom.smoothed()
+    assert density.shape == (64, 64)
+    middle = density[24:40, 24:40].mean()
+    assert middle > 30 and middle > 3 * density[[0, -1]].mean()
+    assert share[24:40, 24:40].mean() > 0.8
+
+
+def test_both_maps_have_the_same_even_lightness():
+    """Hue says halo or not; lightness, to any eye, says density."""
+    for colours in (np.array(MATTER.colors), np.array(HALOS.colors)):
+        linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+        luminance = linear @ [0.2126, 0.7152, 0.0722]
+        lightness = 116 * np.cbrt(luminance) - 16
+        np.testing.assert_allclose(lightness, np.linspace(4, 97, 256), atol=3)
+        assert np.all(np.diff(lightness) > 0)
