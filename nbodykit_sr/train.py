@@ -11,8 +11,13 @@ import logging
 import socket
 import sys
 
-from .errors import InputError, agreement
+from mpi4py import MPI
+
+from .device import choose_device
+from .door import UNFINISHED, enter, stop_requests
+from .errors import agreement
 from .training.configuration import build, one_of, read_toml
+from .training.distributed import join, leave
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -39,7 +44,7 @@ def make_system(table):
 
 
 def train(path, comm, resume=False):
-    """Train as a TOML file says. Collective.
+    """Train as a TOML file says, or until SIGTERM or SIGUSR1. Collective.
 
     Parameters
     ----------
@@ -51,31 +56,31 @@ def train(path, comm, resume=False):
 
     Returns
     -------
-    dict of str: float
-        The last losses.
+    bool
+        Whether the schedule is done; if not, the run can be resumed.
 
     Raises
     ------
     InputError
         On every rank.
+    RankError
+        On a rank whose memory ran out.
     """
-    from mpi4py import MPI
-
-    from .training.distributed import choose_device, join, leave
     from .training.loop import Trainer
 
-    host = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    local = host.rank
-    host.Free()
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    local = node.rank, node.size
+    node.Free()
     with agreement(comm):
         system = make_system(read_toml(path))
-        device = choose_device(system.configuration.device, local)
+        device = choose_device(system.configuration.device, *local)
     address = comm.bcast(_address() if comm.rank == 0 and comm.size > 1 else None)
     ranks = join(device, comm.rank, comm.size, address)
     try:
         with agreement(comm):
             trainer = Trainer(system, ranks, resume)
-        return trainer.run()
+        with stop_requests() as stopped:
+            return trainer.run(stopped)
     finally:
         leave(ranks)
 
@@ -121,41 +126,29 @@ def _parser(command):
     return parser
 
 
-def run(arguments, comm):
-    """Do what the command line says. Collective; raises InputError on every rank."""
-    command = arguments[0] if arguments and arguments[0] in ("pairs", "export") else "train"
-    options = _parser(command).parse_args(arguments[command != "train" :])
+def main(argv, comm):
+    """The command; returns its exit status. Collective."""
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv and argv[0] in ("pairs", "export") else "train"
+    options = _parser(command).parse_args(argv[command != "train" :])
+    logging.basicConfig(
+        level=logging.INFO if comm.rank == 0 else logging.ERROR, format="train: %(message)s"
+    )
     if command == "train":
-        train(options.configuration, comm, options.resume)
-    elif command == "pairs":
+        return 0 if train(options.configuration, comm, options.resume) else UNFINISHED
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    if command == "pairs":
         from .training.matching import build_pair
 
-        build_pair(comm=comm, **vars(options))
+        build_pair(comm=comm, **given)
     else:
         from .training.export import export
 
-        given = {key: value for key, value in vars(options).items() if value is not None}
         with agreement(comm):
             if comm.rank == 0:
                 export(given.pop("run"), given.pop("out"), **given)
-
-
-def main(arguments=None):
-    """The command; returns its exit status."""
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    logging.basicConfig(
-        level=logging.INFO if comm.rank == 0 else logging.ERROR, format="%(message)s"
-    )
-    try:
-        run(sys.argv[1:] if arguments is None else arguments, comm)
-    except InputError as error:
-        if comm.rank == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main, "train", MPI.COMM_WORLD)

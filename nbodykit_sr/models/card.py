@@ -13,10 +13,12 @@ from ..errors import InputError
 from ..normalization import Normalization
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
+from .styled import StyledGenerator
 
 NETWORKS = {
     "displacement": DisplacementGenerator,
     "interpolate": InterpolatingGenerator,
+    "styled displacement": StyledGenerator,
     "density": DensityEmulator,
 }
 

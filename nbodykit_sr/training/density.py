@@ -15,6 +15,7 @@ from .augmentation import ELEMENTS, periodic_crop, transform
 from .configuration import Configuration, Stage, require
 from .evaluation import Spectra, figure
 from .losses import shell_power
+from .memory import smaller_settings
 from .triplets import open_triplets
 
 # Section 3.3: half a million updates, ten of the critic for each
@@ -85,6 +86,13 @@ class EmulatorTable:
 
     filters: int = 6
     initial_kmin: float = 0.0
+
+    def __post_init__(self):
+        require(self.filters > 0, f"emulator.filters is {self.filters}: one or more needed")
+        require(
+            self.initial_kmin >= 0,
+            f"emulator.initial_kmin is {self.initial_kmin}: zero or more needed [h/Mpc]",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +280,10 @@ class DensitySystem:
         fields = {"SR": sr, "LR": F.interpolate(lr, scale_factor=2)[0, 0], "HR": hr[0]}
         N = triplet.manifest.Nmesh
         return fields, size * triplet.manifest.cell, size == N
+
+    def smaller(self):
+        sizes = range(self.configuration.sample.size - 1, 15, -1)
+        return smaller_settings(self.configuration, [("sample", "size", sizes)])
 
     def card(self, generator):
         first = self.train[0].manifest

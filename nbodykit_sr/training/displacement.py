@@ -18,6 +18,7 @@ from ..models.displacement import (
     noise_shapes,
     output_trim,
 )
+from ..models.styled import StyledGenerator
 from ..noise import site_noise
 from ..normalization import Normalization
 from .augmentation import ELEMENTS, periodic_crop, transform
@@ -25,6 +26,7 @@ from .cic import density, space_to_depth
 from .configuration import Configuration, one_of, require
 from .evaluation import Spectra, figure
 from .losses import statistics_loss
+from .memory import smaller_settings
 from .pairs import open_pairs
 from .samples import seeded_normal
 
@@ -195,9 +197,8 @@ class DisplacementSystem:
 
     def networks(self):
         g, c = self.configuration.generator, self.configuration.critic
-        generator = DisplacementGenerator(
-            g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max
-        )
+        network = StyledGenerator if g.styled else DisplacementGenerator
+        generator = network(g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max)
         with torch.no_grad():
             for rung in generator.rungs:
                 for noise in (rung.noise0, rung.noise1):
@@ -360,12 +361,28 @@ class DisplacementSystem:
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)
         return {"SR": whole[0], "LR": whole[1], "HR": torch.from_numpy(hr)[None]}
 
+    def smaller(self):
+        c = self.configuration
+        least = 1
+        if any(stage.adversarial != "none" for stage in c.stage):
+            least = -(-smallest_input(c.critic.blocks) // self.factor)
+        base = c.generator.chan_base
+        return smaller_settings(
+            c,
+            [
+                ("sample", "crop", range(self.crop - 1, least - 1, -1)),
+                ("generator", "chan_base", [base >> n for n in range(1, 6)]),
+            ],
+        )
+
     def card(self, generator):
         first = self.train[0].manifest
         redshifts = [1 / pair.manifest.a - 1 for pair in self.train]
         return ModelCard(
             name=Path(self.configuration.run).name,
-            network="displacement",
+            network="styled displacement"
+            if self.configuration.generator.styled
+            else "displacement",
             arguments=generator.arguments,
             factor=self.factor,
             channels=self.configuration.generator.channels,

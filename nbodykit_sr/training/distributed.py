@@ -1,12 +1,11 @@
 """Ranks and their device: torch.distributed, whoever started them."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
-
-from ..errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,29 +29,20 @@ class Ranks:
         ids = None if self.device.type == "cpu" else [self.device.index]
         return DistributedDataParallel(network, device_ids=ids)
 
+    def local_gradients(self, network):
+        """Where gradients of a wrapped network stay on the rank until the next backward pass."""
+        return nullcontext() if self.size == 1 else network.no_sync()
+
+    def any(self, condition):
+        """Whether `condition` is true on any rank."""
+        return self.mean({"": torch.tensor(float(bool(condition)), device=self.device)})[""] > 0
+
     def mean(self, values):
         """Mean over ranks of a dict of scalar tensors, as floats; the same on all."""
         stacked = torch.stack([v.detach().to(torch.float64) for v in values.values()])
         if self.size > 1:
             torch.distributed.all_reduce(stacked)
         return dict(zip(values, (stacked / self.size).tolist(), strict=True))
-
-
-def choose_device(name, local_rank=0):
-    """The device called "auto", "cpu" or "cuda", a GPU for each rank of a host.
-
-    Raises
-    ------
-    InputError
-        If "cuda" is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError('device is "cuda" but torch finds no GPU: set device = "cpu"')
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def join(device, rank, size, address):

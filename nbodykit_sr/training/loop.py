@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..door import RankError
 from ..errors import InputError
 from .checkpoint import CheckpointFolder
 from .configuration import plain
 from .losses import critic_loss, generator_loss, gradient_penalty
+from .memory import device_memory, step_bytes, what_fits
 from .samples import Samples
 from .watch import Watch
 
@@ -98,6 +100,13 @@ class Trainer:
             )
         if resume and not found:
             raise InputError(f"{c.run} holds no sound checkpoint: start without --resume")
+        # more than there is would get the process killed without a word
+        needed, there = step_bytes(system, c.batch // ranks.size), device_memory(ranks.device)
+        if needed > there:
+            raise InputError(
+                f"a step with batch = {c.batch} needs about {needed / 1e9:.1f} GB on each rank, "
+                f"its device has {there / 1e9:.1f} GB: {what_fits(system, ranks)}"
+            )
         torch.manual_seed(c.seed)
         networks = [network.to(ranks.device) for network in system.networks()]
         if ranks.device.type == "cuda" or c.precision == "bfloat16":
@@ -121,21 +130,33 @@ class Trainer:
         """What is evaluated and exported: the average if one is kept."""
         return self.generator if self.average is None else self.average
 
-    def run(self):
-        """Train to the end of the schedule; the last losses, a dict of floats. Collective."""
+    def run(self, stopped=()):
+        """Train to the end of the schedule. Collective.
+
+        Parameters
+        ----------
+        stopped : list, optional
+            Becomes true when the run is to stop early, as `door.stop_requests` gives it.
+
+        Returns
+        -------
+        bool
+            Whether the schedule is done; if not, a checkpoint of the last step is there.
+        """
         self.wrapped = [self.ranks.wrap(network) for network in (self.generator, self.critic)]
         c, main = self.configuration, self.ranks.rank == 0
         watch = Watch(c.run, self.step) if main else None
         samples = Samples(self.system.sample, c.seed, self.ranks, c.workers)
         batches = samples.batches(self.schedule.batches(self.step))
         bar = tqdm(total=self.schedule.steps, initial=self.step, disable=not main or None)
-        losses = {}
+        stop = False
         try:
-            while self.step < self.schedule.steps:
+            while self.step < self.schedule.steps and not stop:
                 losses = self._step(batches)
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()}, refresh=False)
-                last = self.step == self.schedule.steps
+                stop = self.ranks.any(stopped)
+                last = self.step == self.schedule.steps or stop
                 if main and (last or self.step % c.log_every == 0):
                     stage = self.schedule.at(self.step - 1)[0].name
                     watch.write("train", self.step, stage=stage, **losses)
@@ -143,14 +164,20 @@ class Trainer:
                     self._evaluate(watch)
                 if last or self.step % c.checkpoints.every == 0:
                     self._save()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise out_of_memory(error, self) from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            kind = InputError if self.ranks.size == 1 else RankError
+            raise kind(
+                f"out of memory at step {self.step} with batch = {c.batch}: "
+                f"{what_fits(self.system, self.ranks)}"
+            ) from error
         finally:
             bar.close()
             samples.close()
             if watch:
                 watch.close()
-        return losses
+        return self.step == self.schedule.steps
 
     def _step(self, batches):
         """One step: updates of the critic, then one of the generator."""
@@ -185,23 +212,26 @@ class Trainer:
         return fake.float()
 
     def _update_critic(self, stage, batch, fake):
+        critic, kind, terms = self.wrapped[1], stage.adversarial, {}
         with torch.no_grad():
             real = self.system.critic_fields(batch, self.system.target(batch))
-        kind, terms = stage.adversarial, {}
+        self.optimizers[1].zero_grad(set_to_none=True)
+        if self.critic_updates % stage.penalty_every == 0:
+            # on its own and in float32: its graph is the largest, and is freed here
+            mixing = batch["noise"].remainder(2**20).float() / 2**20
+            with self.ranks.local_gradients(critic):
+                terms["penalty"] = gradient_penalty(
+                    kind, lambda x: self.system.score(critic, batch, x), real, fake, mixing
+                )
+                (stage.penalty * terms["penalty"]).backward()
         with self._autocast():
             # real and fake in one pass
             both = {k: torch.cat([v, v]) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-            scores = self.system.score(self.wrapped[1], both, torch.cat([real, fake])).float()
-        real_score, fake_score = scores.chunk(2)
-        loss = terms["critic"] = critic_loss(kind, real_score, fake_score)
-        if self.critic_updates % stage.penalty_every == 0:
-            mixing = batch["noise"].remainder(2**20).float() / 2**20
-            terms["penalty"] = gradient_penalty(
-                kind, lambda x: self.system.score(self.wrapped[1], batch, x), real, fake, mixing
-            )
-            loss = loss + stage.penalty * terms["penalty"]
+            scores = self.system.score(critic, both, torch.cat([real, fake])).float()
+        terms["critic"] = critic_loss(kind, *scores.chunk(2))
+        terms["critic"].backward()
         self.critic_updates += 1
-        return self._descend(1, loss, terms)
+        return self._descend(1, terms)
 
     def _update_generator(self, stage, batch, fake, seen):
         terms = {}
@@ -219,7 +249,9 @@ class Trainer:
             self.critic.requires_grad_(True)
             terms["generator"] = generator_loss(stage.adversarial, scores)
             loss = loss + stage.adversarial_weight * terms["generator"]
-        values = self._descend(0, loss, terms)
+        self.optimizers[0].zero_grad(set_to_none=True)
+        loss.backward()
+        values = self._descend(0, terms)
         if self.average is not None:
             decay = min(self.configuration.average, (self.step + 1) / (self.step + 10))
             with torch.no_grad():
@@ -228,15 +260,12 @@ class Trainer:
                     mean.lerp_(new, 1 - decay)
         return values
 
-    def _descend(self, which, loss, terms):
-        """One update of a network; the mean of its loss terms over the ranks."""
-        optimizer = self.optimizers[which]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+    def _descend(self, which, terms):
+        """Update a network by its gradients; the mean of its loss terms over the ranks."""
         values = self.ranks.mean(terms)
         if not all(math.isfinite(value) for value in values.values()):
             self._not_finite(", ".join(f"{k} = {v:g}" for k, v in values.items()))
-        optimizer.step()
+        self.optimizers[which].step()
         return values
 
     def _not_finite(self, what):
@@ -311,12 +340,3 @@ class Trainer:
                 f"the weights of {run} do not fit this configuration "
                 f"({str(error).splitlines()[1].strip()}): keep the tables of the networks"
             ) from None
-
-
-def out_of_memory(error, trainer):
-    """An InputError with advice if `error` is one of memory, else the error itself."""
-    text = str(error)
-    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "alloc" in text
-    if not memory:
-        return error
-    return InputError(f"out of memory at step {trainer.step}")

@@ -62,6 +62,8 @@ class Samples:
 def seeded_normal(shape, seeds, layer, device):
     """Standard normal (B, 1, *shape) float32, each sample from its own seed (B) int64."""
     out = torch.empty((len(seeds), 1, *shape), device=device)
+    if out.is_meta:
+        return out
     generator = torch.Generator(device)
     for sample, seed in zip(out, seeds.tolist(), strict=True):
         generator.manual_seed((seed + 0x9E3779B97F4A7C15 * (layer + 1)) % 2**63)

@@ -43,5 +43,8 @@ class System(Protocol):
     def evaluate(self, generator, evaluation, device):
         """Compare held-out fields: (dict of floats, matplotlib figure or None)."""
 
+    def smaller(self):
+        """What to try if memory runs out with one sample: an iterable of (words, configuration)."""
+
     def card(self, generator):
         """The ModelCard of the generator; `export` fills in training and evaluation."""

@@ -49,7 +49,7 @@ class Triplet(Pair):
         kz = 2 * np.pi * np.fft.rfftfreq(size, self.manifest.BoxSize / size)
         modes = np.fft.rfftn(self.initial[0])
         modes *= k[:, None, None] ** 2 + k[:, None] ** 2 + kz**2 >= kmin**2
-        return np.fft.irfftn(modes, s=(size,) * 3).astype(np.float32)[None]
+        return np.fft.irfftn(modes, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)[None]
 
 
 def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None):

@@ -1,0 +1,165 @@
+"""Training the displacement generator by a proper score, without a critic.
+
+The generator makes two fields of each sample, from two noise seeds, and is scored by
+
+    E|f(SR) - f(HR)| - E|f(SR) - f(SR')| / 2,
+
+the energy score (Gneiting & Raftery 2007), which is least when SR is distributed as HR is, given
+LR. The features f are what halos and power spectra are made of: displacements and velocities,
+their differences between sites, distances of neighbours, and densities. The papers do not do
+this. It is steadier than a critic and needs no second network, so it suits small budgets.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional as F
+
+from .checkpoint import CheckpointFolder
+from .cic import density
+from .configuration import require
+from .displacement import DisplacementConfiguration, DisplacementSystem
+
+# What keeps the logarithms finite: squared distance [SR cells], density [mean]
+SOFTENING = 0.05
+EMPTY = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """The features and their weights; lengths are in SR cells.
+
+    Attributes
+    ----------
+    field : float
+        Of the displacement, and of the velocity, at each site.
+    difference : float
+        Of the differences of both between two sites, as one vector, at each of `lags`.
+    distance : float
+        Of the log distance of these two particles.
+    density : float
+        Of the log density on meshes of half an SR cell to four.
+    lags : tuple of int
+        Separations of the sites along an axis [SR sites]; the axis changes from step to step.
+    velocity : float
+        Velocities are multiplied by this, in units in which linear theory has velocity equal to
+        displacement.
+    start : str
+        Folder of a run of a smaller factor, on coarser HR fields, whose rungs this run's first
+        ones start from; "" for none.
+    """
+
+    field: float = 0.3
+    difference: float = 0.5
+    distance: float = 2.0
+    density: float = 3.0
+    lags: tuple[int, ...] = (1, 2, 4, 8)
+    velocity: float = 0.5
+    start: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfiguration(DisplacementConfiguration):
+    """A run of the displacement generator by the energy score.
+
+    The stages give it by their `statistics` weight, and have no critic.
+
+    Attributes
+    ----------
+    score : ScoreTable
+    """
+
+    score: ScoreTable = field(default_factory=ScoreTable)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for stage in self.stage:
+            require(
+                stage.adversarial == "none",
+                f"adversarial of stage {stage.name!r} is {stage.adversarial!r}: the system "
+                "'displacement score' has no critic; set 'none' or take the system 'displacement'",
+            )
+
+
+class ScoreSystem(DisplacementSystem):
+    """Super-resolution of displacement and velocity fields by the energy score.
+
+    Parameters
+    ----------
+    configuration : ScoreConfiguration
+
+    Raises
+    ------
+    InputError
+        If the pairs, or the run to start from, do not serve the configuration.
+    """
+
+    def networks(self):
+        generator, critic = super().networks()
+        start = self.configuration.score.start
+        if start:
+            _, state = CheckpointFolder(f"{start}/checkpoints").require()
+            weights = state["average"] or state["generator"]
+            own = generator.state_dict()
+            fits = all(k in own and own[k].shape == weights[k].shape for k in weights)
+            require(fits, f"the weights of {start} do not fit: keep the widths of its generator")
+            generator.load_state_dict(weights, strict=False)
+        return generator, critic
+
+    def generate(self, generator, batch):
+        """Two members of each sample, one after the other: (2B, C, M, M, M)."""
+        twice = {k: torch.cat([batch[k]] * 2) for k in ("lr", "a", "noise")}
+        twice["noise"][len(batch["noise"]) :] += 1
+        return super().generate(generator, twice)
+
+    def target(self, batch):
+        return torch.cat([batch["hr"]] * 2)
+
+    def statistics(self, batch, fields):
+        """The energy score of the two members, a scalar."""
+        s = self.configuration.score
+        fields = torch.cat([fields, batch["hr"]])
+        unit = 3 * [batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)]
+        fields = fields * torch.cat(unit)
+        shift = (unit[0] * self._interpolated(batch)[:, :3]).mean((2, 3, 4)).repeat(3, 1)
+        parts = [fields[:, :3]] + [s.velocity * v for v in fields[:, 3:].split(3, 1)]
+        loss = s.field * sum(energy_score(part) for part in parts)
+        fields = torch.cat(parts, 1)
+        for number, lag in enumerate(s.lags):
+            axis = int(batch["noise"][0] + number) % 3
+            size = fields.shape[2] - lag
+            step = fields.narrow(2 + axis, lag, size) - fields.narrow(2 + axis, 0, size)
+            loss = loss + s.difference * energy_score(step) / lag**0.5
+            apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
+            square = (step[:, :3] + apart).square().sum(1, keepdim=True)
+            loss = loss + s.distance * energy_score(0.5 * torch.log(square + SOFTENING))
+        for painted in densities(fields[:, :3], shift):
+            loss = loss + s.density / 2 * energy_score(torch.log(painted + EMPTY))
+        return loss
+
+
+def densities(displacement, shift):
+    """1 + delta on meshes of 1/2, 1, 2 and 4 cells, of displacements [cells] less `shift` (B, 3)."""
+    yield density(displacement, 1.0, 2, shift=shift)
+    painted = density(displacement, 1.0, 1, shift=shift)
+    yield painted
+    for _ in range(2):
+        painted = F.avg_pool3d(painted, 2)
+        yield painted
+
+
+def energy_score(fields, softening=1e-2):
+    """The fair energy score of vectors (3B, C, ...): two members, then the truth; a scalar.
+
+    Parameters
+    ----------
+    fields : (3B, C, N, N, N) float tensor
+    softening : float
+        Added to the distances in quadrature, so that their gradient is finite.
+    """
+    one, other, truth = fields.chunk(3)
+
+    def distance(a, b):
+        return torch.sqrt((a - b).square().sum(1) + softening**2).mean()
+
+    return (distance(one, truth) + distance(other, truth) - distance(one, other)) / 2
