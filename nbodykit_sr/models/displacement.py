@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .blocks import Noise, activation, trim, upsample
+from .blocks import Noise, activation, trim, upsample, upsampled_convolution
 
 # LR sites on each side of a chunk that the generator consumes (six 3^3 convolutions and three
 # upsamplings for factor 8: 2.625 sites, rounded up), and SR sites trimmed off its output.
@@ -30,8 +30,7 @@ class Rung(nn.Module):
         self.act = activation()
 
     def forward(self, x, y, noise0, noise1):
-        x = upsample(self.noise0(x, noise0))
-        x = self.act(self.conv0(x))
+        x = self.act(upsampled_convolution(self.noise0(x, noise0), self.conv0))
         x = self.act(self.conv1(self.noise1(x, noise1)))
         y = trim(upsample(y), 2) + self.act(self.proj(x))
         return x, y
