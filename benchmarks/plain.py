@@ -16,8 +16,20 @@ import numpy as np
 import torch
 
 from nbodykit_sr.lattice import LagrangianLattice
+from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.card import load_model
 from nbodykit_sr.models.displacement import PADDING, output_trim, standard_noise
+
+
+def published(network, x, noise):
+    """A generator's forward pass as it was published, nothing folded."""
+    y = x
+    x = network.stem(x)
+    for rung, noise0, noise1 in zip(network.rungs, noise[::2], noise[1::2]):
+        x = rung.act(rung.conv0(upsample(rung.noise0(x, noise0))))
+        x = rung.act(rung.conv1(rung.noise1(x, noise1)))
+        y = trim(upsample(y), 2) + rung.act(rung.proj(x))
+    return y
 
 
 def read(path, units_of):
@@ -59,7 +71,7 @@ def main():
             np.arange(s - PADDING, s + n + PADDING) % lattice.Nmesh for s, n in zip(start, shape)
         ]
         x = torch.from_numpy(lr[(slice(None), *np.ix_(*rows))])[None]
-        y = network(x, standard_noise(card.factor, x))[0]
+        y = published(network, x, standard_noise(card.factor, x))[0]
         t = output_trim(card.factor)
         where = [slice(card.factor * s, card.factor * (s + n)) for s, n in zip(start, shape)]
         sr[(slice(None), *where)] = y[:, t:-t, t:-t, t:-t].numpy()

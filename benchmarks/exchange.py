@@ -1,0 +1,37 @@
+"""Time reading an LR snapshot and sharing it among the ranks: as JSON on rank 0, for run.py.
+
+mpirun -n 4 python benchmarks/exchange.py PART_000
+"""
+
+import json
+import resource
+import sys
+import time
+
+from mpi4py import MPI
+
+from nbodykit_sr.chunks import ChunkGrid, default_side
+from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+from nbodykit_sr.models.displacement import PADDING
+from nbodykit_sr.snapshot import open_snapshot
+
+comm = MPI.COMM_WORLD
+comm.Barrier()
+begun = time.perf_counter()
+snapshot = open_snapshot(sys.argv[1], comm)
+found = find_lattice(snapshot)
+located = time.perf_counter()
+grid = ChunkGrid(found[0].Nmesh, default_side(found[0].Nmesh, comm.size))
+field = lattice_field(snapshot, LatticeDomain(grid, comm, PADDING), True, found)
+seconds = comm.allreduce(time.perf_counter() - begun, MPI.MAX)
+peak = comm.allreduce(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, MPI.MAX) * 1024
+if comm.rank == 0:
+    result = dict(
+        Nmesh=found[0].Nmesh,
+        ranks=comm.size,
+        seconds=seconds,
+        locating=located - begun,
+        field=field.data.nbytes,
+        memory=peak,
+    )
+    print(json.dumps(result))

@@ -1,0 +1,258 @@
+"""Measure this machine: the plain way against nbodykit_sr, and the pieces of a run.
+
+    python benchmarks/run.py [--output FILE.json] [--chunks 8 16] [--repeats 3] [--only PART ...]
+
+Prints tables in markdown; --output keeps every number. Parts: network (kernels, noise; on the
+GPU too where there is one), end-to-end (whole commands, alternating), memory (against box size),
+ranks (the same work on 1 rank with all threads and on one rank for each core), exchange (LR
+reading and sharing), disk (against plain writing). Weights are random, of the paper's size.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import PAPER, SMALL, make_snapshot, median, run, save_weights
+
+HERE = Path(__file__).parent
+CELL = 1.5625  # LR spacing of the snapshots [Mpc/h]
+CORES = len(os.sched_getaffinity(0))
+MPIRUN = ["mpirun", "--oversubscribe", "-n"]
+
+
+class Benchmark:
+    """The parts, on snapshots and weights in a scratch folder."""
+
+    def __init__(self, folder, chunks, repeats):
+        self.folder, self.chunks, self.repeats = Path(folder), chunks, repeats
+        self.paper = save_weights(self.folder / "paper.safetensors", PAPER)
+        self.small = save_weights(self.folder / "small.safetensors", SMALL)
+
+    def snapshot(self, Nmesh):
+        path = self.folder / f"LR_{Nmesh}"
+        return path if path.exists() else make_snapshot(str(path), Nmesh, CELL)
+
+    def generate(self, Nmesh, sites=None, ranks=0, dtype="bfloat16", chunk=16, model=None):
+        """Run the command; what `run` measures, and particles/s as the command itself says."""
+        summary = self.folder / "summary.json"
+        command = [sys.executable, "-m", "nbodykit_sr.generate", str(self.snapshot(Nmesh))]
+        command += [str(self.folder / "SR"), "--model", str(model or self.paper), "--overwrite"]
+        command += ["--dtype", dtype, "--chunk", str(chunk), "--json", str(summary), "--device=cpu"]
+        if sites:
+            region = ",".join(f"0:{n * CELL}" for n in sites)
+            command += ["--region", region]
+        if ranks:
+            command = [*MPIRUN, str(ranks), *command]
+        measured = run(command, threads=max(1, CORES // max(ranks, 1)))
+        return measured | json.loads(summary.read_text())
+
+    def plain(self, Nmesh, sites, chunk):
+        output = self.folder / f"plain_{time.monotonic_ns()}"
+        command = [sys.executable, str(HERE / "plain.py"), str(self.snapshot(Nmesh)), str(output)]
+        command += ["--weights", str(self.paper), "--chunk", str(chunk)]
+        measured = run(command + ["--sites", *map(str, sites)], threads=CORES)
+        subprocess.run(["rm", "-r", str(output)], check=True)
+        return measured
+
+    def network(self):
+        """Kernels of the network, on the CPU and on a GPU."""
+        result = {}
+        for device, sides in (("cpu", self.chunks), ("cuda", [16, 32, 64])):
+            if device == "cuda" and not torch.cuda.is_available():
+                continue
+            command = [sys.executable, str(HERE / "network.py"), "--device", device]
+            command += ["--repeats", str(self.repeats), "--chunks", *map(str, sides)]
+            result[device] = json.loads(subprocess.run(command, capture_output=True).stdout)
+        return result
+
+    def end_to_end(self):
+        """Whole commands for the same part of a 64^3 box, one after the other."""
+        sites = (max(self.chunks), max(self.chunks), 2 * max(self.chunks))
+        runs = {f"plain {chunk}": [] for chunk in self.chunks}
+        runs |= {"float32": [], "bfloat16": []}
+        for _ in range(self.repeats):
+            for name, results in runs.items():
+                if name.startswith("plain"):
+                    results.append(self.plain(64, sites, int(name.split()[1])))
+                else:
+                    results.append(self.generate(64, sites, dtype=name, chunk=max(self.chunks)))
+        particles = 512 * sites[0] * sites[1] * sites[2]
+        rows = {
+            name: {
+                "seconds": median(results),
+                "cpu seconds": median(results, "cpu"),
+                "particles/s": particles / median(results),
+                "memory": median(results, "memory"),
+            }
+            for name, results in runs.items()
+        }
+        best = min(median(runs[name]) for name in runs if name.startswith("plain"))
+        leanest = min(median(runs[n], "memory") for n in runs if n.startswith("plain"))
+        return {
+            "particles": particles,
+            "ways": rows,
+            "gain": {t: best / median(runs[t]) for t in ("float32", "bfloat16")},
+            "memory ratio": median(runs["bfloat16"], "memory") / leanest,
+        }
+
+    def memory(self):
+        """Peak memory of a rank against the box, for a small network; and time to a first chunk."""
+        boxes = {
+            Nmesh: self.generate(Nmesh, chunk=16, model=self.small)["memory"]
+            for Nmesh in (32, 64, 128)
+        }
+        first = self.generate(64, (4, 4, 4), chunk=4)
+        return {"box": boxes, "first chunk": first["wall"]}
+
+    def ranks(self):
+        """The same work by one rank with all threads and by one rank for each core."""
+        sites = (self.chunks[0], self.chunks[0], 2 * CORES * self.chunks[0])
+        sites = tuple(min(n, 64) for n in sites)
+        layouts = {f"1 x {CORES}": 1, f"{CORES} x 1": CORES}
+        runs = {name: [] for name in layouts}
+        for _ in range(self.repeats):
+            for name, ranks in layouts.items():
+                runs[name].append(self.generate(64, sites, ranks, chunk=self.chunks[0]))
+        return {name: median(results, "particles_per_second") for name, results in runs.items()}
+
+    def exchange(self):
+        """Reading and sharing LR snapshots."""
+        rows = []
+        for Nmesh in (64, 128, 256):
+            for ranks in (1, 2, 4):
+                command = [*MPIRUN, str(ranks), sys.executable, str(HERE / "exchange.py")]
+                environment = dict(os.environ, OMP_NUM_THREADS="1")
+                done = subprocess.run(
+                    [*command, str(self.snapshot(Nmesh))], capture_output=True, env=environment
+                )
+                rows.append(json.loads(done.stdout))
+        return rows
+
+    def disk(self):
+        """Seconds to write a chunk's particles as a catalogue, and as plain bytes."""
+        script = HERE / "writing.py"
+        done = subprocess.run(
+            [sys.executable, str(script), str(self.folder)], capture_output=True, check=True
+        )
+        return json.loads(done.stdout)
+
+
+PARTS = {
+    "network": Benchmark.network,
+    "end-to-end": Benchmark.end_to_end,
+    "memory": Benchmark.memory,
+    "ranks": Benchmark.ranks,
+    "exchange": Benchmark.exchange,
+    "disk": Benchmark.disk,
+}
+
+
+def machine():
+    """What the numbers belong to."""
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {
+        "processor": name,
+        "cores": CORES,
+        "vectors": capability,
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def table(header, rows):
+    """A markdown table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [header, *rows]]
+    return "\n".join([lines[0], "|" + " --- |" * len(header), *lines[1:]]) + "\n"
+
+
+def report(results):
+    """The results as markdown."""
+    m = results["machine"]
+    text = [f"{m['processor']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}, torch {m['torch']}\n"]
+    for name, result in results.get("network", {}).items():
+        rows = []
+        for side, chunk in result["chunks"].items():
+            us = {k: f"{v * 1e6:.3g}" for k, v in chunk["seconds per particle"].items()}
+            rows.append(
+                [f"{side}^3", us["plain"], us["float32"], us["bfloat16"]]
+                + [f"{chunk['gain'][t]:.1f}" for t in ("float32", "bfloat16")]
+                + [f"{chunk['roofline'][t]:.2f}" for t in ("float32", "bfloat16")]
+                + [f"{100 * chunk['noise share']:.1f}%"]
+            )
+        header = [f"chunk ({name})", "plain [us a particle]", "float32", "bfloat16"]
+        header += ["gain", "gain, bfloat16", "roofline", "roofline, bfloat16", "noise"]
+        text.append(table(header, rows))
+    if "end-to-end" in results:
+        result = results["end-to-end"]
+        rows = [
+            [name, f"{row['seconds']:.1f}", f"{row['particles/s'] / 1e6:.3f}"]
+            + [f"{row['memory'] / 1e9:.2f}"]
+            for name, row in result["ways"].items()
+        ]
+        text.append(
+            table(["whole command", "seconds", "million particles/s", "memory [GB]"], rows)
+            + f"\nGain {result['gain']['bfloat16']:.1f} in bfloat16, {result['gain']['float32']:.1f} in "
+            f"float32; memory {result['memory ratio']:.2f} of the plain way's.\n"
+        )
+    if "memory" in results:
+        boxes = results["memory"]["box"]
+        text.append(
+            table(
+                ["LR box", "memory [GB]"], [[f"{n}^3", f"{b / 1e9:.2f}"] for n, b in boxes.items()]
+            )
+        )
+        text.append(
+            f"From command to a first chunk on disk: {results['memory']['first chunk']:.1f} s.\n"
+        )
+    if "ranks" in results:
+        rows = [[name, f"{rate / 1e6:.3f}"] for name, rate in results["ranks"].items()]
+        text.append(table(["ranks x threads", "million particles/s"], rows))
+    if "exchange" in results:
+        rows = [
+            [f"{r['Nmesh']}^3", r["ranks"], f"{r['seconds']:.2f}", f"{r['memory'] / 1e9:.2f}"]
+            for r in results["exchange"]
+        ]
+        text.append(table(["LR read and shared", "ranks", "seconds", "memory a rank [GB]"], rows))
+    if "disk" in results:
+        d = results["disk"]
+        text.append(
+            f"Writing: {d['catalogue']:.2f} GB/s as a catalogue with checksums, {d['plain']:.2f} GB/s "
+            f"as plain bytes; {d['seconds per particle'] * 1e9:.0f} ns a particle.\n"
+        )
+    return "\n".join(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", help="JSON file of all results")
+    parser.add_argument("--chunks", type=int, nargs="+", default=[8, 16], help="sides [LR sites]")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    args = parser.parse_args()
+    results = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark = Benchmark(folder, args.chunks, args.repeats)
+        for name in args.only:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            results[name] = PARTS[name](benchmark)
+            if args.output:
+                Path(args.output).write_text(json.dumps(results, indent=1) + "\n")
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Time writing a chunk's particles: as JSON, for run.py.
+
+python benchmarks/writing.py FOLDER
+"""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+from nbodykit_sr.writer import SnapshotWriter
+
+SIZE, REPEATS = 128**3, 5
+
+
+def timed(function):
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+folder = sys.argv[1]
+rng = np.random.default_rng(0)
+columns = {
+    "Position": rng.random((SIZE, 3), dtype="f4"),
+    "Velocity": rng.random((SIZE, 3), dtype="f4"),
+    "ID": np.arange(SIZE, dtype="u8"),
+}
+nbytes = sum(values.nbytes for values in columns.values())
+writer = SnapshotWriter(
+    path=os.path.join(folder, "WRITING"),
+    comm=MPI.COMM_SELF,
+    layout="nbodykit",
+    size=SIZE * REPEATS,
+    names=tuple(columns),
+    header={},
+    identity={},
+    box=1.0,
+)
+writer.create()
+data = b"".join(values.tobytes() for values in columns.values())
+plain, catalogue = [], []
+with open(os.path.join(folder, "plain"), "wb", buffering=0) as file:
+    for i in range(REPEATS):
+        plain.append(timed(lambda: file.write(data)))
+        catalogue.append(timed(lambda i=i: writer.write(i, i * SIZE, columns)))
+writer.close()
+shutil.rmtree(writer.partial)
+os.remove(os.path.join(folder, "plain"))
+result = {
+    "plain": nbytes / statistics.median(plain) / 1e9,
+    "catalogue": nbytes / statistics.median(catalogue) / 1e9,
+    "seconds per particle": statistics.median(catalogue) / SIZE,
+}
+print(json.dumps(result))
