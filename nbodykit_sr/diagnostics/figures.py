@@ -72,20 +72,21 @@ def pictures(columns):
 
 def power(results):
     """Dimensionless power, transfer function and cross-correlation (Fig. 3)."""
-    figure, axes = _stack(3, (6, 6.4), ratios=(2, 1.2, 1.2))
-    for kind, one in results.items("power"):
-        seen = _resolved(results, kind, one["k"])
-        _band(axes[0], one, "k", "dimensionless", kind, seen=seen)
     reference = results.reference
-    for kind, one in results.items("comparison"):
-        seen = _resolved(results, kind, one["k"])
-        _band(axes[1], one, "k", "transfer", kind, reference, seen)
-        _band(axes[2], one, "k", "correlation", kind, reference, seen)
+    figure, axes = _stack((2, 1.2, 1.2) if reference else (2,))
+    for kind, one in results.items("power"):
+        _band(axes[0], one, "k", "dimensionless", kind, seen=_resolved(results, kind, one["k"]))
     axes[0].set(xscale="log", yscale="log", ylabel=r"$k^3P/2\pi^2$")
-    axes[1].set(ylabel=rf"$\sqrt{{P/P_{{\rm {reference}}}}}$", ylim=(0, 1.5))
-    axes[2].set(ylabel="correlation $r$", xlabel=r"$k$ [$h$/Mpc]", ylim=(0, 1.05))
-    _guide(axes[1])
-    _log_ticks(axes[2])
+    axes[-1].set(xlabel=r"$k$ [$h$/Mpc]")
+    if reference:
+        for kind, one in results.items("comparison"):
+            seen = _resolved(results, kind, one["k"])
+            _band(axes[1], one, "k", "transfer", kind, reference, seen)
+            _band(axes[2], one, "k", "correlation", kind, reference, seen)
+        axes[1].set(ylabel=rf"$\sqrt{{P/P_{{\rm {reference}}}}}$", ylim=(0, 1.5))
+        axes[2].set(ylabel="correlation $r$", ylim=(0, 1.05))
+        _guide(axes[1])
+    _log_ticks(axes[-1])
     _nyquist(axes, results)
     _legends(axes[:2])
     return figure
@@ -111,9 +112,10 @@ def redshift_space(results):
         for i in range(number):
             with np.errstate(divide="ignore", invalid="ignore"):
                 value = wedges["SR"]["power"][:, i] / reference["power"][:, i]
+            seen = _resolved(results, results.reference, reference["k"][:, i])
             colour = MATTER((i + 0.6) / (number + 0.6))
             label = rf"${i / number:.2f}<\mu<{(i + 1) / number:.2f}$"
-            right.plot(reference["k"][:, i], value, color=colour, label=label)
+            right.plot(reference["k"][seen, i], value[seen], color=colour, label=label)
         right.set(
             ylabel=rf"$P_{{\rm SR}}(k,\mu)/P_{{\rm {results.reference}}}(k,\mu)$", ylim=(0, 2)
         )
@@ -128,84 +130,68 @@ def redshift_space(results):
 
 def halo_mass_function(results):
     """Halo mass function and its ratio (Fig. 4)."""
-    figure, axes = _stack(2, (6, 5))
+    figure, axes = _with_ratio(results, "halo ratio", "mass", _points)
     for kind, one in results.items("halos"):
-        _points(axes[0], one["mass"], one["dn_dlogM"], one.errors["dn_dlogM"], kind)
-    for kind, one in results.items("halo ratio"):
-        _points(axes[1], one["mass"], one["ratio"], one.errors.get("ratio"), kind, "HR")
+        _points(axes[0], one, "mass", "dn_dlogM", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\log_{10}M$ [$h^3$ Mpc$^{-3}$]")
-    axes[1].set(xlabel=r"$M_{\rm FOF}$ [$M_\odot/h$]", ylabel="ratio to HR", ylim=(0, 2))
-    _guide(axes[1])
+    axes[-1].set_xlabel(r"$M_{\rm FOF}$ [$M_\odot/h$]")
     _legends(axes)
     return figure
 
 
 def density_pdf(results):
     """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
-    figure, axes = _stack(2, (6, 5))
-    shown = []
+    figure, axes = _with_ratio(results, "pdf ratio", "density", _band)
+    shown, top = [], 0
     for kind, one in results.items("pdf"):
         _band(axes[0], one, "density", "pdf", kind, seen=one["pdf"] > 0)
+        top = max(top, one["pdf"].max())
         shown.append(one["density"][one["pdf"] > 1e-3 * one["pdf"].max()])
-    for kind, one in results.items("pdf ratio"):
-        _band(axes[1], one, "density", "ratio", kind, "HR")
     limits = min(one.min() for one in shown) / 1.2, max(one.max() for one in shown) * 1.2
-    axes[0].set(xscale="log", yscale="log", xlim=limits, ylabel=r"$dP/d\log_{10}(1+\delta_R)$")
-    top = max(one["pdf"].max() for _, one in results.items("pdf"))
-    axes[0].set_ylim(3e-4 * top, 2 * top)
-    axes[1].set(xlabel=r"$1+\delta_R$", ylabel="ratio to HR", ylim=(0, 2))
-    _guide(axes[1])
-    _log_ticks(axes[1])
+    axes[0].set(xscale="log", yscale="log", xlim=limits, ylim=(3e-4 * top, 2 * top))
+    axes[0].set_ylabel(r"$dP/d\log_{10}(1+\delta_R)$")
+    axes[-1].set_xlabel(r"$1+\delta_R$")
+    _log_ticks(axes[-1])
     _legends(axes)
     return figure
 
 
 def bispectrum(results):
     """Bispectrum against angle, and of equilateral triangles (Kodi Ramanah et al. 2020)."""
-    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
-    axes = figure.subplots(2, 2, sharex="col", height_ratios=(2, 1.2))
-    for column, (name, x) in enumerate(
-        (("bispectrum angle", "theta"), ("bispectrum equilateral", "k1"))
-    ):
-        top, bottom = axes[:, column]
+    columns = (("bispectrum angle", "theta"), ("bispectrum equilateral", "k1"))
+    heights = (2, 1.2) if "HR" in results.statistics else (2,)
+    figure = Figure(figsize=(7.4, 1.6 + sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), 2, sharex="col", height_ratios=heights, squeeze=False)
+    for (top, *below), (name, x) in zip(axes.T, columns, strict=True):
         measured = dict(results.items(name))
         for kind, one in measured.items():
-            turn = one[x] / np.pi if x == "theta" else one[x]
-            _points(top, turn, one["reduced"], one.errors.get("reduced"), kind, shift=0)
-        reference = measured.get("HR")
-        if reference is not None and "SR" in measured:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = measured["SR"]["bispectrum"] / reference["bispectrum"]
-            turn = reference[x] / np.pi if x == "theta" else reference[x]
-            bottom.plot(turn, value, **{**STYLE["SR"], "marker": "o", "ms": 3})
-            bottom.set(ylabel="$B$ ratio to HR", ylim=(0, 2))
-            _guide(bottom)
-        else:
-            bottom.set_axis_off()
-        last = bottom if reference is not None else top
-        last.set_xlabel(r"$\theta/\pi$" if x == "theta" else r"$k$ [$h$/Mpc]")
-        if last is top:
-            top.tick_params(labelbottom=True)
-        top.set_ylabel(r"$Q=B/(P_1P_2+P_2P_3+P_3P_1)$" if column == 0 else "$Q$")
-    attrs = next(iter(results.items("bispectrum angle")))[1].attrs
-    axes[0, 0].set_title(rf"$k_1={attrs['k1']:.2g}$, $k_2={attrs['k2']:.2g}$ $h$/Mpc")
-    axes[0, 1].set(title="equilateral", xscale="log")
-    _log_ticks(axes[1, 1])
+            _points(top, one, x, "reduced", kind, shift=0)
+        for axis in below:
+            if measured:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    value = measured["SR"]["bispectrum"] / measured["HR"]["bispectrum"]
+                axis.plot(measured["HR"][x], value, **STYLE["SR"], marker="s", ms=3.5)
+            axis.set(ylabel="$B$, ratio to HR", ylim=(0, 2))
+            _guide(axis)
+    attrs = results.items("bispectrum angle")[0][1].attrs
+    axes[0, 0].set(title=rf"$k_1={attrs['k1']:.2g}$, $k_2={attrs['k2']:.2g}$ $h$/Mpc")
+    axes[0, 0].set(ylabel=r"$Q=B/(P_1P_2+P_2P_3+P_3P_1)$", xlim=(0, np.pi))
+    axes[-1, 0].set(xlabel=r"$\theta$ [rad]")
+    axes[0, 1].set(title=r"equilateral", ylabel="$Q$", xscale="log")
+    axes[-1, 1].set(xlabel=r"$k$ [$h$/Mpc]")
+    _log_ticks(axes[-1, 1])
     axes[0, 0].legend()
     return figure
 
 
 def void_size_function(results):
     """Number of voids against radius, and its ratio."""
-    figure, axes = _stack(2, (6, 4.6))
+    figure, axes = _with_ratio(results, "void ratio", "radius", _points)
     for kind, one in results.items("voids"):
-        _points(axes[0], one["radius"], one["dn_dlnR"], one.errors.get("dn_dlnR"), kind)
-    for kind, one in results.items("void ratio"):
-        _points(axes[1], one["radius"], one["ratio"], one.errors.get("ratio"), kind, "HR")
+        _points(axes[0], one, "radius", "dn_dlnR", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]")
-    axes[1].set(xlabel=r"$R$ [Mpc/$h$]", ylabel="ratio to HR", ylim=(0, 2))
-    _log_ticks(axes[1])
-    _guide(axes[1])
+    axes[-1].set_xlabel(r"$R$ [Mpc/$h$]")
+    _log_ticks(axes[-1])
     _legends(axes)
     return figure
 
@@ -216,7 +202,7 @@ def seams(results):
     figure = Figure(figsize=(7.4, 3.2) if jumps else (4.2, 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 2 if jumps else 1))
     for kind, one in jumps.items():
-        _points(axes[0], one["place"], one["rms"], one.errors.get("rms"), kind, shift=0)
+        _points(axes[0], one, "place", "rms", kind, shift=0)
     if jumps:
         chunk = next(iter(jumps.values())).attrs["chunk"]
         axes[0].axvline(chunk, color="0.6", lw=1, ls="--")
@@ -238,10 +224,22 @@ def seams(results):
     return figure
 
 
-def _stack(number, size, ratios=(2, 1)):
+def _stack(heights):
     """Panels above each other with one x axis."""
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(number, 1, sharex=True, height_ratios=ratios)
+    figure = Figure(figsize=(6, 1.8 + 1.1 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
+    return figure, axes[:, 0]
+
+
+def _with_ratio(results, name, x, draw):
+    """A panel to draw in; below it, where there is HR, the ratio to it."""
+    ratios = results.items(name)
+    figure, axes = _stack((2, 1) if ratios else (2,))
+    for kind, one in ratios:
+        draw(axes[1], one, x, "ratio", kind, "HR")
+    if ratios:
+        axes[1].set(ylabel="ratio to HR", ylim=(0, 2))
+        _guide(axes[1])
     return figure, axes
 
 
@@ -256,17 +254,16 @@ def _band(axis, one, x, y, kind, reference=None, seen=slice(None)):
         axis.fill_between(x, value - error, value + error, color=colour, alpha=0.2, lw=0)
 
 
-def _points(axis, x, y, error, kind, reference=None, shift=0.015):
+def _points(axis, one, x, y, kind, reference=None, shift=0.015):
     """Points with error bars; kinds a little beside each other."""
     label = kind if reference is None else f"{kind}/{reference}"
-    good = np.isfinite(y) & ((y != 0) | (axis.get_yscale() != "log"))
+    good = np.isfinite(one[y]) & ((one[y] != 0) | (reference is not None))
     if not good.any():
         return
-    x = x * (1 + shift * list(STYLE).index(kind))
+    at = one[x][good] * (1 + shift * list(STYLE).index(kind))
+    error = one.errors[y][good] if y in one.errors else None
     style = {**STYLE[kind], "marker": {"HR": "o", "SR": "s", "LR": "^"}[kind], "ms": 3.5}
-    axis.errorbar(
-        x[good], y[good], None if error is None else error[good], capsize=2, label=label, **style
-    )
+    axis.errorbar(at, one[y][good], error, capsize=2, label=label, **style)
 
 
 def _guide(axis):

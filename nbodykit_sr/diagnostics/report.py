@@ -144,7 +144,9 @@ def _summarise_modes(rows, results):
         return
     many, reference = results["SR"]["comparison"], results.reference
     k = many[0]["k"]
-    edges = [0, *([results.lr_nyquist] if results.lr_nyquist else []), k.max() * (1 + 1e-9)]
+    edges = [0, k.max() * (1 + 1e-9)]
+    if reference == "HR" and results.lr_nyquist:
+        edges.insert(1, results.lr_nyquist)
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         inside = (k > low) & (k <= high)
         if not inside.any():
@@ -156,7 +158,9 @@ def _summarise_modes(rows, results):
             rows,
             f"P SR/{reference}, mean over modes, {span}",
             mean,
-            "Li et al. 2021: percent level to k = 16 h/Mpc",
+            "Li et al. 2021: percent level to k = 16 h/Mpc"
+            if reference == "HR"
+            else "LR has its own lack of power near its Nyquist wavenumber",
         )
     off = [_first(one["k"], np.abs(one["ratio"] - 1) > 0.1) for one in many]
     if np.isfinite(off).all():
