@@ -137,7 +137,8 @@ def _generate(options, comm, stopped):
     )
     disk = sr.csize * particle_bytes(options.layout, sr.card.channels)
     check_disk(options.output, disk, comm, already=options.resume)
-    done = writer.resume() if options.resume else writer.create(options.overwrite)
+    begin = writer.resume if options.resume else writer.create
+    done = begin(options.overwrite)
     if done is None:
         if comm.rank == 0:
             print(f"generate: {options.output} is complete")

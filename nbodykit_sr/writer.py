@@ -116,8 +116,13 @@ class SnapshotWriter:
         self._open_journal()
         return set()
 
-    def resume(self):
+    def resume(self, overwrite=False):
         """Go on with what a killed run left. Collective; raises InputError on every rank.
+
+        Parameters
+        ----------
+        overwrite : bool
+            A complete catalogue of another identity may be replaced.
 
         Returns
         -------
@@ -127,7 +132,7 @@ class SnapshotWriter:
         state, done = None, {}
         with agreement(self.comm):
             if self.comm.rank == 0:
-                state, done = self._look()
+                state, done = self._look(overwrite)
         state, done = self.comm.bcast((state, done))
         if state == "complete":
             return None
@@ -220,7 +225,7 @@ class SnapshotWriter:
                 os.truncate(path, (last - first) * self._dtype(name).itemsize)
         self._replace(_RUN, json.dumps(self._identity(self.header)))
 
-    def _look(self):
+    def _look(self, overwrite):
         """What a run to be resumed left; on rank 0."""
         began = os.path.isfile(os.path.join(self.partial, _RUN))
         if began and os.path.isdir(self.folder):
@@ -235,6 +240,8 @@ class SnapshotWriter:
             return "begun", self._journalled()
         if os.path.isdir(self.path):
             found = attributes(os.path.join(self.path, "Header"))
+            if overwrite and self._identity(found) != self._identity(self.header):
+                return "nothing", {}
             self._compare(self.path, self._identity(found))
             if os.path.isdir(self.partial):
                 self._clear()

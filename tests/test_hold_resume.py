@@ -1,0 +1,317 @@
+"""A killed run goes on to the same bytes, whenever and however it was killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from holding import copy, ended, forked, generate, recorded, start, tree, wait_until
+from mpi4py import MPI
+
+from nbodykit_sr.writer import SnapshotWriter, prepare_output
+
+CHUNKS = 8
+COMM = MPI.COMM_SELF
+
+
+@pytest.fixture(scope="module")
+def arguments(data):
+    return [data / "lr8_12p5_z2", "--seed=7", "--factor=2", "--chunk=4"]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory):
+    """The bytes of a run that was never killed."""
+    output = tmp_path_factory.mktemp("whole") / "SR"
+    assert forked(lambda: generate(arguments[0], output, *arguments[1:])) == 0
+    return tree(output)
+
+
+def killed_at(moment, run, output):
+    """Run in a fork that is killed at its nth action on the output; gives how many there were.
+
+    Actions are what Python's audit events tell of (files opened, renamed, removed, folders
+    made), and writes of chunks, which are cut in half.
+    """
+    reading, writing = os.pipe()
+
+    def watched():
+        seen = 0
+
+        def action():
+            nonlocal seen
+            seen += 1
+            os.write(writing, b".")
+            return seen == moment
+
+        def watch(event, details):
+            if event.startswith(("open", "os.", "shutil.")) and any(
+                str(output) in str(d) for d in details if isinstance(d, (str, bytes, os.PathLike))
+            ):
+                if action():
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        pwrite = os.pwrite
+
+        def cut(descriptor, content, offset):
+            if action():
+                pwrite(descriptor, content[: len(content) // 2], offset)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pwrite(descriptor, content, offset)
+
+        os.pwrite = cut
+        sys.addaudithook(watch)
+        return run()
+
+    status = forked(watched)
+    os.close(writing)
+    actions = len(os.read(reading, 2**16))
+    os.close(reading)
+    return actions, os.WIFSIGNALED(status)
+
+
+def written(output, seed=7, overwrite=False, resume=False):
+    """A small catalogue by the writer itself, without a snapshot or a model; some files each."""
+    files = [(0, 5), (5, 4), (9, 7)]
+    size = sum(n for _, n in files)
+    prepare_output(str(output), COMM, overwrite, resume)
+    names = ("Position", "Velocity", "ID")
+    header = {"SRSeed": str(seed), "SRLayout": "nbodykit", "BoxSize": np.full(3, 10.0)}
+    writer = SnapshotWriter(
+        str(output), COMM, "nbodykit", size, names, header, {"seed": "SRSeed"}, 10.0
+    )
+    done = (writer.resume if resume else writer.create)(overwrite)
+    if done is None:
+        return 0
+    for index, (first, n) in enumerate(files):
+        if index not in done:
+            rows = np.arange(first, first + n)[:, None] / size + [0.0, 1.0, 2.0]
+            columns = {"Position": rows, "Velocity": -seed * rows, "ID": first + np.arange(n)}
+            writer.write(index, first, columns)
+    writer.finish(overwrite)
+    return 0
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    monkeypatch.setattr("nbodykit_sr.writer.ROWS_PER_FILE", 6)
+
+
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_killed_at_every_moment_and_resumed(tmp_path, small_files, overwrite):
+    written(tmp_path / "whole")
+    whole = tree(tmp_path / "whole")
+    assert "Position/000002" in whole and "Header/attr-v2" in whole
+    actions = moment = 0
+    while moment <= actions:
+        output = tmp_path / f"at{moment}"
+        if overwrite:  # there is an older catalogue, and an unfinished run
+            written(output, seed=1)
+            killed_at(40, lambda o=output: written(o, 2, overwrite=True), output)
+            assert recorded(output) > 0
+        count, killed = killed_at(moment, lambda o=output: written(o, 7, overwrite), output)
+        assert killed == (moment > 0), moment
+        actions = actions or count
+        if overwrite and (state := Path(f"{output}.partial") / "run.json").exists():
+            if json.loads(state.read_text())["seed"] == "2":
+                moment += 1  # killed before the other run was removed: that is not ours to resume
+                continue
+        status = forked(lambda o=output: written(o, 7, overwrite, resume=True))
+        assert status == 0, f"not resumed after {moment} of {actions} actions"
+        assert tree(output) == whole, moment
+        assert not Path(f"{output}.partial").exists(), moment
+        shutil.rmtree(output)
+        moment += 1
+    assert actions > 40
+
+
+def test_every_recorded_chunk_is_kept(tmp_path, small_files):
+    """What a resumed run computes again is at most the chunk that was being written."""
+    for moment in range(20, 50, 3):
+        output = tmp_path / f"at{moment}"
+        killed_at(moment, lambda o=output: written(o), output)
+        before = recorded(output)
+
+        def resumed(output=output, before=before):
+            writes = []
+            write = SnapshotWriter.write
+            SnapshotWriter.write = lambda *a: (writes.append(a[1]), write(*a))
+            written(output, resume=True)
+            return len(writes) != 3 - before
+
+        if (output.with_name(f"at{moment}.partial") / "run.json").exists():
+            assert forked(resumed) == 0, moment
+
+
+def test_killed_command_resumed(arguments, whole, tmp_path):
+    actions, _ = killed_at(0, lambda: run(arguments, tmp_path / "count"), tmp_path / "count")
+    for moment in (actions // 2, actions - 8):
+        output = tmp_path / f"at{moment}"
+        _, killed = killed_at(moment, lambda o=output: run(arguments, o), output)
+        assert killed
+        assert forked(lambda o=output: run(arguments, o, "--resume")) == 0
+        assert tree(output) == whole
+
+
+def run(arguments, output, *more):
+    return generate(arguments[0], output, *arguments[1:], *more)
+
+
+@pytest.fixture(scope="module")
+def half(arguments, tmp_path_factory):
+    """A run stopped when half of it was written."""
+    output = tmp_path_factory.mktemp("half") / "SR"
+
+    def stopping():
+        write = SnapshotWriter.write
+
+        def counted(self, index, *details):
+            if index == CHUNKS // 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(self, index, *details)
+
+        SnapshotWriter.write = counted
+        return run(arguments, output)
+
+    assert os.WIFSIGNALED(forked(stopping))
+    assert recorded(output) == CHUNKS // 2
+    return Path(f"{output}.partial")
+
+
+@pytest.fixture
+def begun(half, tmp_path):
+    """A copy of it, for a test's own use."""
+    copy(half, tmp_path / "SR.partial")
+    return tmp_path / "SR"
+
+
+def test_torn_journal_and_lost_data(arguments, whole, begun):
+    partial = begun.with_name("SR.partial")
+    journal = partial / "journal.0"
+    lines = journal.read_text()
+    # the last line cut short; what a chunk wrote lost; lines that are no chunk
+    journal.write_text('nonsense\n[1]\n{"chunk": [0]}\n' + lines[: len(lines) - 30])
+    first = json.loads(lines.split("\n")[0])
+    with open(partial / "catalogue" / "Position" / "000000", "r+b") as file:
+        file.seek(12 * first["start"])
+        file.write(bytes(12))
+    summary = begun.with_name("summary.json")
+    resume = [*arguments[1:], "--resume", f"--json={summary}"]
+    assert forked(lambda: generate(arguments[0], begun, *resume)) == 0
+    assert tree(begun) == whole
+    assert json.loads(summary.read_text())["chunks_resumed"] == lines.count("\n") - 2
+
+
+@pytest.mark.parametrize(
+    "option, named",
+    [
+        ("--seed=8", "seed 7, not 8"),
+        ("--chunk=2", "chunk 4, not 2"),
+        ("--factor=4", "model "),
+        ("--dtype=bfloat16", "dtype float32, not bfloat16"),
+        ("--layout=mp-gadget", "layout nbodykit, not mp-gadget"),
+        ("--region=0:5,0:5,0:5", "region null, not "),
+    ],
+)
+def test_another_run_is_not_resumed(arguments, begun, capfd, option, named):
+    before = tree(begun.with_name("SR.partial"))
+    assert generate(arguments[0], begun, *arguments[1:], option, "--resume") == 2
+    assert named in capfd.readouterr().err
+    after = tree(begun.with_name("SR.partial"))
+    assert after == before
+
+
+def test_another_input_is_not_resumed(data, arguments, begun, capfd):
+    assert generate(data / "lr8_12p5_z4", begun, *arguments[1:], "--resume") == 2
+    assert "was begun with input" in capfd.readouterr().err
+
+
+def test_an_unfinished_run_is_no_snapshot(begun):
+    from nbodykit_sr import open_snapshot
+    from nbodykit_sr.errors import InputError
+
+    partial = begun.with_name("SR.partial")
+    for path in (begun, partial, partial / "catalogue"):
+        with pytest.raises(InputError, match="resume"):
+            open_snapshot(path)
+
+
+def test_one_run_at_a_time(arguments, begun, tmp_path, capfd):
+    import fcntl
+
+    with open(begun.with_name("SR.partial") / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for option in ("--resume", "--overwrite"):
+            assert generate(arguments[0], begun, *arguments[1:], option) == 2
+            assert "another run is at work" in capfd.readouterr().err
+
+
+def test_resume_of_a_complete_run(arguments, whole, tmp_path, capfd):
+    output = tmp_path / "SR"
+    for _ in range(2):  # from nothing, then from the end
+        assert forked(lambda: generate(arguments[0], output, *arguments[1:], "--resume")) == 0
+        assert tree(output) == whole
+    assert generate(arguments[0], output, *arguments[1:], "--resume", "--seed=9") == 2
+    assert "seed 7, not 9" in capfd.readouterr().err
+    assert tree(output) == whole
+
+
+def test_killed_rank_ends_the_job_and_other_ranks_resume(arguments, whole, tmp_path):
+    output = tmp_path / "SR"
+    process = start(3, arguments[0], output, *arguments[1:], trouble="kill:1")
+    wait_until(lambda: recorded(output), process)
+    begun = time.monotonic()
+    status, _, _ = ended(process, patience=60)
+    assert status != 0
+    assert time.monotonic() - begun < 15
+    assert not output.exists()
+    status, _, err = ended(start(2, arguments[0], output, *arguments[1:], "--resume"))
+    assert status == 0, err
+    assert tree(output) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_random_under_mpirun(arguments, whole, tmp_path, seed):
+    """Killed again and again, any rank, each time by another number of ranks."""
+    draw, output = random.Random(seed), tmp_path / "SR"
+    for _ in range(3):
+        ranks = draw.choice([1, 2, 3, 4])
+        process = start(ranks, arguments[0], output, *arguments[1:], "--resume", trouble="slow:0.1")
+        time.sleep(draw.uniform(1, 8))
+        children = subprocess_tree(process.pid)
+        os.kill(draw.choice(children), signal.SIGKILL)
+        ended(process, patience=60)
+    assert ended(start(2, arguments[0], output, *arguments[1:], "--resume"))[0] == 0
+    assert tree(output) == whole
+
+
+def subprocess_tree(pid):
+    """A process and all below it."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        below = [int(child) for child in file.read().split()]
+    return [pid, *(p for child in below for p in subprocess_tree(child))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=["USR1", "TERM"])
+def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, number):
+    output = tmp_path / "SR"
+    process = start(2, arguments[0], output, *arguments[1:], trouble="slow:0.5")
+    wait_until(lambda: recorded(output), process)
+    process.send_signal(number)
+    status, _, err = ended(process, patience=60)
+    assert status == 75, err
+    assert err.count("go on with --resume") == 1
+    before = recorded(output)
+    assert 0 < before < CHUNKS
+    summary = tmp_path / "summary.json"
+    resume = [*arguments[1:], "--resume", f"--json={summary}"]
+    assert forked(lambda: generate(arguments[0], output, *resume)) == 0
+    assert tree(output) == whole
+    assert json.loads(summary.read_text())["chunks_resumed"] == before
