@@ -7,8 +7,9 @@ lattice, a generator is loaded, and the super-resolved catalogue is computed as 
 from .catalog import SRCatalog
 from .errors import InputError
 from .lattice import LagrangianLattice
-from .models.card import ModelCard, load_generator, save_model
+from .models.card import ModelCard, save_model
 from .models.displacement import DisplacementGenerator
+from .models.loading import load_generator
 from .noise import site_noise
 from .normalization import Normalization
 from .snapshot import cosmology, open_snapshot

@@ -17,8 +17,9 @@ from .device import choose_device
 from .domain import LatticeDomain, find_lattice, lattice_field
 from .errors import InputError, agreement
 from .inference import ChunkedInference, prepare
-from .models.card import fingerprint, interpolating, load_generator
+from .models.card import fingerprint, interpolating
 from .models.displacement import PADDING
+from .models.loading import load_generator
 from .noise import check_seed
 from .version import __version__
 

@@ -8,8 +8,9 @@ from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower
 from nbodykit_sr import InputError, SRCatalog, cosmology, open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.card import ModelCard, load_generator, save_model
+from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.models.loading import load_generator
 
 pytestmark = pytest.mark.mpi
 

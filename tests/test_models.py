@@ -12,7 +12,6 @@ from nbodykit_sr.models.card import (
     ModelCard,
     fingerprint,
     interpolating,
-    load_generator,
     read_card,
     save_model,
 )
@@ -23,6 +22,7 @@ from nbodykit_sr.models.displacement import (
     output_trim,
     standard_noise,
 )
+from nbodykit_sr.models.loading import load_generator
 
 VECTORS = [("map2map_6ch", "map2map"), ("map2map_3ch", "map2map"), ("srs_6ch", "srs")]
 
