@@ -43,7 +43,7 @@ class _Paint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, position, mesh):
         batch = position.shape[0]
-        lower = position.nan_to_num().floor()  # a NaN shows in the weights
+        lower = position.nan_to_num(mesh // 2).floor()  # a NaN shows in the weights
         upper = position - lower  # weight of the upper of two mesh points, (B, 3, n)
         strides = (mesh * mesh, mesh, 1)
         index = sum(lower[:, axis].long() * stride for axis, stride in enumerate(strides))

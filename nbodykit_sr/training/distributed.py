@@ -1,5 +1,6 @@
 """Ranks and their device: torch.distributed, whoever started them."""
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Ranks:
         """`network` with its gradients averaged over the ranks on backward."""
         if self.size == 1:
             return network
+        # DDP notes that 1^3 kernels have strides of two kinds, which is all the same
+        warnings.filterwarnings("ignore", "Grad strides do not match")
         ids = None if self.device.type == "cpu" else [self.device.index]
         return DistributedDataParallel(network, device_ids=ids)
 

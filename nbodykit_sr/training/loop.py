@@ -156,13 +156,12 @@ class Trainer:
                 bar.update()
                 bar.set_postfix({k: f"{v:.3g}" for k, v in losses.items()}, refresh=False)
                 stop = self.ranks.any(stopped)
-                last = self.step == self.schedule.steps or stop
-                if main and (last or self.step % c.log_every == 0):
+                if main and self._due(c.log_every):
                     stage = self.schedule.at(self.step - 1)[0].name
                     watch.write("train", self.step, stage=stage, **losses)
-                if main and c.evaluation.every and (last or self.step % c.evaluation.every == 0):
+                if main and c.evaluation.every and self._due(c.evaluation.every):
                     self._evaluate(watch)
-                if last or self.step % c.checkpoints.every == 0:
+                if stop or self._due(c.checkpoints.every):
                     self._save()
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
@@ -178,6 +177,10 @@ class Trainer:
             if watch:
                 watch.close()
         return self.step == self.schedule.steps
+
+    def _due(self, every):
+        """Whether what is done every so many steps, and at the end, is to be done now."""
+        return self.step % every == 0 or self.step == self.schedule.steps
 
     def _step(self, batches):
         """One step: updates of the critic, then one of the generator."""

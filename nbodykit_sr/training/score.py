@@ -118,13 +118,14 @@ class ScoreSystem(DisplacementSystem):
     def statistics(self, batch, fields):
         """The energy score of the two members, a scalar."""
         s = self.configuration.score
-        fields = torch.cat([fields, batch["hr"]])
-        unit = 3 * [batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)]
-        fields = fields * torch.cat(unit)
-        shift = (unit[0] * self._interpolated(batch)[:, :3]).mean((2, 3, 4)).repeat(3, 1)
-        parts = [fields[:, :3]] + [s.velocity * v for v in fields[:, 3:].split(3, 1)]
-        loss = s.field * sum(energy_score(part) for part in parts)
-        fields = torch.cat(parts, 1)
+        unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
+        shift = (unit * self._interpolated(batch)[:, :3]).mean((2, 3, 4)).repeat(3, 1)
+        fields = torch.cat([fields, batch["hr"]]) * unit.repeat(3, 1, 1, 1, 1)
+        displacement, velocity = fields[:, :3], s.velocity * fields[:, 3:]
+        loss = s.field * energy_score(displacement)
+        if velocity.shape[1]:
+            loss = loss + s.field * energy_score(velocity)
+        fields = torch.cat([displacement, velocity], 1)
         for number, lag in enumerate(s.lags):
             axis = int(batch["noise"][0] + number) % 3
             size = fields.shape[2] - lag
@@ -133,7 +134,7 @@ class ScoreSystem(DisplacementSystem):
             apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
             square = (step[:, :3] + apart).square().sum(1, keepdim=True)
             loss = loss + s.distance * energy_score(0.5 * torch.log(square + SOFTENING))
-        for painted in densities(fields[:, :3], shift):
+        for painted in densities(displacement, shift):
             loss = loss + s.density / 2 * energy_score(torch.log(painted + EMPTY))
         return loss
 

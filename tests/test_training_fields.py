@@ -1,0 +1,99 @@
+"""Crops, the octahedral group and cloud-in-cell densities."""
+
+import numpy as np
+import pytest
+import torch
+from pmesh.pm import ParticleMesh
+from training_cases import fields
+
+from nbodykit_sr.training.augmentation import ELEMENTS, periodic_crop, transform
+from nbodykit_sr.training.cic import cic, density, space_to_depth
+
+
+def inverse(element):
+    permutation, flips = element
+    back = np.argsort(permutation)
+    return tuple(int(i) for i in back), tuple(flips[i] for i in back)
+
+
+def test_there_are_48_elements_and_they_are_a_group():
+    field = fields(channels=6, size=4, factor=2)[1]
+    images = [transform(field, element) for element in ELEMENTS]
+    assert len({image.tobytes() for image in images}) == 48
+    known = {image.tobytes() for image in images}
+    for element in ELEMENTS[::5]:
+        assert np.array_equal(transform(transform(field, element), inverse(element)), field)
+        assert {transform(image, element).tobytes() for image in images} == known
+
+
+@pytest.mark.parametrize("element", ELEMENTS[::3])
+def test_positions_and_vectors_turn_together(element):
+    """The density of transformed displacements is the transformed density."""
+    displacement = torch.from_numpy(fields(size=4)[1].astype("f8"))[None]
+    moved = torch.from_numpy(transform(displacement[0].numpy(), element))[None]
+    painted = density(displacement, 0.7, density_factor=2, periodic=True)[0]
+    turned = transform(painted.numpy(), element)
+    assert np.allclose(density(moved, 0.7, 2, periodic=True)[0].numpy(), turned, atol=1e-9)
+
+
+def test_scalars_keep_their_sign():
+    field = fields(channels=3)[1][:1]
+    assert sorted(transform(field, ELEMENTS[-1]).ravel()) == sorted(field.ravel())
+
+
+def test_crops_are_periodic():
+    field = np.arange(2 * 5**3, dtype="f4").reshape(2, 5, 5, 5)
+    crop = periodic_crop(field, [-2, 3, 9], [4, 3, 7])
+    for i, j, k in [(0, 0, 0), (3, 2, 6), (1, 2, 3)]:
+        wanted = field[:, (i - 2) % 5, (j + 3) % 5, (k + 9) % 5]
+        assert np.array_equal(crop[:, i, j, k], wanted)
+
+
+def test_cic_paints_as_pmesh_does():
+    rng = np.random.default_rng(1)
+    position = rng.uniform(-9, 17, size=(400, 3))
+    pm = ParticleMesh([8, 8, 8], BoxSize=8.0, dtype="f8")
+    wanted = np.zeros((8, 8, 8))
+    real = pm.paint(position, resampler="cic", layout=pm.decompose(position))
+    wanted[real.slices] = np.asarray(real)
+    mine = cic(torch.from_numpy(position.T[None].copy()), 8, periodic=True)[0].numpy()
+    first = tuple(int(s) for s in real.start)
+    window = tuple(slice(s, s + n) for s, n in zip(first, real.shape, strict=True))
+    assert np.allclose(mine[window], np.asarray(real), atol=1e-12)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_cic_gradient(periodic):
+    torch.manual_seed(2)
+    position = (torch.rand(2, 3, 3, 3, 3, dtype=torch.float64) * 10 - 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: cic(p, 6, periodic), position)
+
+
+def test_cic_mass():
+    inside = torch.rand(1, 3, 100, dtype=torch.float64) * 5
+    assert cic(inside, 6).sum() == pytest.approx(100)
+    assert cic(inside + 40, 6).sum() == 0
+    assert cic(inside + 40, 6, periodic=True).sum() == pytest.approx(100)
+
+
+def test_density_at_rest_is_one():
+    at_rest = torch.zeros(1, 3, 4, 4, 4)
+    assert torch.equal(density(at_rest, 2.0, periodic=True), torch.ones(1, 1, 4, 4, 4))
+    fine = density(at_rest, 2.0, density_factor=2, periodic=True)
+    assert fine.mean() == 1
+    # a bulk motion is taken off exactly
+    moved = density(at_rest + 0.6, 2.0, shift=torch.full((1, 3), 0.6))
+    assert torch.equal(moved, density(at_rest, 2.0))
+
+
+def test_density_shows_what_is_not_finite():
+    broken = torch.zeros(1, 3, 4, 4, 4)
+    broken[0, 0, 1, 1, 1] = torch.nan
+    assert not torch.isfinite(density(broken, 1.0)).all()
+
+
+def test_space_to_depth_keeps_blocks():
+    fine = torch.arange(4.0**3).view(1, 1, 4, 4, 4)
+    folded = space_to_depth(fine, 2)
+    assert folded.shape == (1, 8, 2, 2, 2)
+    assert torch.equal(folded[0, :, 1, 0, 1], fine[0, 0, 2:4, 0:2, 2:4].flatten())

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from nbodykit_sr.models.critic import Critic, smallest_input
+from nbodykit_sr.training.losses import (
+    critic_loss,
+    generator_loss,
+    gradient_penalty,
+    shell_power,
+    statistics_loss,
+)
+
+
+def linear_critic(weight):
+    return lambda x: (x * weight).sum((1, 2, 3, 4))
+
+
+def test_penalty_of_a_linear_critic():
+    torch.manual_seed(0)
+    weight = torch.randn(1, 2, 3, 3, 3)
+    real, fake, mixing = torch.randn(4, 2, 3, 3, 3), torch.randn(4, 2, 3, 3, 3), torch.rand(4)
+    norm = weight.norm()
+    found = gradient_penalty("wasserstein", linear_critic(weight), real, fake, mixing)
+    assert found == pytest.approx(float((norm - 1) ** 2), rel=1e-5)
+    found = gradient_penalty("logistic", linear_critic(weight), real, fake, mixing)
+    assert found == pytest.approx(float(norm**2), rel=1e-5)
+
+
+def test_penalty_is_taken_between_real_and_fake():
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return x.square().sum((1, 2, 3, 4))
+
+    real, fake = torch.ones(2, 1, 1, 1, 1), torch.zeros(2, 1, 1, 1, 1)
+    gradient_penalty("wasserstein", critic, real, fake, torch.tensor([0.25, 1.0]))
+    gradient_penalty("logistic", critic, real, fake, None)
+    assert seen[0].flatten().tolist() == [0.25, 1.0]
+    assert seen[1].flatten().tolist() == [1.0, 1.0]
+
+
+def test_penalty_pulls_gradients_to_one():
+    torch.manual_seed(1)
+    critic = Critic(2, blocks=1, chan_base=8, chan_min=4)
+    real, fake, mixing = torch.randn(2, 2, 8, 8, 8), torch.randn(2, 2, 8, 8, 8), torch.rand(2)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    penalties = []
+    for _ in range(60):
+        penalty = gradient_penalty("wasserstein", critic, real, fake, mixing)
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        penalties.append(float(penalty.detach()))
+    assert penalties[-1] < 0.1 * penalties[0]
+
+
+@pytest.mark.parametrize("kind", ["wasserstein", "logistic"])
+def test_adversaries_want_opposite_things(kind):
+    real, fake = torch.zeros(2), torch.zeros(2, requires_grad=True)
+    (wish,) = torch.autograd.grad(generator_loss(kind, fake), fake)
+    (doubt,) = torch.autograd.grad(critic_loss(kind, real, fake), fake)
+    assert (wish < 0).all() and (doubt > 0).all()
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4])
+def test_critic_takes_its_smallest_input(blocks):
+    critic = Critic(1, blocks, chan_base=4, chan_min=2)
+    size = smallest_input(blocks)
+    assert critic(torch.zeros(3, 1, size, size, size)).shape == (3,)
+    with pytest.raises(RuntimeError):
+        critic(torch.zeros(1, 1, size - 1, size - 1, size - 1))
+
+
+def test_papers_critic():
+    with torch.device("meta"):
+        critic = Critic(14)
+        assert critic(torch.zeros(1, 14, 112, 112, 112)).shape == (1,)
+    assert [block.conv1.weight.shape[:2] for block in critic.body] == [
+        (64, 64),
+        (128, 64),
+        (256, 128),
+        (512, 256),
+    ]
+
+
+def test_shells_find_a_wave():
+    x = torch.arange(16) * (2 * torch.pi / 16)
+    for k, shell in [(1, 0), (2, 2), (4, 4)]:
+        wave = torch.sin(k * x).view(1, 1, 16, 1, 1).expand(1, 1, 16, 16, 16)
+        power = shell_power(wave, window=False)[0]
+        assert power.argmax() == shell
+        assert power[shell] / power.sum() > 0.999
+
+
+def test_statistics_are_blind_to_phases_but_not_to_power():
+    torch.manual_seed(3)
+    one, other = torch.randn(2, 1, 1, 24, 24, 24)
+
+    def loss(a, b):
+        return float(statistics_loss([(a, b)], [(a.exp(), b.exp())]))
+
+    assert loss(one, one) == 0
+    assert loss(one, other) < 0.1 * loss(one, 2 * other)
+
+
+def test_statistics_have_a_gradient():
+    torch.manual_seed(4)
+    fake = torch.rand(1, 1, 12, 12, 12, requires_grad=True)
+    real = torch.rand(1, 1, 12, 12, 12) * 2
+    statistics_loss([(fake, real)], [(fake, real)]).backward()
+    assert torch.isfinite(fake.grad).all() and (fake.grad != 0).any()
