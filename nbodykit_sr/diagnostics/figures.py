@@ -94,8 +94,11 @@ def power(results):
 
 def redshift_space(results):
     """Multipoles and wedges in redshift space (Ni et al. 2021)."""
-    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    wedges = dict(results.items("wedges"))
+    reference = wedges.get(results.reference)
+    panels = 1 if reference is None else 2
+    figure = Figure(figsize=(3.8 * panels, 3.4), layout="constrained")
+    left, *right = figure.subplots(1, panels, squeeze=False)[0]
     for kind, one in results.items("multipoles"):
         seen = _resolved(results, kind, one["k"])
         k = one["k"][seen]
@@ -105,27 +108,26 @@ def redshift_space(results):
     left.set(xscale="log", yscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$k^3|P_\ell|/2\pi^2$")
     _log_ticks(left)
     left.legend(ncols=2)
-    wedges = dict(results.items("wedges"))
-    reference = wedges.get(results.reference)
-    if reference is not None and "SR" in wedges:
-        number = reference["power"].shape[1]
-        for i in range(number):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = wedges["SR"]["power"][:, i] / reference["power"][:, i]
-            seen = _resolved(results, results.reference, reference["k"][:, i])
-            colour = MATTER((i + 0.6) / (number + 0.6))
-            label = rf"${i / number:.2f}<\mu<{(i + 1) / number:.2f}$"
-            right.plot(reference["k"][seen, i], value[seen], color=colour, label=label)
-        right.set(
-            ylabel=rf"$P_{{\rm SR}}(k,\mu)/P_{{\rm {results.reference}}}(k,\mu)$", ylim=(0, 2)
-        )
-        right.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]")
-        _log_ticks(right)
-        _guide(right)
-        right.legend()
-    else:
-        right.set_axis_off()
+    for axis in right:
+        _wedges(axis, wedges["SR"], reference, results)
     return figure
+
+
+def _wedges(axis, measured, reference, results):
+    """Ratio of P(k, mu) in each bin of mu."""
+    number = reference["power"].shape[1]
+    for i in range(number):
+        seen = _resolved(results, results.reference, reference["k"][:, i])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = measured["power"][:, i] / reference["power"][:, i]
+        colour = MATTER((i + 0.6) / (number + 0.6))
+        label = rf"${i / number:.2f}<\mu<{(i + 1) / number:.2f}$"
+        axis.plot(reference["k"][seen, i], value[seen], color=colour, label=label)
+    axis.set(xscale="log", ylim=(0, 2), xlabel=r"$k$ [$h$/Mpc]")
+    axis.set_ylabel(rf"$P(k,\mu)$, ratio SR/{results.reference}")
+    _log_ticks(axis)
+    _guide(axis)
+    axis.legend()
 
 
 def halo_mass_function(results):

@@ -123,15 +123,7 @@ def summary(results):
         digits=0,
         against=[one.attrs["total"] for one in hr["voids"]] if hr else None,
     )
-    for one in sr.get("jumps", [])[:1]:
-        if np.isfinite(one.attrs["excess"]):
-            rows.append(
-                {
-                    "quantity": "Displacement jumps at chunk faces, excess over interior ones",
-                    "value": f"{one.attrs['excess']:+.1%} ± {one.attrs['excess_error']:.1%}",
-                    "orientation": "0 within the error: no seams",
-                }
-            )
+    _summarise_seams(rows, results)
     return rows
 
 
@@ -187,10 +179,28 @@ def _summarise_halos(rows, results):
             f"FOF halos of at least {least} particles in SR" + (" / in HR" if hr else ""),
             counts,
             "Li et al. 2021: within 10 % from 1e11 Msun/h"
-            if least == results.settings.nmin
+            if hr and least == results.settings.nmin
             else "",
             digits=0,
             against=[one.attrs["at_least"][str(least)] for one in hr] if hr else None,
+        )
+
+
+def _summarise_seams(rows, results):
+    """Of the first SR catalogue, with HR at the same places as a control."""
+    found = []
+    for kind in ("SR", "HR"):
+        for one in results.statistics.get(kind, {}).get("jumps", [])[:1]:
+            if np.isfinite(one.attrs["excess"]):
+                excess, error = (100 * one.attrs[key] for key in ("excess", "excess_error"))
+                found.append(f"{kind} {excess:+.1f} ± {error:.1f} %")
+    if found:
+        rows.append(
+            {
+                "quantity": "Displacement jumps at chunk faces, excess over interior ones",
+                "value": ", ".join(found),
+                "orientation": "0 within the error: no seams",
+            }
         )
 
 
@@ -270,10 +280,14 @@ def _figures(results):
                 "redshift_space",
                 "Redshift space",
                 figures.redshift_space(results),
-                "Left: monopole and absolute quadrupole with positions moved along z by "
-                "v(1+z)/H, which tests the velocities. Right: SR over "
-                f"{results.reference or 'reference'} in wedges of μ, the cosine to the line of "
-                "sight (Ni et al. 2021); grey: within 10 %.",
+                "Monopole and absolute quadrupole with positions moved along z by v(1+z)/H, which "
+                "tests the velocities."
+                + (
+                    f" Right: SR over {results.reference} in wedges of μ, the cosine to the line "
+                    "of sight (Ni et al. 2021); grey: within 10 %."
+                    if results.reference
+                    else ""
+                ),
             )
         )
     ready.append(
@@ -284,7 +298,7 @@ def _figures(results):
             f"FOF halos, linking length {settings.linking_length} mean separations, at least "
             f"{settings.nmin} particles (Li et al. 2021, Fig. 4)."
             + (band or " Bars: Poisson errors.")
-            + " Grey: within 10 %.",
+            + (" Grey: within 10 %." if "HR" in results.statistics else ""),
         )
     )
     if "pdf" in results["SR"]:
@@ -293,8 +307,9 @@ def _figures(results):
                 "density_pdf",
                 "Density PDF",
                 figures.density_pdf(results),
-                f"Distribution of the density in spheres of {settings.radius:g} Mpc/h (Kodi Ramanah et "
-                "al. 2020, Fig. 3)." + (band or " Bands count the box in independent spheres."),
+                f"Distribution of the density in spheres of {settings.radius:g} Mpc/h "
+                "(Kodi Ramanah et al. 2020, Fig. 3)."
+                + (band or " Bands count the box in independent spheres."),
             )
         )
     ready.append(
@@ -330,8 +345,10 @@ def _figures(results):
                 if jumps
                 else "R"
             )
-            + "eal-space quadrupole about each axis of the box, which no catalogue may prefer; "
-            "dotted: HR, the chance of these phases. Gaussian errors are the least there can be.",
+            + "eal-space quadrupole about each axis of the box: none may be preferred beyond the "
+            "chance of the phases"
+            + (", which HR shares (dotted)" if "HR" in results.statistics else "")
+            + ". Gaussian errors are the least there can be.",
         )
     )
     return ready
