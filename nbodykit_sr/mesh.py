@@ -125,7 +125,7 @@ class SRMesh(MeshSource):
         pmesh.pm.RealField
             (2N, 2N, 2N) float32, 1 + delta >= 0 of mean one, with ``attrs["SRMean"]``.
         """
-        lr, initial = self._inputs()
+        lr, initial = self.inputs()
         network = self.network.to(self.device)
         coarse = LatticeDomain(self.grid, self.comm, PADDING)
         fine_grid = ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
@@ -146,8 +146,8 @@ class SRMesh(MeshSource):
         field.attrs = {"SRMean": mean}
         return field
 
-    def _inputs(self):
-        """The two fields, checked, on the meshes of pmesh."""
+    def inputs(self):
+        """LR density and initial conditions, checked: two distributed pmesh fields. Collective."""
         lr, origin = lr_density(self.lr, self.grid.Nmesh)
         kmin = self.network.initial_kmin * self.lattice.cell / 2
         initial = initial_overdensity(self.initial, 2 * self.grid.Nmesh, self.growth, origin, kmin)

@@ -110,12 +110,16 @@ class CriticTable:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsTable:
-    """The statistics loss, which the paper does not have; weights of its three terms.
+    """The statistics loss, which the paper does not have; weights of its terms.
 
     Attributes
     ----------
     power : float
         Squared difference of log power in shells of k.
+    residual : float
+        Power of the difference over that of HR in shells of k, so that all scales count alike.
+    mean : float
+        Squared difference of the mean density of a sample.
     pdf : float
         Squared difference of the sorted log(1 + density).
     log_density : float
@@ -123,6 +127,8 @@ class StatisticsTable:
     """
 
     power: float = 1.0
+    residual: float = 1.0
+    mean: float = 1.0
     pdf: float = 1.0
     log_density: float = 1.0
 
@@ -222,12 +228,16 @@ class DensitySystem:
 
     def statistics(self, batch, fields):
         weights, real = self.configuration.statistics, self.target(batch)
-        power = (shell_power(fields) + 1e-10).log() - (shell_power(real) + 1e-10).log()
+        power = shell_power(real) + 1e-10
         one, other = torch.log1p(fields), torch.log1p(real)
-        total = weights.power * power.square().mean()
-        total = total + weights.log_density * (one - other).square().mean()
-        one, other = (x.flatten(1).sort(dim=1).values for x in (one, other))
-        return total + weights.pdf * (one - other).square().mean()
+        terms = {
+            "power": ((shell_power(fields) + 1e-10) / power).log().square(),
+            "residual": shell_power(fields - real) / power,
+            "mean": (fields - real).mean((1, 2, 3, 4)).square(),
+            "log_density": (one - other).square(),
+            "pdf": (one.flatten(1).sort().values - other.flatten(1).sort().values).square(),
+        }
+        return sum(getattr(weights, name) * term.mean() for name, term in terms.items())
 
     def evaluate(self, generator, evaluation, device):
         """Transfer functions sqrt(P / P_HR) of SR and of the upsampled LR density."""

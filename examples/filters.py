@@ -1,0 +1,128 @@
+"""Look inside the density emulator: its kernels and feature maps, as Kodi Ramanah et al. 2020 do.
+
+    python examples/filters.py LR_SNAPSHOT INITIAL FOLDER [--model WEIGHTS]
+
+draws ``FOLDER/kernels.png``, the central planes of the 7^3, 5^3 and 3^3 kernels of the first
+layers (their Fig. 9), and ``FOLDER/features.png``, what those layers make of a piece of the LR
+density and of the initial conditions (their Fig. 10).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from nbodykit_sr.emulate import open_source
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.mesh import DEFAULT_MODEL, SRMesh
+from nbodykit_sr.models.density import KERNELS, PADDING, PADDING_HR
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+LAYERS = {"evolved": "LR density", "initial": "initial conditions"}
+SIDE = 32  # LR cells of the piece that is shown
+
+
+def effective_kernels(block):
+    """Kernels of a first-level block with their 1x1x1 convolutions: {size: (filters, k, k, k)}."""
+    weight = block.merged()[0].detach()[:, 0]
+    kernels = {}
+    for kernel, part in zip(KERNELS, weight.split(block.filters), strict=True):
+        width = (KERNELS[0] - kernel) // 2
+        inner = slice(width, KERNELS[0] - width)
+        kernels[kernel] = part[:, inner, inner, inner].numpy()
+    return kernels
+
+
+def draw_kernels(network, path):
+    """Central planes of the effective kernels, a row for each layer and size."""
+    rows = [
+        (f"{title}, {size}$^3$", kernels)
+        for name, title in LAYERS.items()
+        for size, kernels in effective_kernels(getattr(network, name)).items()
+        if size > 1
+    ]
+    figure, axes = plt.subplots(
+        len(rows), network.filters, figsize=(1.2 * network.filters, 1.3 * len(rows)),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for row, (title, kernels) in zip(axes, rows, strict=True):
+        for ax, kernel in zip(row, kernels, strict=True):
+            limit = abs(kernel).max() or 1.0
+            ax.imshow(
+                kernel[len(kernel) // 2].T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower"
+            )
+            ax.set(xticks=[], yticks=[])
+        row[0].set_title(title, fontsize=8, loc="left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+@torch.inference_mode()
+def draw_features(network, lr, initial, path):
+    """A plane of the inputs and of each first layer's feature maps.
+
+    Parameters
+    ----------
+    lr, initial : (n, n, n) and (2n, 2n, 2n) float32 arrays
+        A padded piece of the fields.
+    """
+    fields = {
+        "evolved": F.interpolate(torch.from_numpy(lr)[None, None], scale_factor=2),
+        "initial": torch.from_numpy(initial)[None, None],
+    }
+    columns = len(KERNELS) * network.filters
+    width = network.filters + 1
+    figure, axes = plt.subplots(
+        2 * len(KERNELS), width, figsize=(1.3 * width, 2.7 * len(KERNELS)), layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (name, field) in enumerate(fields.items()):
+        maps = F.leaky_relu(getattr(network, name)(field), 0.1)[0].numpy()
+        plane = maps.shape[-1] // 2
+        first = number * len(KERNELS)
+        shown = field[0, 0, :, :, plane + 3].numpy()
+        axes[first, 0].imshow(np.arcsinh(shown).T, origin="lower", cmap="magma")
+        axes[first, 0].set_title(LAYERS[name], fontsize=8, loc="left")
+        for i in range(columns):
+            ax = axes[first + i // network.filters, 1 + i % network.filters]
+            ax.imshow(np.arcsinh(maps[i, :, :, plane]).T, origin="lower", cmap="magma")
+            if i % network.filters == 0:
+                ax.set_title(f"kernel {KERNELS[i // network.filters]}$^3$", fontsize=8, loc="left")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv=None):
+    from mpi4py import MPI
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lr", help="LR snapshot or density")
+    parser.add_argument("initial", help="mesh of the linear overdensity, or initial HR snapshot")
+    parser.add_argument("folder", type=Path, help="for the figures")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    args = parser.parse_args(argv)
+    sources = (open_source(path, MPI.COMM_SELF) for path in (args.lr, args.initial))
+    mesh = SRMesh(*sources, model=args.model)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    draw_kernels(mesh.network, args.folder / "kernels.png")
+    pieces = []
+    for field, factor, padding in zip(mesh.inputs(), (1, 2), (PADDING, PADDING_HR), strict=True):
+        values = np.asarray(field.value, dtype="f4")
+        cells = np.arange(-padding, factor * SIDE + padding) % len(values)
+        pieces.append(values[np.ix_(cells, cells, cells)])
+    draw_features(mesh.network, *pieces, args.folder / "features.png")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"filters: {error}", file=sys.stderr)
+        sys.exit(2)
