@@ -24,6 +24,7 @@ log = logging.getLogger("nbodykit_sr.training")
 # What `system` in the configuration may be: its module, configuration and system
 SYSTEMS = {
     "displacement": ("displacement", "DisplacementConfiguration", "DisplacementSystem"),
+    "displacement score": ("score", "ScoreConfiguration", "ScoreSystem"),
     "density": ("density", "DensityConfiguration", "DensitySystem"),
 }
 

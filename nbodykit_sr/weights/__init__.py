@@ -1,0 +1,67 @@
+"""The shipped models: one ``.safetensors`` file each, with its model card inside.
+
+What a card says of a model's training and its measured accuracy, good and bad, is part of the
+model: ``models.card.read_card(path)`` shows it.
+"""
+
+from pathlib import Path
+
+from ..errors import InputError
+
+FOLDER = Path(__file__).parent
+
+
+def shipped():
+    """Paths of the shipped models, sorted by name."""
+    return sorted(FOLDER.glob("*.safetensors"))
+
+
+def choose(cell, redshift, channels=None):
+    """The shipped displacement model that fits a snapshot.
+
+    Where several fit, the one for the narrowest range of redshifts is taken, then the largest.
+
+    Parameters
+    ----------
+    cell : float
+        Spacing of the LR lattice, comoving [Mpc/h].
+    redshift : float
+    channels : int, optional
+        Channels the snapshot has: 3 (displacement) or 6 (and velocity). A model must not need
+        more.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputError
+        If none fits; it lists what there is.
+    """
+    from ..models.card import read_card
+
+    fitting, there = [], []
+    for path in shipped():
+        card = read_card(path)
+        if not card.network.endswith("displacement"):
+            continue
+        there.append(_words(card))
+        if card.disagreement(cell, redshift) is None and (channels or 6) >= card.channels:
+            low, high = card.redshift or (0.0, float("inf"))
+            fitting.append((high - low, -card.channels, -path.stat().st_size, path))
+    if fitting:
+        return min(fitting)[-1]
+    raise InputError(
+        f"no shipped model fits an LR cell of {cell:.6g} Mpc/h at redshift {redshift:.4g}"
+        f"{f' with {channels} channels' if channels else ''}: there are "
+        f"{'; '.join(there) or 'none'}; name your own weights, or the model 'interpolate'"
+    )
+
+
+def _words(card):
+    """A model in a few words: what it is for."""
+    cell = "any cell" if card.cell is None else f"cell {card.cell:.6g} Mpc/h"
+    low, high = card.redshift or (0.0, float("inf"))
+    times = f"z = {low:.4g}" if low == high else f"{low:.4g} <= z <= {high:.4g}"
+    return f"{card.name} ({cell}, {times}, {card.channels} channels)"

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from training_cases import make_pair, table
+
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.train import make_system
+from nbodykit_sr.training.distributed import Ranks
+from nbodykit_sr.training.loop import Trainer
+from nbodykit_sr.training.score import energy_score
+
+ALONE = Ranks(torch.device("cpu"))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    make_pair(tmp_path / "pair")
+    stage = {"name": "score", "steps": 6, "statistics": 1.0, "learning_rate": 1e-2}
+    return table(tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2]})
+
+
+def test_energy_score_is_proper():
+    """Of all Gaussians, the one the truth is drawn from scores best, in width and in mean."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((3, 3, 50, 50, 50), generator=generator)
+
+    def score(width, mean):
+        members = width * x[:2] + mean
+        return energy_score(torch.cat([members, x[2:]])).item()
+
+    best = score(1.0, 0.0)
+    assert all(best < score(*other) for other in ((0.7, 0.0), (1.3, 0.0), (1.0, 0.3)))
+    # and it is half the mean distance of two draws: a chi of 3 degrees times sqrt(2), halved
+    assert best == pytest.approx(2 / torch.pi**0.5, rel=0.01)
+
+
+def test_members_differ_and_learn(settings):
+    system = make_system(settings)
+    trainer = Trainer(system, ALONE)
+    trainer.run()
+    batch = {
+        k: torch.as_tensor(v)[None] for k, v in system.sample(np.random.default_rng(0)).items()
+    }
+    with torch.no_grad():
+        one, other = system.generate(trainer.generator, batch).chunk(2)
+    assert one.shape == batch["hr"].shape
+    assert not torch.allclose(one, other)
+    first = Trainer(make_system({**settings, "run": settings["run"] + "2"}), ALONE)
+    with torch.no_grad():
+        before = system.statistics(batch, system.generate(first.generator, batch))
+        after = system.statistics(batch, system.generate(trainer.generator, batch))
+    assert after < before
+
+
+def test_rungs_start_from_a_coarser_run(settings, tmp_path):
+    coarse = Trainer(make_system(settings), ALONE)
+    coarse.run()
+    make_pair(tmp_path / "fine", factor=4)
+    fine = {
+        **settings,
+        "run": str(tmp_path / "finer"),
+        "pairs": {"train": [str(tmp_path / "fine")]},
+        "score": {"start": settings["run"]},
+    }
+    generator, _ = make_system(fine).networks()
+    for name, weight in coarse.average.state_dict().items():
+        assert torch.equal(generator.state_dict()[name], weight)
+    fine["generator"] = {**settings["generator"], "chan_base": 16}
+    with pytest.raises(InputError, match="do not fit"):
+        make_system(fine).networks()
+
+
+def test_a_critic_is_refused(settings):
+    settings["stage"][0]["adversarial"] = "logistic"
+    with pytest.raises(InputError, match="has no critic"):
+        make_system(settings)

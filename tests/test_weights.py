@@ -1,0 +1,56 @@
+"""The shipped models: small, whole, and chosen by what a snapshot is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nbodykit_sr import weights
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.models.card import ModelCard, read_card, save_model
+from nbodykit_sr.models.displacement import PADDING, DisplacementGenerator, standard_noise
+from nbodykit_sr.models.loading import load_generator
+
+
+def test_shipped_models_load_and_say_what_they_are():
+    for path in weights.shipped():
+        assert path.stat().st_size <= 16e6
+        network, card = load_generator(path)
+        assert card.licence != "unknown" and card.simulation != "unknown"
+        assert card.training and card.evaluation and card.notes
+        side = 2 + 2 * PADDING
+        x = torch.zeros(1, card.channels, side, side, side)
+        style = (torch.tensor([0.5]),) if "styled" in card.network else ()
+        with torch.no_grad():
+            made = network(x, standard_noise(card.factor, x), *style)
+        assert made.shape[2] == card.factor * 2 + 6
+        assert torch.isfinite(made).all()
+
+
+def test_every_shipped_model_can_be_chosen():
+    for path in weights.shipped():
+        card = read_card(path)
+        chosen = weights.choose(card.cell, sum(card.redshift) / 2, card.channels)
+        assert read_card(chosen).disagreement(card.cell, sum(card.redshift) / 2) is None
+
+
+def test_choice(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    network = DisplacementGenerator(6, 2, 4, 4)
+    card = ModelCard("wide", "displacement", network.arguments, 2, 6, cell=1.5, redshift=(0, 4))
+    save_model(tmp_path / "wide.safetensors", network, card)
+    narrow = replace(card, name="narrow", redshift=(2, 2))
+    save_model(tmp_path / "narrow.safetensors", network, narrow)
+    assert weights.choose(1.5, 2.0).stem == "narrow"
+    assert weights.choose(1.5, 1.0).stem == "wide"
+    assert weights.choose(1.5, 2.0, 6).stem == "narrow"
+    for wrong in ((1.6, 2.0), (1.5, 5.0), (1.5, 2.0, 3)):
+        with pytest.raises(InputError, match="wide .*0 <= z <= 4.*") as error:
+            weights.choose(*wrong)
+        assert "narrow" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    with pytest.raises(InputError, match="there are none"):
+        weights.choose(1.5, 2.0)
