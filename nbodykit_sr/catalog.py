@@ -99,7 +99,8 @@ class SRCatalog(CatalogSource):
             _check_fit(card, factor, lattice.cell, 1 / a - 1, velocity, force, comm)
             if hasattr(network, "at"):  # a network for many redshifts, taken at this one
                 network = network.at(a)
-            grid = ChunkGrid(lattice.Nmesh, chunk or default_side(lattice.Nmesh, comm.size))
+            side = default_side(lattice.Nmesh, comm.size) if chunk is None else chunk
+            grid = ChunkGrid(lattice.Nmesh, side)
             if region is not None:
                 grid = grid.select(region, lattice.cell)
             grid.blocks(comm.size)
@@ -214,6 +215,8 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
         Of the interpolation.
     """
     if model is None or str(model) == "interpolate":
+        if flavour is not None:
+            raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
         return interpolating(channels, factor or 8)
     return load_generator(model, flavour)
 

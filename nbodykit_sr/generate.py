@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .catalog import SRCatalog
 from .door import UNFINISHED, RankError, enter, stop_requests
-from .errors import InputError
+from .errors import InputError, agreement
 from .layouts import header
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
@@ -105,6 +105,7 @@ def generate(options, comm):
 def _generate(options, comm, stopped):
     begun = time.perf_counter()
     if not options.plan:
+        _check_summary(options.json, comm)
         inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
         prepare_output(options.output, comm, options.overwrite, options.resume, inputs)
     source = open_snapshot(options.input, comm, options.dataset)
@@ -158,6 +159,14 @@ def _generate(options, comm, stopped):
         now = time.perf_counter()
         _summary(sr, options, comm, now - begun, now - started, len(done))
     return 0
+
+
+def _check_summary(path, comm):
+    """The summary is written after hours: see at once that it can be."""
+    with agreement(comm):
+        folder = os.path.dirname(os.path.abspath(path or "."))
+        if comm.rank == 0 and path and not os.access(folder, os.W_OK):
+            raise InputError(f"the summary {path} can't be written: no such folder, or no right to")
 
 
 def _check_sums(source, force):

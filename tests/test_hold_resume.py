@@ -301,17 +301,41 @@ def subprocess_tree(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=["USR1", "TERM"])
 def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, number):
+    """mpirun passes SIGUSR1 on; SIGTERM comes from a batch system that signals every rank."""
     output = tmp_path / "SR"
     process = start(2, arguments[0], output, *arguments[1:], trouble="slow:0.5")
     wait_until(lambda: recorded(output), process)
-    process.send_signal(number)
+    pids = [process.pid] if number == signal.SIGUSR1 else ranks_of(process.pid)
+    for pid in pids:
+        os.kill(pid, number)
     status, _, err = ended(process, patience=60)
     assert status == 75, err
     assert err.count("go on with --resume") == 1
     before = recorded(output)
     assert 0 < before < CHUNKS
     summary = tmp_path / "summary.json"
-    resume = [*arguments[1:], "--resume", f"--json={summary}"]
-    assert forked(lambda: generate(arguments[0], output, *resume)) == 0
+    assert forked(lambda: run(arguments, output, "--resume", f"--json={summary}")) == 0
     assert tree(output) == whole
     assert json.loads(summary.read_text())["chunks_resumed"] == before
+
+
+def test_mpirun_terminated(arguments, whole, tmp_path):
+    """mpirun itself gives its ranks a moment, whatever they say: what is recorded stays."""
+    output = tmp_path / "SR"
+    process = start(2, arguments[0], output, *arguments[1:], trouble="slow:0.5")
+    wait_until(lambda: recorded(output), process)
+    begun = time.monotonic()
+    process.terminate()
+    assert ended(process, patience=60)[0] != 0
+    assert time.monotonic() - begun < 15
+    assert not output.exists() and recorded(output) > 0
+    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert tree(output) == whole
+
+
+def ranks_of(pid):
+    """The ranks that an mpirun started."""
+    name = Path(sys.executable).resolve().name
+    return [
+        child for child in subprocess_tree(pid) if Path(f"/proc/{child}/exe").resolve().name == name
+    ]
