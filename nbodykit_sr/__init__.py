@@ -7,7 +7,9 @@ lattice, a generator is loaded, and the super-resolved catalogue is computed as 
 from .catalog import SRCatalog
 from .errors import InputError
 from .lattice import LagrangianLattice
+from .mesh import SRMesh
 from .models.card import ModelCard, save_model
+from .models.density import DensityEmulator
 from .models.displacement import DisplacementGenerator
 from .models.loading import load_generator
 from .noise import site_noise
@@ -22,10 +24,12 @@ __all__ = [
     "Normalization",
     "site_noise",
     "DisplacementGenerator",
+    "DensityEmulator",
     "ModelCard",
     "load_generator",
     "save_model",
     "SRCatalog",
+    "SRMesh",
     "InputError",
     "__version__",
 ]
