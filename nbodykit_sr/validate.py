@@ -75,16 +75,17 @@ def validate(options, comm):
         if comm.rank == 0:
             _make_folder(options.out)
     silent = comm.rank > 0 or options.quiet
-    with tqdm(total=suite.steps(catalogs), disable=silent, unit="step") as bar:
+    with tqdm(total=suite.steps(catalogs) + 1, disable=silent, unit="step") as bar:
 
         def step(text):
             bar.set_description(text)
             bar.update()
 
         results = suite.measure(catalogs, settings, step)
-    with agreement(comm):
-        if comm.rank == 0:
-            report.write_report(results, catalogs, options.out, options.command())
+        step("drawing")
+        with agreement(comm):
+            if comm.rank == 0:
+                report.write_report(results, catalogs, options.out, options.command())
     if comm.rank == 0 and not options.quiet:
         for row in report.summary(results):
             print(f"{row['quantity']}: {row['value']}")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from mpi4py import MPI
+from nbodykit.lab import ArrayCatalog
 
 from nbodykit_sr import generate, validate
 from nbodykit_sr.diagnostics import suite
@@ -144,6 +145,31 @@ def test_unusable_input_ends_with_one_line(comm, data, tmp_path, capfd, argv, me
     if comm.rank == 0:
         lines = [line for line in text.splitlines() if line.startswith("validate: error: ")]
         assert len(lines) == 1 and message in lines[0]
+
+
+@pytest.mark.mpi
+def test_boxes_with_their_own_references_and_no_velocity(comm, data):
+    """Each SR is compared with the HR of its place; positions alone will do."""
+    names = "lr16_25_z2", "lr16_25_corner_z4"
+    references = [open_snapshot(data / name, comm) for name in names]
+    references[1].attrs.update(Redshift=2.0, Time=1 / 3)  # as if of one time
+    positions = [
+        ArrayCatalog({"Position": one["Position"], "ID": one["ID"]}, comm=comm, **one.attrs)
+        for one in references
+    ]
+    catalogs = {"SR": positions, "HR": references}
+    suite.check(catalogs)
+    taken = []
+    results = suite.measure(catalogs, suite.Settings.choose(25.0, 16**3), taken.append)
+    assert len(taken) == suite.steps(catalogs)
+    for one in results["SR"]["comparison"]:
+        np.testing.assert_allclose(one["correlation"], 1)
+        np.testing.assert_allclose(one["ratio"], 1)
+    first, second = (one["power"] for one in results["SR"]["power"])
+    assert not np.allclose(first, second)
+    assert "multipoles" in results["HR"] and "multipoles" not in results["SR"]
+    assert any("SR has no Velocity" in note for note in results.notes)
+    assert list(results.pictures) == ["HR", "SR 1"]
 
 
 def test_a_region_is_refused(comm, data):

@@ -82,11 +82,12 @@ class Settings:
         if any(not 0 < width <= BoxSize for width in zooms):
             raise InputError(f"boxes are {zooms}: widths up to the BoxSize, {BoxSize:g} Mpc/h")
         papers = BoxSize >= 80
+        spacing = BoxSize / particles ** (1 / 3)
         limit = 0.3 * Nmesh * fundamental
         return cls(
             int(Nmesh),
             float(kmax),
-            10.0 if papers else float(f"{max(BoxSize / 12, 1.5 * BoxSize / Nmesh):.2g}"),
+            10.0 if papers else float(f"{max(BoxSize / 12, 1.1 * SPHERE * spacing):.2g}"),
             (BoxSize, *sorted((float(width) for width in zooms), reverse=True)),
             min(0.15 if papers else 2.4 * fundamental, limit / 3),
             min(0.25 if papers else 4.0 * fundamental, limit / 2),
