@@ -112,6 +112,7 @@ class SnapshotWriter:
                         self._lay_out()
                     except BaseException:
                         shutil.rmtree(self.partial, ignore_errors=True)
+                        self._unlock()
                         raise
         self._open_journal()
         return set()

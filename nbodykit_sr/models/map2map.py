@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import warnings
 import zipfile
 
 import torch
@@ -76,7 +77,9 @@ def _read(path):
         if unpacked > len(content) + 2**20:
             raise InputError(f"model {path} unpacks to more than its own size: it is damaged")
     try:
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of pickle protocols: what matters is raised
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"model {path} is no plain checkpoint: it holds objects besides tensors, which could "
