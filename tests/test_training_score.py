@@ -16,7 +16,7 @@ ALONE = Ranks(torch.device("cpu"))
 def settings(tmp_path):
     make_pair(tmp_path / "pair")
     stage = {"name": "score", "steps": 6, "statistics": 1.0, "learning_rate": 1e-2}
-    return table(tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2]})
+    return table(tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2], "spectra": 0.1})
 
 
 def test_energy_score_is_proper():

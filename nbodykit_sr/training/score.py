@@ -19,6 +19,7 @@ from .checkpoint import CheckpointFolder
 from .cic import density
 from .configuration import require
 from .displacement import DisplacementConfiguration, DisplacementSystem
+from .losses import statistics_loss
 
 # What keeps the logarithms finite: squared distance [SR cells], density [mean]
 SOFTENING = 0.05
@@ -39,6 +40,9 @@ class ScoreTable:
         Of the log distance of these two particles.
     density : float
         Of the log density on meshes of half an SR cell to four.
+    spectra : float
+        Of `losses.statistics_loss` of each member, on the meshes of half a cell and one: it is no
+        proper score, but sees power spectra and one-point distributions directly.
     lags : tuple of int
         Separations of the sites along an axis [SR sites]; the axis changes from step to step.
     velocity : float
@@ -53,6 +57,7 @@ class ScoreTable:
     difference: float = 0.5
     distance: float = 2.0
     density: float = 3.0
+    spectra: float = 0.0
     lags: tuple[int, ...] = (1, 2, 4, 8)
     velocity: float = 0.5
     start: str = ""
@@ -134,9 +139,24 @@ class ScoreSystem(DisplacementSystem):
             apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
             square = (step[:, :3] + apart).square().sum(1, keepdim=True)
             loss = loss + s.distance * energy_score(0.5 * torch.log(square + SOFTENING))
-        for painted in densities(displacement, shift):
-            loss = loss + s.density / 2 * energy_score(torch.log(painted + EMPTY))
+        painted = list(densities(displacement, shift))
+        loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
+        if s.spectra:
+            coarse = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
+            residuals = [displacement - coarse[:, :3]]
+            if velocity.shape[1]:
+                residuals.append(velocity - s.velocity * coarse[:, 3:])
+            loss = loss + s.spectra * statistics_loss(
+                [members_and_truth(x) for x in residuals],
+                [members_and_truth(x) for x in painted[:2]],
+            )
         return loss
+
+
+def members_and_truth(fields):
+    """(2B, ...) members and, twice, the truth, of (3B, ...) fields."""
+    one, other, truth = fields.chunk(3)
+    return torch.cat([one, other]), torch.cat([truth, truth])
 
 
 def densities(displacement, shift):
