@@ -1,0 +1,277 @@
+"""Catalogues that are wrong are found, and right ones can be made again, bit for bit."""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bigfile
+import numpy as np
+import pytest
+from holding import copy, ended, environment, forked, generate, start, tree
+from mpi4py import MPI
+
+from nbodykit_sr import open_snapshot
+from nbodykit_sr.catalog import SRCatalog
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.models.card import ModelCard, save_model
+from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.verify import PROVENANCE, verify
+from nbodykit_sr.writer import SnapshotWriter, WrongValues
+
+OPTIONS = ["--seed=7", "--factor=2", "--chunk=4"]
+
+
+@pytest.fixture(scope="module")
+def sound(data, tmp_path_factory):
+    """A catalogue in each layout, and one of a region."""
+    folder = tmp_path_factory.mktemp("sound")
+    for name, more in (
+        ("nbodykit", []),
+        ("mp-gadget", ["--layout=mp-gadget"]),
+        ("region", ["--region=3:6,0:12.5,-2:1"]),
+    ):
+        assert (
+            forked(lambda n=name, m=more: generate(data / "lr8_12p5_z2", folder / n, *OPTIONS, *m))
+            == 0
+        )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["nbodykit", "mp-gadget", "region"])
+def test_a_sound_catalogue(sound, name, capfd):
+    assert verify(str(sound / name), MPI.COMM_SELF) == []
+    assert generate("verify", sound / name) == 0
+    assert "is sound" in capfd.readouterr().out
+
+
+@pytest.mark.mpi
+def test_verify_under_ranks(comm, data, tmp_path):
+    from nbodykit_sr.generate import main
+
+    output = tmp_path / "SR"
+    assert main([str(data / "lr8_12p5_z2"), str(output), "--factor=2", "--chunk=2"], comm) == 0
+    assert verify(str(output), comm) == []
+    comm.Barrier()
+    if comm.rank == 0:
+        poke(output / "ID" / "000000", 8 * 1000, b"\1")
+    comm.Barrier()
+    problems = comm.allgather(verify(str(output), comm))
+    assert problems == [problems[0]] * comm.size and len(problems[0]) == 2
+
+
+def poke(path, offset, content):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def swap_bytes(path):
+    """Damage that a sum of bytes does not see."""
+    content = bytearray(path.read_bytes())
+    content[0:8], content[8:16] = content[8:16], content[0:8]
+    path.write_bytes(content)
+
+
+def relabel(path, name, value):
+    with bigfile.File(str(path)) as file, file["Header"] as block:
+        block.attrs[name] = value
+
+
+DAMAGE = {
+    "a bit": (lambda p: poke(p / "Position/000000", 7, b"\0"), "checksum"),
+    "NaN": (
+        lambda p: poke(p / "Position/000000", 0, np.float32(np.nan).tobytes()),
+        "not in the box",
+    ),
+    "outside": (
+        lambda p: poke(p / "Position/000000", 0, np.float32(13).tobytes()),
+        "not in the box",
+    ),
+    "velocity": (
+        lambda p: poke(p / "Velocity/000000", 0, np.float32(np.inf).tobytes()),
+        "Velocity is not finite",
+    ),
+    "IDs swapped": (lambda p: swap_bytes(p / "ID/000000"), "IDs are not those of its sites"),
+    "particles swapped": (
+        lambda p: (p / "Position/000000").write_bytes(rolled((p / "Position/000000").read_bytes())),
+        "displacements up to",
+    ),
+    "seed missing": (lambda p: relabel_without(p, "SRSeed"), "lacks SRSeed"),
+    "Nmesh": (lambda p: relabel(p, "SRNmesh", np.array([18])), "makes no sense|particles"),
+    "column missing": (lambda p: (p / "Velocity").rename(p / "Other"), "columns"),
+    "BoxSize": (lambda p: relabel(p, "BoxSize", np.array([12.5])), "BoxSize has length 1"),
+    "truncated": (lambda p: os.truncate(p / "ID/000000", 8000), "truncated"),
+    "card": (lambda p: relabel(p, "SRCard", "{}"), "makes no sense"),
+}
+
+
+def rolled(content):
+    """The particles in the order of sites half a box away."""
+    return content[len(content) // 2 :] + content[: len(content) // 2]
+
+
+def relabel_without(path, name):
+    file = path / "Header" / "attr-v2"
+    lines = file.read_text().split("\n")
+    file.write_text("\n".join(line for line in lines if not line.startswith(name + " ")))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_catalogue(sound, tmp_path, name, capfd):
+    import re
+
+    output = copy(sound / "nbodykit", tmp_path / "SR")
+    change, says = DAMAGE[name]
+    change(output)
+    status = generate("verify", output)
+    said = "".join(capfd.readouterr())
+    assert status in (1, 2) and "Traceback" not in said
+    assert re.search(says, said), said
+
+
+def test_what_is_no_catalogue(data, tmp_path, capfd):
+    assert generate("verify", data / "lr8_12p5_z2") == 2
+    assert "no catalogue of generate" in capfd.readouterr().err
+    assert generate("verify", tmp_path / "SR") == 2
+    assert generate("verify") == 2
+
+
+def test_provenance_makes_it_again(sound, data, tmp_path):
+    """The command in the Header, run as it stands, gives the same bytes."""
+    for name in ("mp-gadget", "region"):
+        with bigfile.File(str(sound / name)) as file, file["Header"] as block:
+            attrs = {key: block.attrs[key] for key in PROVENANCE}
+        words = shlex.split(attrs["SRCommand"])
+        assert words[:3] == ["python", "-m", "nbodykit_sr.generate"]
+        words = [str(tmp_path / name) if word == "OUTPUT" else word for word in words[1:]]
+        subprocess.run([sys.executable, *words], env=environment(), check=True, timeout=240)
+        assert tree(tmp_path / name) == tree(sound / name)
+    assert json.loads(attrs["SRVersions"])["torch"] == __import__("torch").__version__
+    assert ModelCard.from_dict(json.loads(attrs["SRCard"])).name == "interpolate"
+
+
+def test_a_path_with_spaces_in_the_command(data, tmp_path):
+    part, output = copy(data / "lr8_12p5_z2", tmp_path / "my snapshot's"), tmp_path / "SR"
+    assert generate(part, output, *OPTIONS, "--region=0:3,0:3,-1:1e1") == 0
+    words = shlex.split(open_snapshot(output).attrs["SRCommand"])
+    assert str(part) in words and "--region=0.0:3.0,0.0:3.0,-1.0:10.0" in words
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_same_bytes_under_any_number_of_ranks(data, tmp_path, sound, ranks):
+    output = tmp_path / "SR"
+    status, _, err = ended(start(ranks, data / "lr8_12p5_z2", output, *OPTIONS))
+    assert status == 0, err
+    assert tree(output) == tree(sound / "nbodykit")
+
+
+@pytest.fixture
+def wild(tmp_path):
+    """Weights far larger than training gives."""
+    network = DisplacementGenerator(6, 2, chan_base=2, chan_min=2)
+    for parameter in network.parameters():
+        parameter.data *= 300
+    path = tmp_path / "wild.safetensors"
+    card = ModelCard(
+        "wild", "displacement", network.arguments, 2, 6, Omega_m=0.28, displacement_range=1.5
+    )
+    save_model(path, network, card)
+    return path
+
+
+def test_displacements_beyond_the_card_are_warned_of(data, tmp_path, wild, caplog):
+    with caplog.at_level(logging.WARNING, "nbodykit_sr"):
+        assert generate(data / "lr8_12p5_z2", tmp_path / "SR", "--chunk=4", f"--model={wild}") == 0
+    warnings = [r.getMessage() for r in caplog.records if r.getMessage().startswith("chunk ")]
+    assert warnings and "LR cells (rms" in warnings[0] and "trained up to 1.5" in warnings[0]
+    assert any("displacements" in line for line in verify(str(tmp_path / "SR"), MPI.COMM_SELF))
+
+
+def test_nothing_is_warned_of_without_cause(data, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "nbodykit_sr"):
+        assert generate(data / "lr8_12p5_z2", tmp_path / "SR", "--factor=2", "--chunk=4") == 0
+    assert not [r for r in caplog.records if r.getMessage().startswith("chunk ")]
+
+
+@pytest.mark.parametrize("column", ["Position", "Velocity"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e-3, 10.0])
+def test_wrong_values_are_never_written(tmp_path, column, value):
+    if column == "Velocity" and np.isfinite(value):
+        return
+    header = {"SRSeed": "1"}
+    names = ("Position", "Velocity", "ID")
+    writer = SnapshotWriter(
+        str(tmp_path / "SR"), MPI.COMM_SELF, "nbodykit", 8, names, header, {"seed": "SRSeed"}, 10.0
+    )
+    writer.create()
+    columns = {name: np.ones((8, 3), "f4") for name in ("Position", "Velocity")}
+    columns["ID"] = np.arange(8)
+    columns[column][3, 1] = value
+    with pytest.raises(WrongValues, match="chunk 5 has"):
+        writer.write(5, 0, columns)
+    with pytest.raises(InputError, match="record 0 particles of 8"):
+        writer.finish()
+
+
+def test_displacements_are_measured_right(data):
+    """Against the catalogue's own lattice, particle by particle."""
+    from nbodykit_sr.verify import Expectation
+
+    sr = SRCatalog(open_snapshot(data / "lr16_25_z0", MPI.COMM_SELF), factor=2, chunk=5)
+    fine = sr.lattice
+    expectation = Expectation(fine, 2, None)
+    for chunk in sr.chunks[::9]:
+        columns = sr.particles(chunk)
+        sites = fine.site(columns["ID"])
+        moved = fine.displacement(sites, columns["Position"]) / (2 * fine.cell)
+        even = (sites % 2 == np.array(chunk.start) * 2 % 2).all(axis=1)
+        largest, rms = expectation.displacement(chunk, columns["Position"])
+        assert largest == pytest.approx(abs(moved[even]).max(), rel=1e-4)
+        assert rms == pytest.approx(np.sqrt((moved[even] ** 2).sum(axis=1).mean()), rel=1e-4)
+
+
+def resident():
+    """Resident memory of this process [bytes]."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_fifty_runs_in_a_row(data, tmp_path, sound):
+    """In one process: no growth of memory, no open files, nothing left behind."""
+
+    def run_all():
+        wanted = tree(sound / "nbodykit")
+        for turn in range(50):
+            output = tmp_path / f"SR{turn}"
+            assert generate(data / "lr8_12p5_z2", output, *OPTIONS) == 0
+            assert tree(output) == wanted
+            if turn == 9:
+                memory, files = resident(), len(os.listdir("/proc/self/fd"))
+        assert resident() - memory < 20e6, (memory, resident())
+        assert len(os.listdir("/proc/self/fd")) <= files
+
+    assert forked(run_all) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"SR{n}" for n in range(50))
+
+
+@pytest.mark.slow
+def test_eight_at_once(data, tmp_path, sound):
+    """Eight commands of two ranks each in one folder, every second one for the same output."""
+    outputs = [tmp_path / f"SR{n // 2 if n % 2 else n}" for n in range(8)]
+
+    def run(output):
+        return ended(start(2, data / "lr8_12p5_z2", output, *OPTIONS), patience=500)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(run, outputs))
+    for output in set(outputs):
+        statuses = [r[0] for o, r in zip(outputs, results) if o == output]
+        assert statuses.count(0) == 1 and set(statuses) <= {0, 2}, statuses
+        assert tree(output) == tree(sound / "nbodykit")
+    assert set(tmp_path.iterdir()) == set(outputs)
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
