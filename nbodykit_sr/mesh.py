@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from .chunks import ChunkGrid, default_side
 from .device import choose_device
 from .domain import LatticeDomain, LatticeField
 from .errors import InputError, agreement
+from .inference import one_thread
 from .lattice import LagrangianLattice
 from .models.card import fingerprint, load_model
 from .models.density import PADDING, PADDING_HR
@@ -126,25 +129,40 @@ class SRMesh(MeshSource):
             (2N, 2N, 2N) float32, 1 + delta >= 0 of mean one, with ``attrs["SRMean"]``.
         """
         lr, initial = self.inputs()
-        network = self.network.to(self.device)
         coarse = LatticeDomain(self.grid, self.comm, PADDING)
         fine_grid = ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
         fine = LatticeDomain(fine_grid, self.comm, PADDING_HR)
         lr, initial = _on_blocks(lr, coarse), _on_blocks(initial, fine)
+        network = self.network.to(self.device)
+        computed = self._computed(
+            lambda chunk, inner: _evaluate(
+                network, lr.padded(chunk), initial.padded(inner), self.device
+            ),
+            zip(coarse.chunks, fine.chunks, strict=True),
+        )
         field = self.pm.create(type="real")
         writer = _SlabWriter(field)
-        for chunk, fine_chunk in _in_step(coarse.chunks, fine.chunks, self.comm):
-            values = None
-            if chunk is not None:
-                padded = (lr.padded(chunk), initial.padded(fine_chunk))
-                values = _evaluate(network, *padded, self.device)
-            writer.write(fine_chunk and fine_chunk.start, values)
+        for _ in range(max(self.comm.allgather(len(coarse.chunks)))):
+            writer.write(*next(computed, (None, None)))
         mean = self._mean(field)
         if self.comm.rank == 0:
             logger.info("mean density %.6f before it is normalised", mean)
         field[...] /= np.float32(mean)
         field.attrs = {"SRMean": mean}
         return field
+
+    def _computed(self, evaluate, chunks):
+        """First HR cell and density of each chunk in turn; several are computed at a time."""
+        workers = 1 if self.device.type == "cuda" else torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            flight = deque()
+            for chunk, inner in chunks:
+                flight.append((inner.start, pool.submit(evaluate, chunk, inner)))
+                if len(flight) > workers:
+                    start, task = flight.popleft()
+                    yield start, task.result()
+            for start, task in flight:
+                yield start, task.result()
 
     def inputs(self):
         """LR density and initial conditions, checked: two distributed pmesh fields. Collective."""
@@ -245,14 +263,8 @@ def _evaluate(network, lr, initial, device):
     lr, initial = (
         torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (lr, initial)
     )
-    return network(lr, initial)[0, 0].float().cpu().numpy()
-
-
-def _in_step(chunks, fine_chunks, comm):
-    """Pairs of this rank's chunks; (None, None) while other ranks have more."""
-    rounds = max(comm.allgather(len(chunks)))
-    pairs = list(zip(chunks, fine_chunks, strict=True))
-    return pairs + [(None, None)] * (rounds - len(pairs))
+    with one_thread():
+        return network(lr, initial)[0, 0].float().cpu().numpy()
 
 
 class _SlabWriter:

@@ -204,6 +204,28 @@ def test_an_lr_mesh_moves_the_initial_conditions(comm, weights):
     np.testing.assert_allclose(moved.to_real_field(), direct.to_real_field(), rtol=1e-4, atol=1e-5)
 
 
+def test_threads_and_large_scales_taken_out(comm, tmp_path):
+    path, kmin = tmp_path / "small.safetensors", 2.5 * 2 * np.pi / BOX
+    if comm.rank == 0:
+        torch.manual_seed(4)
+        network = DensityEmulator(filters=6, initial_kmin=kmin)
+        save_model(path, network, ModelCard("x", "density", network.arguments, 2, 1, Omega_m=0.3))
+    comm.Barrier()
+    model = SRMesh(evolved(comm), initial(comm), model=path, Nmesh=N, chunk=4)
+    at = np.indices((2 * N,) * 3) / (2 * N)
+    expected = np.cos(6 * np.pi * at[2] + 2.0) / np.sqrt(1.5)
+    overdensity = model.inputs()[1]
+    np.testing.assert_allclose(overdensity.value, expected[overdensity.slices], atol=1e-9)
+    before, fields = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            fields.append(np.array(model.to_real_field().value))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*fields)
+
+
 def test_a_real_snapshot(comm, weights, data):
     """Densities of a real run follow its real initial conditions."""
     lr, ic = (open_snapshot(data / f"lr16_25_{name}", comm) for name in ("z2", "IC"))
