@@ -6,9 +6,10 @@ import pytest
 import torch
 from training_cases import make_pair, make_system, table
 
+from nbodykit_sr.catalog import SRCatalog
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.models.displacement import standard_noise
 from nbodykit_sr.models.loading import load_generator
+from nbodykit_sr.snapshot import open_snapshot
 from nbodykit_sr.train import _address, main
 from nbodykit_sr.training.configuration import Stage
 from nbodykit_sr.training.distributed import Ranks, join, leave
@@ -216,6 +217,16 @@ def test_memory_that_runs_out_midway(settings, monkeypatch):
         trainer.run()
 
 
+def test_a_schedule_can_be_lengthened(settings, caplog):
+    Trainer(make_system(settings), ALONE).run()
+    settings["stage"][-1]["steps"] += 2
+    with caplog.at_level("WARNING"):
+        trainer = Trainer(make_system(settings), ALONE, resume=True)
+    assert "other settings than before: stage" in caplog.text
+    assert trainer.run() and trainer.step == 10
+    assert [line["step"] for line in lines(settings["run"], "train")] == list(range(1, 11))
+
+
 def test_runs_are_not_mixed_up(settings, tmp_path):
     with pytest.raises(InputError, match="start without --resume"):
         Trainer(make_system(settings), ALONE, resume=True)
@@ -281,8 +292,10 @@ def test_from_snapshots_to_weights(tmp_path, data, comm):
     assert "pairs" not in card.training["configuration"]  # nothing of the machine
     state = torch.load(tmp_path / "run/checkpoints/step-00000002.pt", weights_only=True)
     assert_same(dict(network.state_dict()), dict(state["generator"]))
-    x = torch.zeros(1, 6, 7, 7, 7)
-    assert network(x, standard_noise(8, x)).shape == (1, 6, 14, 14, 14)
+    sr = SRCatalog(open_snapshot(lr, comm), model=str(out), seed=1, device="cpu")
+    assert sr.csize == 64**3
+    position = sr["Position"].compute()
+    assert np.isfinite(position).all() and (position >= 0).all() and (position < 12.5).all()
     comm.Barrier()
     if comm.rank == 0:
         shutil.rmtree(tmp_path / "run")

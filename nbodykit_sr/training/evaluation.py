@@ -97,16 +97,20 @@ def figure(slices, spectra):
     matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     fig = Figure(figsize=(3.2 * (len(slices) + 1), 3.4), layout="constrained")
     axes = fig.subplots(1, len(slices) + 1)
     for ax, (title, image) in zip(axes, slices.items(), strict=False):
         ax.imshow(torch.log10(image.clamp(min=0.03)).cpu().T, origin="lower", vmin=-1, vmax=1.5)
         ax.set(title=title, xticks=[], yticks=[])
-    for label, s in spectra.items():
-        axes[-1].plot(s.k, s.ratio, label=f"{label} $P/P_\\mathrm{{HR}}$")
-        axes[-1].plot(s.k, s.correlation, ":", label=f"{label} correlation")
+    for color, (label, s) in enumerate(spectra.items()):
+        axes[-1].plot(s.k, s.ratio, f"C{color}", label=f"{label} $P/P_\\mathrm{{HR}}$")
+        axes[-1].plot(s.k, s.correlation, f"C{color}:", label=f"{label} correlation")
     axes[-1].axhline(1, color="0.7", lw=0.8)
     axes[-1].set(xscale="log", xlabel="k [h/Mpc]", ylim=(0, 1.6))
+    axes[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[-1].xaxis.set_major_formatter(lambda k, _: f"{k:g}")
+    axes[-1].xaxis.set_minor_formatter(NullFormatter())
     axes[-1].legend(fontsize=7)
     return fig

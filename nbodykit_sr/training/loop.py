@@ -159,6 +159,9 @@ class Trainer:
                 if main and self._due(c.log_every):
                     stage = self.schedule.at(self.step - 1)[0].name
                     watch.write("train", self.step, stage=stage, **losses)
+                    if bar.disable:
+                        terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
+                        log.info("step %d/%d: %s", self.step, self.schedule.steps, terms)
                 if main and c.evaluation.every and self._due(c.evaluation.every):
                     self._evaluate(watch)
                 if stop or self._due(c.checkpoints.every):
@@ -291,6 +294,9 @@ class Trainer:
             )
         generator.train()
         if metrics:
+            log.info(
+                "step %d: %s", self.step, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+            )
             self.evaluation = {"step": self.step, **metrics}
             watch.write("evaluation", self.step, **metrics)
         if figure is not None:
@@ -303,7 +309,13 @@ class Trainer:
             if not all(torch.isfinite(p).all() for p in network.parameters()):
                 self._not_finite(f"weights of the {name}")
         if self.ranks.rank == 0:
-            self.checkpoints.save(self.step, self._state())
+            try:
+                self.checkpoints.save(self.step, self._state())
+            except OSError as error:
+                raise RankError(
+                    f"the checkpoint of step {self.step} cannot be written ({error.strerror}): free "
+                    "the disk and go on with --resume"
+                ) from error
 
     def _state(self):
         return {
@@ -322,6 +334,10 @@ class Trainer:
     def _load(self, step, state):
         self.step, self.critic_updates = step, state["critic_updates"]
         self.evaluation = state["evaluation"]
+        now = plain(self.configuration)
+        changed = sorted(key for key in now if now[key] != state["configuration"].get(key))
+        if changed:
+            log.warning("resumed with other settings than before: %s", ", ".join(changed))
         self._load_networks(state, self.configuration.run)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
