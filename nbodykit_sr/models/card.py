@@ -128,9 +128,10 @@ class ModelCard:
 
 
 def save_model(path, network, card):
-    """Write weights and card as one safetensors file."""
+    """Write weights and card, with a checksum of both, as one safetensors file."""
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, str(path), metadata={"card": json.dumps(asdict(card))})
+    metadata = {"card": json.dumps(asdict(card)), "sha256": fingerprint(network, card)}
+    save_file(state, str(path), metadata=metadata)
 
 
 def load_model(path):
@@ -144,15 +145,20 @@ def load_model(path):
     Raises
     ------
     InputError
-        If the file cannot be read, has no card, or holds weights that do not fit its card.
+        If the file cannot be read, has no card, or holds weights that do not fit its card or
+        its checksum.
     """
     card = read_card(path)
     try:
         with safe_open(str(path), framework="pt") as file:
+            checksum = file.metadata().get("sha256")
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"model {path} is unreadable: {_line(error)}") from None
-    return build(card, state, path), card
+    network = build(card, state, path)
+    if checksum not in (None, fingerprint(network, card)):
+        raise InputError(f"model {path} does not match its checksum: it was damaged or changed")
+    return network, card
 
 
 def read_card(path):
@@ -206,7 +212,7 @@ def fingerprint(network, card):
     digest = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -72,10 +72,7 @@ def _read(path):
     # One read of the bytes: the sizes are checked on the same bytes that are then unpickled.
     content = path.read_bytes()
     if zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > len(content) + 2**20:
-            raise InputError(f"model {path} unpacks to more than its own size: it is damaged")
+        _check_archive(content, path)
     try:
         with warnings.catch_warnings():  # of pickle protocols: what matters is raised
             warnings.simplefilter("ignore")
@@ -98,6 +95,24 @@ def _read(path):
     if sum(t.numel() * t.element_size() for t in state.values()) > sum(stored.values()):
         raise InputError(f"model {path} has tensors larger than their storage: it is damaged")
     return {name: t.float().contiguous() for name, t in state.items() if not t.is_complex()}
+
+
+def _check_archive(content, path):
+    """Sizes and checksums of an archive's parts, at which torch does not look."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(content) + 2**20:
+                raise InputError(f"model {path} unpacks to more than its own size: it is damaged")
+            damaged = archive.testzip()
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises most of Python's errors on damaged files
+        line = " ".join(str(error).split())[:160]
+        raise InputError(f"model {path} is a damaged archive: {line}") from None
+    if damaged is not None:
+        raise InputError(
+            f"model {path}: {damaged[:60]!r} does not match its checksum: it is damaged"
+        )
 
 
 def _rename(state, path):
