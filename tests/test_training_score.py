@@ -16,7 +16,9 @@ ALONE = Ranks(torch.device("cpu"))
 def settings(tmp_path):
     make_pair(tmp_path / "pair")
     stage = {"name": "score", "steps": 6, "statistics": 1.0, "learning_rate": 1e-2}
-    return table(tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2], "spectra": 0.1})
+    return table(
+        tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2], "spectra": 0.1}
+    )
 
 
 def test_energy_score_is_proper():
@@ -53,21 +55,27 @@ def test_members_differ_and_learn(settings):
 
 
 def test_rungs_start_from_a_coarser_run(settings, tmp_path):
-    coarse = Trainer(make_system(settings), ALONE)
-    coarse.run()
     make_pair(tmp_path / "fine", factor=4)
-    fine = {
-        **settings,
-        "run": str(tmp_path / "finer"),
-        "pairs": {"train": [str(tmp_path / "fine")]},
-        "score": {"start": settings["run"]},
-    }
+    settings["pairs"] = {"train": [str(tmp_path / "fine")], "held_out": [str(tmp_path / "fine")]}
+    coarse_settings = {**settings, "score": {"lags": [1, 2], "factor": 2}}
+    system = make_system(coarse_settings)
+    assert system.train[0].hr.shape == (3, 16, 16, 16)
+    whole = np.load(tmp_path / "fine" / "hr.npy")
+    assert system.train[0].hr[1, 2, 3, 4] == pytest.approx(
+        whole[1, 4:6, 6:8, 8:10].mean(), abs=1e-6
+    )
+    coarse = Trainer(system, ALONE)
+    coarse.run()
+    fine = {**settings, "run": str(tmp_path / "finer"), "score": {"start": settings["run"]}}
     generator, _ = make_system(fine).networks()
+    assert generator.factor == 4
     for name, weight in coarse.average.state_dict().items():
         assert torch.equal(generator.state_dict()[name], weight)
     fine["generator"] = {**settings["generator"], "chan_base": 16}
     with pytest.raises(InputError, match="do not fit"):
         make_system(fine).networks()
+    with pytest.raises(InputError, match="score.factor is 3"):
+        make_system({**settings, "score": {"factor": 3}})
 
 
 def test_a_critic_is_refused(settings):

@@ -10,11 +10,14 @@ their differences between sites, distances of neighbours, and densities. The pap
 this. It is steadier than a critic and needs no second network, so it suits small budgets.
 """
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..models.displacement import InterpolatingGenerator
 from .checkpoint import CheckpointFolder
 from .cic import density
 from .configuration import require
@@ -48,9 +51,12 @@ class ScoreTable:
     velocity : float
         Velocities are multiplied by this, in units in which linear theory has velocity equal to
         displacement.
+    factor : int
+        Train for this smaller factor, on HR fields averaged to its lattice, which are held in
+        memory; 0 for the pairs' own factor. Steps cost several times less for each halving.
     start : str
-        Folder of a run of a smaller factor, on coarser HR fields, whose rungs this run's first
-        ones start from; "" for none.
+        Folder of a run of a smaller factor, whose rungs this run's first ones start from; "" for
+        none.
     """
 
     field: float = 0.3
@@ -60,6 +66,7 @@ class ScoreTable:
     spectra: float = 0.0
     lags: tuple[int, ...] = (1, 2, 4, 8)
     velocity: float = 0.5
+    factor: int = 0
     start: str = ""
 
 
@@ -98,6 +105,15 @@ class ScoreSystem(DisplacementSystem):
     InputError
         If the pairs, or the run to start from, do not serve the configuration.
     """
+
+    def __init__(self, configuration):
+        super().__init__(configuration)
+        factor = configuration.score.factor
+        if factor:
+            self.train = [coarse(pair, factor) for pair in self.train]
+            self.held_out = [coarse(pair, factor) for pair in self.held_out]
+            self.factor = factor
+            self.interpolation = InterpolatingGenerator(configuration.generator.channels, factor)
 
     def networks(self):
         generator, critic = super().networks()
@@ -142,15 +158,31 @@ class ScoreSystem(DisplacementSystem):
         painted = list(densities(displacement, shift))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
         if s.spectra:
-            coarse = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
-            residuals = [displacement - coarse[:, :3]]
+            rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
+            residuals = [displacement - rail[:, :3]]
             if velocity.shape[1]:
-                residuals.append(velocity - s.velocity * coarse[:, 3:])
+                residuals.append(velocity - s.velocity * rail[:, 3:])
             loss = loss + s.spectra * statistics_loss(
                 [members_and_truth(x) for x in residuals],
                 [members_and_truth(x) for x in painted[:2]],
             )
         return loss
+
+
+def coarse(pair, factor):
+    """The pair with its HR field averaged to a lattice `factor` times finer than LR."""
+    manifest = pair.manifest
+    require(
+        factor < manifest.factor and manifest.factor % factor == 0,
+        f"score.factor is {factor}: a divisor of the pairs' factor {manifest.factor} needed",
+    )
+    ratio, size = manifest.factor // factor, factor * manifest.Nmesh
+    out = copy(pair)
+    out.manifest = replace(manifest, factor=factor)
+    out.hr = np.empty((len(pair.hr), size, size, size), np.float32)
+    for averaged, channel in zip(out.hr, pair.hr):
+        averaged[:] = channel.reshape(size, ratio, size, ratio, size, ratio).mean((1, 3, 5))
+    return out
 
 
 def members_and_truth(fields):
