@@ -198,9 +198,8 @@ class Safetensors:
             head = 8 + int.from_bytes(content[:8], "little")
             content = mutated(content[:head], draw) + content[head:]
             if draw.random() < 0.7:
-                content = (len(content) - len(self.content) + head - 8).to_bytes(
-                    8, "little"
-                ) + content[8:]
+                length = max(len(content) - len(self.content) + head - 8, 0)
+                content = length.to_bytes(8, "little") + content[8:]
         else:
             content = mutated(content, draw)
         self.path.write_bytes(content)
