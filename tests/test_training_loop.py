@@ -1,5 +1,9 @@
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +93,43 @@ def test_a_killed_run_goes_on_from_what_is_sound(settings, tmp_path):
     assert trainer.step == 6
     trainer.run()
     assert lines(tmp_path / "run", "train") == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_a_process_that_gets_a_signal(tmp_path, number, status):
+    make_pair(tmp_path / "pair")
+    (tmp_path / "train.toml").write_text(
+        f"""
+        run = "{tmp_path}/run"
+        device = "cpu"
+        log_every = 1
+        pairs.train = ["{tmp_path}/pair"]
+        sample.crop = 4
+        generator.channels = 3
+        generator.chan_base = 8
+        critic.blocks = 1
+        checkpoints.every = 1
+        [[stage]]
+        steps = 40
+        l2 = 1.0
+        learning_rate = 1e-3
+        """
+    )
+    command = [sys.executable, "-m", "nbodykit_sr.train", str(tmp_path / "train.toml")]
+    log = tmp_path / "run/log.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (log.exists() and len(log.read_text()) > 500):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == status
+    assert len(log.read_text().splitlines()) < 40
+    resumed = subprocess.run([*command, "--resume"], stderr=subprocess.PIPE, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    killed = lines(tmp_path / "run", "train")
+    shutil.rmtree(tmp_path / "run")
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    assert lines(tmp_path / "run", "train") == killed
 
 
 @pytest.mark.mpi
