@@ -84,19 +84,26 @@ class LatticeDomain:
             On every rank, if a site of a block has no value or more than one.
         """
         N = self.grid.Nmesh
+        # Axis by axis, as whole tables of sites would set the peak of memory in large boxes
         # A rank gets a site once, however many images of it its padded block holds.
         indices, counts = [], np.zeros(self.comm.size, dtype="i4")
         for rank in range(self.comm.size):
-            start, shape = self.padded(rank)
-            inside = ((site - start) % N < np.minimum(shape, N)).all(axis=1)
+            inside = np.ones(len(site), dtype=bool)
+            for axis, (first, n) in enumerate(zip(*self.padded(rank), strict=True)):
+                inside &= (site[:, axis] - first) % N < min(n, N)
             indices.append(np.flatnonzero(inside))
             counts[rank] = len(indices[-1])
-        layout = Layout(self.comm, len(site), counts, np.concatenate(indices))
-        site, values = layout.exchange(site, values)
+        if self.comm.size > 1 or counts[0] < len(site):
+            layout = Layout(self.comm, len(site), counts, np.concatenate(indices))
+            site, values = layout.exchange(site, values)
+        del indices
 
         start, shape = self.padded(self.comm.rank)
         unique = np.minimum(shape, N)
-        local = np.ravel_multi_index(tuple(((site - start) % N).T), unique)
+        local = np.zeros(len(site), dtype="i8")
+        for axis in range(3):
+            local *= unique[axis]
+            local += (site[:, axis] - start[axis]) % N
         with agreement(self.comm):
             filled = np.bincount(local, minlength=np.prod(unique))
             if (filled != 1).any():
@@ -107,7 +114,8 @@ class LatticeDomain:
                     f"several, the first at site {tuple(int(i) for i in where)}: IDs are missing or repeated"
                 )
         field = np.empty((values.shape[1], np.prod(unique)), dtype="f4")
-        field[:, local] = values.T
+        for component, column in zip(field, values.T, strict=True):
+            component[local] = column
         field = field.reshape(-1, *unique)
         if (shape > N).any():
             field = field[np.ix_(np.arange(len(field)), *(np.arange(n) % N for n in shape))]
