@@ -90,7 +90,8 @@ if ! have classylss "$(version classylss)"; then
     wheel "$work/classylss-$(version classylss)"
 fi
 
-for name in bigfile kdcount mpsort pmesh nbodykit; do
+# fastpm: the solver that examples/ make simulations with
+for name in bigfile kdcount mpsort pmesh nbodykit fastpm; do
     have "$name" "$(version "$name")" || {
         say "building $name"
         wheel "$name==$(version "$name")"
@@ -104,7 +105,7 @@ if command -v gsl-config >/dev/null; then
 else
     say "no gsl-config on PATH: leaving out Corrfunc (nbodykit's pair counting)"
 fi
-parts=(pfft-python classylss bigfile kdcount mpsort pmesh nbodykit)
+parts=(pfft-python classylss bigfile kdcount mpsort pmesh nbodykit fastpm)
 pip install -q --no-index --no-deps "${renew[@]}" --find-links "$wheels" "${parts[@]}"
 echo "$mpi_id" >"$venv/mpi_id"
 pip install -q --no-deps --no-build-isolation -e .
