@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import bigfile
 import numpy as np
 import pytest
 from holding import copy, ended, forked, generate, recorded, start, tree, wait_until
@@ -37,7 +38,7 @@ def killed_at(moment, run, output):
     """Run in a fork that is killed at its nth action on the output; gives how many there were.
 
     Actions are what Python's audit events tell of (files opened, renamed, removed, folders
-    made), and writes of chunks, which are cut in half.
+    made), blocks made by the library, and writes of chunks, which are cut in half.
     """
     reading, writing = os.pipe()
 
@@ -65,7 +66,14 @@ def killed_at(moment, run, output):
                 os.kill(os.getpid(), signal.SIGKILL)
             return pwrite(descriptor, content, offset)
 
-        os.pwrite = cut
+        create = bigfile.File.create
+
+        def created(*details, **more):
+            if action():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return create(*details, **more)
+
+        os.pwrite, bigfile.File.create = cut, created
         sys.addaudithook(watch)
         return run()
 
