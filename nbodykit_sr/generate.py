@@ -137,7 +137,8 @@ def _generate(options, comm, stopped):
         box=sr.lattice.BoxSize,
     )
     disk = sr.csize * particle_bytes(options.layout, sr.card.channels)
-    check_disk(options.output, disk, comm, already=options.resume)
+    begun_before = options.resume and os.path.isdir(writer.partial)
+    check_disk(options.output, disk, comm, already=begun_before)
     begin = writer.resume if options.resume else writer.create
     done = begin(options.overwrite)
     if done is None:

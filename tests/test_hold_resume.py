@@ -327,6 +327,25 @@ def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, numb
     assert json.loads(summary.read_text())["chunks_resumed"] == before
 
 
+def test_signal_before_the_first_chunk(arguments, whole, tmp_path):
+    output = tmp_path / "SR"
+
+    def warned():
+        prepare = SnapshotWriter.create
+
+        def create(self, *details):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return prepare(self, *details)
+
+        SnapshotWriter.create = create
+        return run(arguments, output)
+
+    assert os.waitstatus_to_exitcode(forked(warned)) == 75
+    assert recorded(output) == 0 and not output.exists()
+    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert tree(output) == whole
+
+
 def test_mpirun_terminated(arguments, whole, tmp_path):
     """mpirun itself gives its ranks a moment, whatever they say: what is recorded stays."""
     output = tmp_path / "SR"
