@@ -51,7 +51,7 @@ class BlockHeader:
         path = os.path.join(folder, "header")
         fields, rows, sums = {}, [], []
         for line in _lines(path):
-            if match := re.fullmatch(r"(DTYPE|NMEMB|NFILE):\s*(\S{1,16})\s*", line):
+            if (match := re.fullmatch(r"(DTYPE|NMEMB|NFILE):\s*(\S{1,16})\s*", line)) and not rows:
                 fields[match[1]] = match[2]
             elif match := re.fullmatch(
                 r"([0-9A-F]{6}):\s*(\d{1,18})\s*:\s*(\d{1,10})\s*:\s*\d{1,10}\s*", line
@@ -62,16 +62,18 @@ class BlockHeader:
                 sums.append(int(match[3]))
             else:
                 raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
+        if list(fields) != ["DTYPE", "NMEMB", "NFILE"]:
+            raise InputError(f"{path} does not say DTYPE, NMEMB and NFILE in turn: it is damaged")
         for name in ("NMEMB", "NFILE"):
-            if not re.fullmatch(r"[0-9]{1,9}", fields.get(name, "")):
+            if not re.fullmatch(r"[0-9]{1,9}", fields[name]):
                 raise InputError(f"{path} lacks a sound {name}: it is damaged")
         if int(fields["NFILE"]) != len(rows):
             raise InputError(
                 f"{path} lists {len(rows)} files but NFILE is {fields['NFILE']}: it is damaged"
             )
-        if "DTYPE" not in fields or not _DTYPE.fullmatch(fields["DTYPE"]):
+        if not _DTYPE.fullmatch(fields["DTYPE"]):
             raise InputError(
-                f"block {folder} has DTYPE {fields.get('DTYPE')!r}: a plain numeric type is needed"
+                f"block {folder} has DTYPE {fields['DTYPE']!r}: a plain numeric type is needed"
             )
         return cls(folder, fields["DTYPE"], int(fields["NMEMB"]), tuple(rows), tuple(sums))
 
@@ -201,6 +203,8 @@ def file_sum(path, first, last):
 def _lines(path, encoding="ascii"):
     """Lines of a text file that came from elsewhere."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"{path} is no file: it is damaged")  # a pipe would be waited for
         if os.path.getsize(path) > _LONGEST_HEADER:
             raise InputError(f"{path} is longer than any header: it is damaged")
         with open(path, encoding=encoding, newline="\n") as file:

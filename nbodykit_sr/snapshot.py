@@ -304,6 +304,6 @@ def _units(path, dataset, raw):
         if name.startswith("SR"):
             value = raw[name]
             attrs[name] = (
-                value if isinstance(value, str) or np.size(value) > 1 else np.ravel(value)[0]
+                value if isinstance(value, str) or np.size(value) != 1 else np.ravel(value)[0]
             )
     return attrs, length, velocity

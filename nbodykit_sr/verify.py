@@ -202,8 +202,12 @@ def _check_chunk(header, expectation, chunk, sums):
     values = {}
     with bigfile.File(header.path) as file:
         for name, block in header.blocks.items():
-            with file[header.dataset + name] as column:
-                values[name] = column[start:stop]
+            try:
+                with file[header.dataset + name] as column:
+                    values[name] = column[start:stop]
+            except (bigfile.Error, OSError) as error:
+                line = " ".join(str(error).split())[:200]
+                raise InputError(f"block {block.folder} is unreadable: {line}") from None
             first = 0
             for number, rows in enumerate(block.rows):
                 low, high = max(start, first), min(stop, first + rows)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from holding import environment
+from holding import environment, tree
 
 MEMORY = 1.5e9  # bytes above what the libraries take
 SECONDS = 20  # for one case; it takes hundredths of one
@@ -29,22 +29,30 @@ NUMBERS = [b"-1", b"0", b"1", b"7", b"2147483648", b"18446744073709551616", b"9"
 NUMBERS += [b"nan", b"1e400", b"FFFFFFFF", b"../..", b"\xff\xfe", b""]
 
 
-@pytest.mark.parametrize("kind", ["header", "snapshot", "safetensors", "checkpoint"])
+@pytest.mark.parametrize("kind", ["header", "snapshot", "catalogue", "safetensors", "checkpoint"])
 def test_damaged_files(kind, tmp_path, data):
     fuzz(
         kind,
         0,
-        {"header": 300, "snapshot": 100, "safetensors": 200, "checkpoint": 150}[kind],
+        {"header": 300, "snapshot": 100, "catalogue": 150, "safetensors": 200, "checkpoint": 150}[
+            kind
+        ],
         tmp_path,
         data,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["header", "snapshot", "safetensors", "checkpoint"])
+@pytest.mark.parametrize("kind", ["header", "snapshot", "catalogue", "safetensors", "checkpoint"])
 def test_many_damaged_files(kind, tmp_path, data):
     """Ten thousand and more."""
-    cases = {"header": 5000, "snapshot": 2000, "safetensors": 3000, "checkpoint": 2000}[kind]
+    cases = {
+        "header": 5000,
+        "snapshot": 2000,
+        "catalogue": 2000,
+        "safetensors": 3000,
+        "checkpoint": 2000,
+    }[kind]
     fuzz(kind, 10**6, cases, tmp_path, data)
 
 
@@ -175,6 +183,37 @@ class Snapshots(Headers):
             np.testing.assert_array_equal(field, self.whole)
 
 
+class Catalogues:
+    """Outputs of `generate`, which `verify` must find wrong, or sound where nothing that counts is."""
+
+    def __init__(self, folder, data):
+        from holding import generate
+
+        self.path = folder / "SR"
+        assert generate(data / "lr8_12p5_z2", self.path, "--factor=2", "--chunk=4") == 0
+        self.content = tree(self.path)
+
+    def case(self, draw):
+        from mpi4py import MPI
+
+        from nbodykit_sr.errors import InputError
+        from nbodykit_sr.verify import verify
+
+        name = draw.choice([*self.content, "Header/attr-v2"])
+        content = mutated(self.content[name], draw)
+        (self.path / name).write_bytes(content)
+        try:
+            problems = verify(str(self.path), MPI.COMM_SELF)
+        finally:
+            (self.path / name).write_bytes(self.content[name])
+        if problems:
+            raise InputError(problems[0])
+        if name.endswith("000000"):
+            # IDs are known, and sums tell of all but bytes that changed places
+            assert sorted(content) == sorted(self.content[name])
+            assert content == self.content[name] or not name.startswith("ID")
+
+
 class Safetensors:
     """Models with their card."""
 
@@ -301,6 +340,7 @@ class Harm:
 
 
 KINDS = {
+    "catalogue": Catalogues,
     "header": Headers,
     "snapshot": Snapshots,
     "safetensors": Safetensors,
