@@ -8,8 +8,10 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 selection=(-m "not slow")
+limit=1800 # s, of one run of pytest: one that hangs is ended, the others still tell their part
 if [ "${1:-}" = --all ]; then
     selection=(-m "")
+    limit=14400
     shift
 fi
 chosen=$#
@@ -35,13 +37,12 @@ step() {
     esac
 }
 pytest="python -m pytest -q --color=no"
-# a run that hangs is ended, so that the others still tell their part
-test_ranks() { timeout -k 10 1200 $mpirun -n "$1" $pytest "${@:2}" </dev/null; }
+test_ranks() { timeout -k 10 $limit $mpirun -n "$1" $pytest "${@:2}" </dev/null; }
 
 step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "import-linter" lint-imports --no-logo
-step "1 process" $pytest "${selection[@]}" "$@"
+step "1 process" timeout -k 10 $limit $pytest "${selection[@]}" "$@"
 for n in 2 3 4; do
     step "$n ranks" test_ranks "$n" "${selection[@]}" "$@"
 done
