@@ -9,7 +9,7 @@ import torch
 # Adam keeps two numbers a weight, besides the weight and its gradient; an average one more
 BYTES_PER_WEIGHT = 20
 # What passes through beside what autograd keeps: gradients, buffers of convolutions, samples
-OVERHEAD = 1.25
+OVERHEAD = 1.35
 
 
 def step_bytes(system, batch):
@@ -30,8 +30,8 @@ def step_bytes(system, batch):
     most = saved
     if adversarial:
         fields = system.critic_fields(meta, made)
-        # real and fake in one pass; a gradient penalty keeps as much again for its own gradient
-        most += 2 * _saved_bytes(lambda: system.score(critic, meta, fields))[1]
+        # the gradient penalty with its second graph: more than real and fake in one pass
+        most += 3 * _saved_bytes(lambda: system.score(critic, meta, fields))[1]
     weights = sum(p.numel() for network in (generator, critic) for p in network.parameters())
     return OVERHEAD * most + BYTES_PER_WEIGHT * weights
 
