@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 
 import bigfile
@@ -82,14 +83,17 @@ def run(command, threads=None, folder=None):
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    errors = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, status, usage = os.wait4(process.pid, 0)  # its own usage, not that of all children
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        message = errors.read().decode()[-2000:]
     wall = time.perf_counter() - begun
     if status:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{errors[-2000:]}")
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{message}")
     return dict(wall=wall, cpu=usage.ru_utime + usage.ru_stime, memory=usage.ru_maxrss * 1024)
 
 

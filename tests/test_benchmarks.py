@@ -1,0 +1,62 @@
+"""The benchmarks measure what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bigfile import BigFile
+
+from nbodykit_sr.models.card import ModelCard, save_model
+from nbodykit_sr.models.displacement import DisplacementGenerator
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def common(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import common
+
+    return common
+
+
+def columns(path):
+    with BigFile(str(path)) as file:
+        table = {name: file[name][:] for name in ("ID", "Position", "Velocity")}
+    order = np.argsort(table["ID"].ravel())
+    return {name: values[order] for name, values in table.items()}
+
+
+@pytest.mark.slow
+def test_the_plain_way_makes_the_same_particles(common, tmp_path):
+    """Without noise, which each draws in its own way, both give one catalogue."""
+    network = DisplacementGenerator(**common.SMALL)
+    card = ModelCard("quiet", "displacement", network.arguments, network.factor, network.channels)
+    weights = tmp_path / "quiet.safetensors"
+    save_model(weights, network, card)
+    snapshot = common.make_snapshot(str(tmp_path / "LR"), 12, rms=0.1)
+    plain = [sys.executable, BENCHMARKS / "plain.py", snapshot, tmp_path / "plain"]
+    ours = [sys.executable, "-m", "nbodykit_sr.generate", snapshot, tmp_path / "ours"]
+    common.run([*plain, "--weights", weights, "--chunk", "5"])
+    measured = common.run([*ours, "--model", weights, "--chunk", "4"])
+    assert measured["memory"] > 1e8 and 0 < measured["cpu"]
+    expected, found = columns(tmp_path / "plain"), columns(tmp_path / "ours")
+    np.testing.assert_array_equal(found["ID"], expected["ID"])
+    box = 12 * 1.5625
+    moved = found["Position"] - expected["Position"]
+    assert abs(moved - box * np.rint(moved / box)).max() < 1e-4
+    np.testing.assert_allclose(found["Velocity"], expected["Velocity"], atol=1e-3)
+
+
+def test_a_command_that_fails_is_told(common):
+    with pytest.raises(RuntimeError, match="no such option"):
+        common.run([sys.executable, "-c", "raise SystemExit('no such option')"])
+
+
+@pytest.mark.slow
+def test_the_report_names_the_machine(tmp_path):
+    command = [sys.executable, BENCHMARKS / "run.py", "--only", "disk"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cores" in done.stdout and "Writing" in done.stdout
