@@ -208,9 +208,10 @@ def weights(comm, tmp_path):
 CARDS = {
     "cell": ({"cell": 0.5}, "1.5625 Mpc/h but model small was trained at 0.5 Mpc/h"),
     "redshift": ({"redshift": (3, 4)}, "redshift 2 but model small is for 3 <= z <= 4"),
-    "Omega_m": ({"Omega_m": -3.0}, "Omega_m is -3"),
+    "Omega_m": ({"Omega_m": 3.0}, "Omega_m is 3"),
     "factor": ({"factor": 4}, "factor 4"),
     "network": ({"arguments": {"channels": 6, "factor": 3}}, "arguments"),
+    "nonsense": ({"arguments": {"channels": "many"}}, "arguments"),
     "huge": ({"arguments": {"channels": 6, "chan_base": 2**40}}, "model"),
 }
 
@@ -221,6 +222,30 @@ def test_wrong_model(refused, snapshot, weights, tmp_path, name):
     changes, says = CARDS[name]
     line = refused(snapshot(), tmp_path / "SR", f"--model={weights(**changes)}", "--chunk=4")
     assert says in line, line
+
+
+CARD_ENTRIES = {
+    "name": [None, 3, "two\nlines", "x" * 1000, "\x1b[2J"],
+    "network": [None, "linear", {}],
+    "arguments": [None, [], "all"],
+    "factor": [0, -1, 2.0, True, None, "8", 10**9],
+    "channels": [0, 6.0, None],
+    "cell": [0, -1.0, float("nan"), float("inf"), "1", [1]],
+    "redshift": [2, (3, 2), (float("nan"),) * 2, "ab", (1, 2, 3), (-2, 0)],
+    "Omega_m": [0, -0.3, float("nan"), "0.3"],
+    "length": [0, -6, float("nan"), None],
+    "displacement_range": [0, -1, float("nan"), "far"],
+}
+
+
+def test_cards_that_make_no_sense():
+    sound = {"name": "m", "network": "displacement", "arguments": {}, "factor": 8, "channels": 6}
+    ModelCard(**sound)
+    for name, values in CARD_ENTRIES.items():
+        for value in values:
+            with pytest.raises(InputError, match=name) as error:
+                ModelCard.from_dict({**sound, name: value})
+            assert str(error.value).isprintable() and len(str(error.value)) < 300
 
 
 @pytest.mark.mpi

@@ -74,14 +74,21 @@ class ModelCard:
     notes: str = ""
 
     def __post_init__(self):
-        if self.network not in NETWORKS:
+        if not isinstance(self.network, str) or self.network not in NETWORKS:
             raise InputError(
                 f"the card's network is {str(self.network)[:40]!r}: this version knows {sorted(NETWORKS)}"
             )
         if not isinstance(self.arguments, dict):
             raise InputError("the card's network arguments are no table of names and values")
-        for name, kind in (("factor", int), ("channels", int), ("length", (int, float))):
+        # it comes to stand in messages and headers
+        if not (isinstance(self.name, str) and len(self.name) < 200 and self.name.isprintable()):
+            raise InputError(f"the card's name is {str(self.name)[:40]!r}: a short line is needed")
+        optional = ("cell", "Omega_m", "displacement_range")
+        for name in ("factor", "channels", "length", *optional):
             value = getattr(self, name)
+            kind = int if name in ("factor", "channels") else (int, float)
+            if name in optional and value is None:
+                continue
             if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < 1e6:
                 raise InputError(
                     f"the card's {name} is {str(value)[:40]!r}: a positive number is needed"
@@ -89,6 +96,8 @@ class ModelCard:
         if self.redshift is not None:
             try:
                 low, high = (float(z) for z in self.redshift)
+                if not -1 < low <= high < 1e6:
+                    raise ValueError
             except (TypeError, ValueError):
                 raise InputError(
                     f"the card's redshift is {str(self.redshift)[:40]!r}: (lowest, highest) is needed"
