@@ -127,8 +127,8 @@ class StatisticsTable:
     """
 
     power: float = 1.0
-    residual: float = 1.0
-    mean: float = 1.0
+    residual: float = 0.5
+    mean: float = 20.0
     pdf: float = 1.0
     log_density: float = 1.0
 
