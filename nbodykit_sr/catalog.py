@@ -9,12 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import dask
 import dask.array as da
 import numpy as np
-from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
 from .chunks import ChunkGrid, default_side
 from .device import choose_device
-from .domain import LatticeDomain, find_lattice, lattice_field
+from .domain import LatticeDomain, find_lattice, lattice_field, node_ranks
 from .errors import InputError, agreement
 from .inference import ChunkedInference, prepare
 from .models.card import fingerprint, interpolating
@@ -85,7 +84,7 @@ class SRCatalog(CatalogSource):
         force=False,
     ):
         self.comm = comm = source.comm
-        node = _node(comm)
+        node = node_ranks(comm)
         with agreement(comm):
             check_seed(seed)
         found = find_lattice(source)
@@ -276,12 +275,3 @@ def _attrs(source, a, lattice, card):
     if "ParticleMass" in source:
         attrs["ParticleMass"] = float(source["ParticleMass"]) / card.factor**3
     return attrs
-
-
-def _node(comm):
-    """This rank among those of its node, and their number."""
-    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    try:
-        return local.rank, local.size
-    finally:
-        local.Free()

@@ -251,6 +251,15 @@ def lattice_field(catalog, domain, velocity, found=None):
     return LatticeField(lattice, domain, field, largest)
 
 
+def node_ranks(comm):
+    """This rank among those of its node, and their number. Collective."""
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        return local.rank, local.size
+    finally:
+        local.Free()
+
+
 def _box(catalog):
     if "BoxSize" not in catalog.attrs:
         raise InputError(

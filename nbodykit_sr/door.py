@@ -1,5 +1,6 @@
 """How the commands end: one line for the user, the right status, no rank left behind."""
 
+import argparse
 import signal
 import sys
 import traceback
@@ -13,6 +14,13 @@ UNFINISHED = 75
 
 class RankError(RuntimeError):
     """A failure of one rank alone, midway: the whole job must end."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong with the arguments by an InputError."""
+
+    def error(self, message):
+        raise InputError(f"{message}; see --help")
 
 
 @contextmanager

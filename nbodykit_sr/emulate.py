@@ -7,7 +7,6 @@ has particles) or the HR run's initial snapshot. OUTPUT is a mesh for nbodykit's
 dataset "Field". The exit status is 0 only when it is complete; 2 when the input cannot be used.
 """
 
-import argparse
 import logging
 import os
 import shutil
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from bigfile import Error as BigFileError
 from nbodykit.lab import BigFileMesh
 
-from .door import RankError, enter
+from .door import Parser, RankError, enter
 from .errors import InputError, agreement
 from .integrity import check_block
 from .mesh import SRMesh
@@ -141,14 +140,9 @@ def _check_output(options, comm):
                 raise InputError(f"{options.output} exists: name another output, or --overwrite it")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
 def parse(argv):
     """Options from the command line."""
-    parser = _Parser(prog="python -m nbodykit_sr.emulate", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m nbodykit_sr.emulate", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("lr", help="LR snapshot, or a mesh of its density 1 + delta")
     add("initial", help="mesh of the HR run's linear overdensity, or its initial snapshot")

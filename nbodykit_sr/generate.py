@@ -9,7 +9,6 @@ resumed; 2 when the input cannot be used. A finished catalogue is checked by
     mpirun -n 4 python -m nbodykit_sr.generate verify SR_008
 """
 
-import argparse
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .catalog import SRCatalog
-from .door import UNFINISHED, RankError, enter, stop_requests
+from .door import UNFINISHED, Parser, RankError, enter, stop_requests
 from .errors import InputError, agreement
 from .layouts import header
 from .models.displacement import PADDING
@@ -288,14 +287,9 @@ def _region(text):
     return region
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
 def parse(argv):
     """Options from the command line."""
-    parser = _Parser(prog="python -m nbodykit_sr.generate", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m nbodykit_sr.generate", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("input", help="LR snapshot: an MP-Gadget BigFile folder, such as PART_008")
     add("output", help="folder of the SR catalogue")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.base.mesh import MeshSource
 
 from .chunks import ChunkGrid, default_side
 from .device import choose_device
-from .domain import LatticeDomain, LatticeField
+from .domain import LatticeDomain, LatticeField, node_ranks
 from .errors import InputError, agreement
 from .inference import one_thread
 from .lattice import LagrangianLattice
@@ -93,7 +92,7 @@ class SRMesh(MeshSource):
     ):
         self.comm = comm = lr.comm
         self.force = force
-        node = _node(comm)
+        node = node_ranks(comm)
         with agreement(comm):
             self.network, self.card = _load(model or DEFAULT_MODEL)
             N, box = _sizes(lr, initial, Nmesh)
@@ -293,12 +292,3 @@ class _SlabWriter:
                 low, part = piece
                 where = (slice(a, a + n) for a, n in zip(low - own, part.shape))
                 self.field[tuple(where)] = part
-
-
-def _node(comm):
-    """This rank among those of its node, and their number."""
-    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    try:
-        return local.rank, local.size
-    finally:
-        local.Free()

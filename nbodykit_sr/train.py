@@ -5,16 +5,16 @@ python -m nbodykit_sr.train pairs LR HR FOLDER
 python -m nbodykit_sr.train export RUN OUT.safetensors
 """
 
-import argparse
 import importlib
 import logging
 import socket
 import sys
+from argparse import RawDescriptionHelpFormatter
 
 from mpi4py import MPI
 
 from .device import choose_device
-from .door import UNFINISHED, enter, stop_requests
+from .door import UNFINISHED, Parser, enter, stop_requests
 from .errors import agreement
 from .training.configuration import build, one_of, read_toml
 from .training.distributed import join, leave
@@ -99,9 +99,7 @@ def _parser(command):
         "export": "Write the weights of a run's last checkpoint, with a model card.",
     }
     if command in usage:
-        parser = argparse.ArgumentParser(
-            prog=f"python -m nbodykit_sr.train {command}", description=usage[command]
-        )
+        parser = Parser(prog=f"python -m nbodykit_sr.train {command}", description=usage[command])
     if command == "pairs":
         parser.add_argument("lr", help="LR snapshot, such as LR/PART_008")
         parser.add_argument("hr", help="HR snapshot of the same box, time and seed")
@@ -117,10 +115,10 @@ def _parser(command):
         parser.add_argument("--licence", help="of the weights")
         parser.add_argument("--notes", help="what else a user should know")
     else:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="python -m nbodykit_sr.train",
             description=__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=RawDescriptionHelpFormatter,
         )
         parser.add_argument("configuration", help="TOML file")
         parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

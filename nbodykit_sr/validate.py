@@ -5,7 +5,6 @@
 Writes report.html (self-contained), report.json (every number) and figures as PNG and PDF.
 """
 
-import argparse
 import logging
 import os
 import shlex
@@ -13,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from tqdm import tqdm
 
-from .door import enter
+from .door import Parser, enter
 from .errors import InputError, agreement
 from .snapshot import open_snapshot
 
@@ -102,14 +101,9 @@ def _make_folder(path):
         raise InputError(f"cannot write into {path}: choose another folder with --out")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see --help")
-
-
 def parse(argv):
     """Options from the command line."""
-    parser = _Parser(prog="python -m nbodykit_sr.validate", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m nbodykit_sr.validate", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add(
         "--sr",
