@@ -84,6 +84,17 @@ def test_the_slabs_leave_no_trace(slab, monkeypatch):
     assert relative(FusedGenerator(generator)(x, noise), published(generator, x, noise)) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_calling_onednn_itself(dtype, monkeypatch):
+    """As on a GPU, or a processor that oneDNN has no bfloat16 for."""
+    generator = network(channels=6, factor=4, chan_base=32, chan_min=16)
+    x, noise = chunk(generator, 8, 7, 9)
+    fast = FusedGenerator(generator, dtype)(x, noise)
+    monkeypatch.setattr(fused, "with_onednn", lambda x: False)
+    output = FusedGenerator(generator, dtype)(x, noise)
+    assert relative(output, fast) < (1e-6 if dtype == torch.float32 else 1e-2)
+
+
 def test_noise_reaches_every_layer():
     """Each layer's noise changes the output as it changes the reference's."""
     generator = network(channels=3, factor=4, chan_base=16, chan_min=8)

@@ -80,7 +80,7 @@ class FusedGenerator(nn.Module):
         while True:
             try:
                 return self.chunk(x, noise)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 if SLAB_BYTES[x.device.type] <= SMALLEST_SLAB:
                     raise
             # outside the handler, which keeps the failed call's tensors alive
@@ -252,7 +252,7 @@ class Convolution(nn.Module):
 
     def forward(self, x):
         x = x.permute(3, 0, 1, 2)[None]
-        if x.device.type == "cpu" and ONEDNN:
+        if with_onednn(x):
             if self.packed is None:
                 # for a shape of no account, so that no process packs otherwise than another
                 shape = [1, x.shape[1], 8, 40, 40]
@@ -277,7 +277,7 @@ class Filter(nn.Module):
 
     def forward(self, x):
         x = x.permute(0, 3, 1, 2)
-        if x.device.type == "cpu" and ONEDNN:
+        if with_onednn(x):
             x = pointwise(x, self.weight, None, len(self.weight), self.activated)
         else:
             x = F.conv2d(x, self.weight, groups=len(self.weight))
@@ -286,9 +286,12 @@ class Filter(nn.Module):
         return x.permute(0, 2, 3, 1).contiguous()
 
 
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_reorder_convolution_weight"
-)
+def with_onednn(x):
+    """Whether oneDNN can be called itself for this input: it fuses, and takes packed weights."""
+    ours = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not ours or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
+        return False
+    return x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pointwise(x, weight, bias, groups, activated):
