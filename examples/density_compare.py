@@ -19,7 +19,7 @@ from nbodykit_sr.diagnostics.power import comparison, power_spectrum
 from nbodykit_sr.emulate import open_source
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.mesh import SRMesh
-from nbodykit_sr.painting import paint
+from nbodykit_sr.painting import LR_ORIGIN, paint
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -27,36 +27,34 @@ import matplotlib.pyplot as plt  # noqa: E402
 BANDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)  # [h/Mpc]
 
 
-def density(catalogue, Nmesh, pm, origin=0.0):
-    """1 + delta of a catalogue on `pm`, each cell that of the painted mesh that it lies in."""
-    painted = paint(catalogue, Nmesh, origin)
-    field = pm.create(type="real")
-    repeat = pm.Nmesh[0] // Nmesh
-    cells = np.indices(tuple(field.shape)).reshape(3, -1).T + field.start
-    cells = np.floor(cells / repeat)
-    layout = painted.pm.decompose(cells, smoothing=0)
-    values = painted.readout(layout.exchange(cells), resampler="nnb")
-    field[...] = layout.gather(values).reshape(field.shape)
-    return field
+def nearest(field, pm):
+    """A field on a mesh `pm` twice as fine, each cell that of the coarse one it lies in."""
+    fine = pm.create(type="real")
+    cells = np.indices(tuple(fine.shape)).reshape(3, -1).T + fine.start
+    points = cells // 2 * (field.BoxSize / field.Nmesh)
+    layout = field.pm.decompose(points, smoothing=1)
+    values = field.readout(layout.exchange(points), resampler="nnb")
+    fine[...] = layout.gather(values, mode="any").reshape(fine.shape)
+    return fine
 
 
 def spectra(sr, lr, hr):
     """Transfer functions and correlations against HR, columns by name, up to HR's Nyquist."""
-    pm = sr.pm
-    truth = density(hr, pm.Nmesh[0], pm)
+    Nmesh = int(sr.Nmesh[0])
+    truth = paint(hr, Nmesh)
     emulated = comparison(sr, truth)
-    nearest = comparison(density(lr, pm.Nmesh[0] // 2, pm, 0.25), truth)
-    coarse = pm.reshape(pm.Nmesh // 2)
-    own = power_spectrum(density(lr, coarse.Nmesh[0], coarse))
+    coarse = paint(lr, Nmesh // 2, LR_ORIGIN)
+    upsampled = comparison(nearest(coarse, sr.pm), truth)
+    own = power_spectrum(coarse)
     lr_power = np.full(len(emulated["k"]), np.nan)
     lr_power[: len(own["k"])] = own["power"]
     return {
         "k": emulated["k"],
         "SR": emulated["transfer"],
-        "nearest": nearest["transfer"],
+        "nearest": upsampled["transfer"],
         "LR": np.sqrt(lr_power / power_spectrum(truth)["power"]),
         "r SR": emulated["correlation"],
-        "r nearest": nearest["correlation"],
+        "r nearest": upsampled["correlation"],
     }
 
 

@@ -84,7 +84,7 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
     Returns
     -------
     pmesh.pm.RealField
-        1 + delta, mean one, float64, on a mesh whose unit of length is the cell.
+        1 + delta, mean one, float64.
     """
     comm = catalog.comm
     with agreement(comm):
@@ -100,7 +100,8 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
         cells = position * (Nmesh / box_size(catalog)) - origin
         cells = np.rint(cells * _FRACTION) / _FRACTION % Nmesh
     rounded = ArrayCatalog({"Position": cells}, BoxSize=np.full(3, float(Nmesh)), comm=comm)
-    return rounded.to_mesh(Nmesh=Nmesh, resampler="cic", dtype="f8").to_real_field()
+    field = rounded.to_mesh(Nmesh=Nmesh, resampler="cic", dtype="f8").to_real_field()
+    return _in_box(field, box_size(catalog))
 
 
 def lr_density(source, Nmesh):
@@ -242,7 +243,16 @@ def _divergence(catalog, Nmesh, origin, kmin):
 
         total = total + field.r2c().apply(derivative, kind="circular", out=Ellipsis)
     shift = _shift(origin - lattice.offset, kmin)
-    return total.apply(shift, kind="circular", out=Ellipsis).c2r(out=Ellipsis)
+    field = total.apply(shift, kind="circular", out=Ellipsis).c2r(out=Ellipsis)
+    return _in_box(field, lattice.BoxSize)
+
+
+def _in_box(field, BoxSize):
+    """A field made in units of the cell as one of a box of BoxSize [Mpc/h]."""
+    pm = ParticleMesh(field.Nmesh, BoxSize, dtype=field.pm.dtype, comm=field.pm.comm)
+    out = pm.create(type="real")
+    out[...] = field.value
+    return out
 
 
 def _shift(origin, kmin):
