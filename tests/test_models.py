@@ -157,3 +157,12 @@ def test_weights_that_do_not_fit_their_card_are_refused(tmp_path):
 def test_senseless_networks_are_refused(arguments):
     with pytest.raises(InputError, match="needed"):
         DisplacementGenerator(**arguments)
+
+
+def test_training_computes_the_same():
+    """The form that is trained folds the upsampling into the convolution: exact but for rounding."""
+    torch.manual_seed(1)
+    generator = DisplacementGenerator(3, 8, 16, 4).double()
+    x = torch.randn(1, 3, 7, 8, 9, dtype=torch.float64)
+    noise = standard_noise(8, x)
+    torch.testing.assert_close(generator.train()(x, noise), generator.eval()(x, noise))
