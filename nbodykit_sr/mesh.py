@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.base.mesh import MeshSource
 
@@ -94,6 +95,11 @@ class SRMesh(MeshSource):
         self.force = force
         node = node_ranks(comm)
         with agreement(comm):
+            if MPI.Comm.Compare(comm, initial.comm) not in (MPI.IDENT, MPI.CONGRUENT):
+                raise InputError(
+                    f"LR is shared by {comm.size} ranks, the initial conditions by "
+                    f"{initial.comm.size}: open both with one communicator"
+                )
             self.network, self.card = _load(model or DEFAULT_MODEL)
             N, box = _sizes(lr, initial, Nmesh)
             self._check_fit(box / N, redshift(lr.attrs))
@@ -241,10 +247,12 @@ def _growth(lr, initial, z, card):
         )
     if not -0.5 < z < 1e4:
         raise InputError(f"the redshift of the initial conditions is {z:g}: one in [0, 1e4) needed")
-    Omega_m = card.Omega_m or 0.3
-    if "Omega0" in lr.attrs:
-        Omega_m = float(np.ravel(lr.attrs["Omega0"])[0])
-    return growth_factor(1 / (1 + z), Omega_m)
+    Omega_m = np.ravel(lr.attrs.get("Omega0", card.Omega_m))[0]
+    if Omega_m is None or not 0 < Omega_m <= 1:
+        raise InputError(
+            f"Omega0 is {Omega_m}: the growth since the initial conditions needs it; set lr.attrs"
+        )
+    return growth_factor(1 / (1 + z), float(Omega_m))
 
 
 def _on_blocks(field, domain):

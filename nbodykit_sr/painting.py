@@ -57,13 +57,14 @@ def redshift(attrs):
     ``Redshift``, the scale factor ``Time``, or what nbodykit's LinearMesh keeps of its power
     spectrum.
     """
-    for name, convert in (
-        ("Redshift", float),
-        ("Time", lambda a: 1 / a - 1),
-        ("plin.redshift", float),
-    ):
+    for name in ("Redshift", "Time", "plin.redshift"):
         if name in attrs and np.size(attrs[name]) == 1:
-            return float(convert(float(np.ravel(attrs[name])[0])))
+            value = float(np.ravel(attrs[name])[0])
+            if name == "Time":
+                value = 1 / value - 1 if value > 0 else np.nan
+            if not -0.5 < value < 1e4:
+                raise InputError(f"{name} is {attrs[name]}: it tells of no redshift from 0 to 1e4")
+            return value
     return None
 
 
@@ -97,11 +98,17 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
                 f"Position is not finite for {bad.sum()} particles, the first "
                 f"{position[bad][0].tolist()}: the catalogue is damaged"
             )
-        cells = position * (Nmesh / box_size(catalog)) - origin
+        box = box_size(catalog)
+        if len(position) and (abs(position - box / 2) > 1.5 * box).any():
+            raise InputError(
+                f"Position runs from {position.min():g} to {position.max():g} Mpc/h in a box of "
+                f"{box:g} Mpc/h: check the units of the catalogue"
+            )
+        cells = position * (Nmesh / box) - origin
         cells = np.rint(cells * _FRACTION) / _FRACTION % Nmesh
     rounded = ArrayCatalog({"Position": cells}, BoxSize=np.full(3, float(Nmesh)), comm=comm)
     field = rounded.to_mesh(Nmesh=Nmesh, resampler="cic", dtype="f8").to_real_field()
-    return _in_box(field, box_size(catalog))
+    return _in_box(field, box)
 
 
 def lr_density(source, Nmesh):

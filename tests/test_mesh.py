@@ -252,8 +252,11 @@ def test_fields_that_cannot_be_used(comm, weights, tmp_path):
     lr = evolved(comm)
     nan = evolved(comm)
     nan["Position"] = nan["Position"] * np.where(comm.rank == 0, np.nan, 1)
+    kpc = evolved(comm)
+    kpc["Position"] = kpc["Position"] * 1000
     for source, start, words in (
         (nan, initial(comm), "Position is not finite"),
+        (kpc, initial(comm), "check the units"),
         (lr, mesh(3 * np.ones((2 * N,) * 3), comm), "mean of the initial conditions is 3"),
         (lr, initial(comm, factor=1e5), "check its redshift"),
         (lr, initial(comm, factor=-1), "same phases"),
@@ -266,11 +269,15 @@ def test_fields_that_cannot_be_used(comm, weights, tmp_path):
 def test_inputs_that_do_not_match(comm, weights, tmp_path):
     lr = evolved(comm)
     undated = mesh(plane_waves, comm)
+    early = evolved(comm)
+    del early.attrs["Redshift"]
+    early.attrs["Time"] = 0
     for source, start, options, words in (
         (lr, initial(comm, box=40.0), {"Nmesh": N}, "of one box"),
         (lr, initial(comm), {"Nmesh": N + 1}, "22 are needed, twice LR"),
         (lr, initial(comm), {}, "a Lagrangian lattice needs a cube"),
         (lr, undated, {"Nmesh": N}, "initial_redshift"),
+        (early, initial(comm), {"Nmesh": N}, "Time is 0"),
         (evolved(comm, box=78.0), initial(comm, box=78.0), {"Nmesh": N}, "LR cell is 7.8"),
         (lr, initial(comm), {"Nmesh": N, "chunk": 11}, "chunk is 11"),
         (lr, initial(comm), {"Nmesh": N, "model": "nowhere"}, "does not exist"),
