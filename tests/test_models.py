@@ -88,7 +88,7 @@ def test_interpolation_keeps_a_linear_field(factor):
 
 
 def test_saved_models_come_back(tmp_path):
-    generator = DisplacementGenerator(3, 4, 8, 2)
+    generator = DisplacementGenerator(3, 4, 8, 2).eval()
     card = ModelCard(
         "test", "displacement", generator.arguments, 4, 3, cell=1.5625, redshift=(2, 2)
     )
