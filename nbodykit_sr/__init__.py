@@ -8,6 +8,7 @@ from .catalog import SRCatalog
 from .errors import InputError
 from .lattice import LagrangianLattice
 from .mesh import SRMesh
+from .mesh import SRMesh
 from .models.card import ModelCard, save_model
 from .models.density import DensityEmulator
 from .models.displacement import DisplacementGenerator
@@ -29,6 +30,7 @@ __all__ = [
     "load_generator",
     "save_model",
     "SRCatalog",
+    "SRMesh",
     "SRMesh",
     "InputError",
     "__version__",
