@@ -8,7 +8,6 @@ from .catalog import SRCatalog
 from .errors import InputError
 from .lattice import LagrangianLattice
 from .mesh import SRMesh
-from .mesh import SRMesh
 from .models.card import ModelCard, save_model
 from .models.density import DensityEmulator
 from .models.displacement import DisplacementGenerator
@@ -30,7 +29,6 @@ __all__ = [
     "load_generator",
     "save_model",
     "SRCatalog",
-    "SRMesh",
     "SRMesh",
     "InputError",
     "__version__",
