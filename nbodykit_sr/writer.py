@@ -106,7 +106,15 @@ class SnapshotWriter:
                     if overwrite and os.path.isdir(self.partial):
                         self._lock()
                         shutil.rmtree(self.partial)
-                    os.mkdir(self.partial)
+                    try:
+                        os.mkdir(self.partial)
+                    except FileExistsError:
+                        raise InputError(
+                            f"another run began {self.partial} just now: choose another output"
+                        ) from None
+                    if os.path.lexists(self.path) and not overwrite:  # by a run that just ended
+                        os.rmdir(self.partial)
+                        raise InputError(f"output {self.path} exists: choose another name")
                     self._lock()
                     try:
                         self._lay_out()

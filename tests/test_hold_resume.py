@@ -1,5 +1,6 @@
 """A killed run goes on to the same bytes, whenever and however it was killed."""
 
+import fcntl
 import json
 import os
 import random
@@ -15,6 +16,8 @@ import pytest
 from holding import copy, ended, forked, generate, recorded, start, tree, wait_until
 from mpi4py import MPI
 
+from nbodykit_sr import open_snapshot
+from nbodykit_sr.errors import InputError
 from nbodykit_sr.writer import SnapshotWriter, prepare_output
 
 CHUNKS = 8
@@ -241,9 +244,6 @@ def test_another_input_is_not_resumed(data, arguments, begun, capfd):
 
 
 def test_an_unfinished_run_is_no_snapshot(begun):
-    from nbodykit_sr import open_snapshot
-    from nbodykit_sr.errors import InputError
-
     partial = begun.with_name("SR.partial")
     for path in (begun, partial, partial / "catalogue"):
         with pytest.raises(InputError, match="resume"):
@@ -251,13 +251,25 @@ def test_an_unfinished_run_is_no_snapshot(begun):
 
 
 def test_one_run_at_a_time(arguments, begun, tmp_path, capfd):
-    import fcntl
-
     with open(begun.with_name("SR.partial") / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for option in ("--resume", "--overwrite"):
             assert generate(arguments[0], begun, *arguments[1:], option) == 2
             assert "another run is at work" in capfd.readouterr().err
+
+
+def test_an_output_that_came_meanwhile(tmp_path):
+    """Two runs begin together for one output, and one ends before the other writes."""
+    output = tmp_path / "SR"
+    written(output, seed=1)
+    header = {"SRSeed": "2"}
+    late = SnapshotWriter(
+        str(output), COMM, "nbodykit", 4, ("Position", "ID"), header, {"seed": "SRSeed"}, 10.0
+    )
+    before = tree(output)
+    with pytest.raises(InputError, match="exists"):
+        late.create()
+    assert tree(output) == before and list(tmp_path.iterdir()) == [output]
 
 
 def test_resume_of_a_complete_run(arguments, whole, tmp_path, capfd):
