@@ -139,6 +139,11 @@ def wait_until(condition, process=None, patience=PATIENCE):
         time.sleep(0.02)
 
 
+def promptly(begun):
+    """Within 15 s from then, or as many times that as there are processes to a core."""
+    return time.monotonic() - begun < 15 * max(1, os.getloadavg()[0] / os.cpu_count())
+
+
 def _trouble(kind, value):
     """Make the writer of this process fail, or slow."""
     from nbodykit_sr.writer import SnapshotWriter
