@@ -103,7 +103,8 @@ done
 if command -v gsl-config >/dev/null; then
     pip install -q Corrfunc || say "Corrfunc did not build: leaving it out"
 else
-    say "no gsl-config on PATH: leaving out Corrfunc (nbodykit's pair counting)"
+    say "no gsl-config on PATH: leaving out Corrfunc (nbodykit's pair counting);" \
+        "pip may complain of that below, which does no harm"
 fi
 parts=(pfft-python classylss bigfile kdcount mpsort pmesh nbodykit fastpm)
 pip install -q --no-index --no-deps "${renew[@]}" --find-links "$wheels" "${parts[@]}"
@@ -121,6 +122,5 @@ for package in ("nbodykit", "nbodykit_sr"):
             print(f"{line.name}{line.specifier}")
 PY
 )
-# pip ends by noting that Corrfunc is not installed: that is meant
 pip install -q --find-links "$wheels" "${requirements[@]}"
 say "ready: $(python -c 'from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])')"
