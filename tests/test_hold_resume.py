@@ -297,7 +297,7 @@ def test_killed_rank_ends_the_job_and_other_ranks_resume(arguments, whole, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_under_mpirun(arguments, whole, tmp_path, seed):
     """Killed again and again, any rank, each time by another number of ranks."""
     draw, output = random.Random(seed), tmp_path / "SR"
