@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.mesh import DEFAULT_MODEL
 from nbodykit_sr.models.blocks import trim
 from nbodykit_sr.models.card import ModelCard, load_model, save_model
 from nbodykit_sr.models.density import (
@@ -223,3 +224,20 @@ def test_the_defaults_are_the_papers(tmp_path, triplet):
 def test_settings_are_checked(tmp_path, triplet, changes, words):
     with pytest.raises(InputError, match=words):
         make_system(settings(tmp_path, triplet, **changes)).networks()
+
+
+def test_the_shipped_weights():
+    network, card = load_model(DEFAULT_MODEL)
+    assert (card.network, card.redshift) == ("density", (0.0, 0.0))
+    assert card.cell == pytest.approx(1000 / 256)
+    for box in ("box 101", "box 102"):
+        worst = card.evaluation[box]["transfer, largest deviation from 1 to k = 0.80"]
+        assert worst["SR"] < 0.05 < min(worst["LR"], worst["nearest upsampling"])
+    # where nothing happened the density is low, where all collapsed it is high
+    n = 2 * PADDING + 2
+    void, cluster = (
+        network(torch.full((1, 1, n, n, n), d), torch.full((1, 1, 2 * n, 2 * n, 2 * n), i))
+        for d, i in ((0.1, -2.0), (10.0, 2.0))
+    )
+    assert 0 <= void.mean() < 0.5
+    assert cluster.mean() > 3
