@@ -12,7 +12,7 @@ _POSITION = {"nbodykit": 12, "mp-gadget": 24}
 _ID, _VELOCITY = 8, 12
 
 # Resident memory of a rank with the libraries loaded, before any data [bytes]
-BASE_MEMORY = 0.45e9
+BASE_MEMORY = 0.36e9
 
 # Margin for allocator and file system
 _MARGIN = 1.05
@@ -104,8 +104,8 @@ def plan(
         for block in blocks
     ]
     field = 4 * channels * max(padded)
-    # read, displaced, packed and unpacked: the slice passes through about five times its size
-    slice_memory = 5 * (24 + 8 + 4 * channels) * grid.Nmesh**3 / ranks
+    # read, displaced, packed and unpacked: the slice passes through about 3.5 times its size
+    slice_memory = 3.5 * (24 + 8 + 4 * channels) * grid.Nmesh**3 / ranks
     return Plan(
         particles=grid.size * factor**3,
         chunks=math.prod(grid.counts),
