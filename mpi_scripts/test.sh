@@ -47,7 +47,7 @@ for n in 2 3 4; do
     step "$n ranks" test_ranks "$n" "${selection[@]}" "$@"
 done
 
-count() { grep -E ' in [0-9.]+s' "$log" | grep -oE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'; }
+count() { grep -aE ' in [0-9.]+s' "$log" | grep -aoE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'; }
 summary="$(count passed) passed, $(count failed) failed, $(count 'errors?') errors"
 summary+=", $(count skipped) skipped in $((SECONDS - begin)) s"
 if [ ${#failed[@]} -gt 0 ]; then

@@ -7,6 +7,7 @@ failed while the others wait for it inside the test ends the whole run.
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,11 @@ import pytest
 from mpi4py import MPI
 
 WORLD = MPI.COMM_WORLD
+if (
+    WORLD.size > 1
+):  # several processes that clear pytest's common folder at once trip over each other
+    root = tempfile.TemporaryDirectory(prefix=f"rank{WORLD.rank}-")
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = root.name
 VERDICTS = WORLD.Dup()  # so that a verdict never meets a message of the test
 SECONDS_AFTER_FAILURE = 30
 SECONDS_AFTER_SUCCESS = 600

@@ -37,6 +37,7 @@ def refused(comm, tmp_path, capfd):
         assert stop.value.code == 2
         assert sorted(tmp_path.iterdir()) == present
         assert output in present or not output.exists()
+        comm.Barrier()  # all have looked before a rank makes something new
         # stderr of the other ranks is theirs: nothing
         assert said.count("\n") == (1 if comm.rank == 0 else 0), said
         line = comm.bcast(said)
