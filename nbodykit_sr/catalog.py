@@ -21,6 +21,7 @@ from .models.displacement import PADDING
 from .models.loading import load_generator
 from .noise import check_seed
 from .version import __version__
+from .weights import choose
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class SRCatalog(CatalogSource):
         Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize,
         Redshift or Time, and Omega0. The communicator is taken from it.
     model : str, optional
-        A `.safetensors` or `.pt` file, or "interpolate" (the default): trilinear interpolation.
+        A `.safetensors` or `.pt` file, or "interpolate": trilinear interpolation. By default the
+        shipped model for the snapshot's LR cell and redshift.
     seed : int
         The realisation of the small scales.
     device : {"auto", "cpu", "cuda"}
@@ -213,11 +215,12 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
     factor : int, optional
         Of the interpolation.
     """
-    if model is None or str(model) == "interpolate":
-        if flavour is not None:
-            raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
+    interpolate = str(model) == "interpolate"
+    if (model is None or interpolate) and flavour is not None:
+        raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
+    if interpolate:
         return interpolating(channels, factor or 8)
-    return load_generator(model, flavour)
+    return load_generator(choose(cell, redshift, channels) if model is None else model, flavour)
 
 
 def versions():

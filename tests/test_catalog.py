@@ -266,7 +266,7 @@ def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, capl
         (dict(chunk=9), "chunk is 9"),
         (dict(device="tpu"), "device is 'tpu'"),
         (dict(dtype="float16"), "dtype is 'float16'"),
-        (dict(factor=3), "factor is 3"),
+        (dict(model="interpolate", factor=3), "factor is 3"),
         (dict(model="nowhere.safetensors"), "does not exist"),
         (dict(region=((0, 1), (0, 1), (2, 2))), "region along z"),
     ],

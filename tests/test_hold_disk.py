@@ -21,7 +21,7 @@ CHUNKS = 64
 
 @pytest.fixture
 def arguments(data):
-    return [data / "lr8_12p5_z2", "--seed=7", "--factor=4", "--chunk=2"]
+    return [data / "lr8_12p5_z2", "--model=interpolate", "--seed=7", "--factor=4", "--chunk=2"]
 
 
 def run(arguments, output, *more):
@@ -135,7 +135,7 @@ def test_quota_or_limit(arguments, tmp_path, capfd):
 
 
 def test_no_room_from_the_start(arguments, small_disk, capfd):
-    arguments[2] = "--factor=8"
+    arguments[3] = "--factor=8"
     assert run(arguments, small_disk / "SR") == 2
     err = capfd.readouterr().err
     assert "the output takes 0.00839 GB" in err and "free" in err

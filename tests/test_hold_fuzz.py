@@ -190,7 +190,12 @@ class Catalogues:
         from holding import generate
 
         self.path = folder / "SR"
-        assert generate(data / "lr8_12p5_z2", self.path, "--factor=2", "--chunk=4") == 0
+        assert (
+            generate(
+                data / "lr8_12p5_z2", self.path, "--model=interpolate", "--factor=2", "--chunk=4"
+            )
+            == 0
+        )
         self.content = tree(self.path)
 
     def case(self, draw):

@@ -16,7 +16,7 @@ from nbodykit_sr.generate import main
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
 
-OPTIONS = ["--factor=2", "--chunk=4"]
+OPTIONS = ["--model=interpolate", "--factor=2", "--chunk=4"]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ COMM = MPI.COMM_SELF
 
 @pytest.fixture(scope="module")
 def arguments(data):
-    return [data / "lr8_12p5_z2", "--seed=7", "--factor=2", "--chunk=4"]
+    return [data / "lr8_12p5_z2", "--model=interpolate", "--seed=7", "--factor=2", "--chunk=4"]
 
 
 @pytest.fixture(scope="module")

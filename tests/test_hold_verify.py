@@ -26,7 +26,7 @@ from nbodykit_sr.models.displacement import DisplacementGenerator
 from nbodykit_sr.verify import PROVENANCE, Expectation, verify
 from nbodykit_sr.writer import SnapshotWriter, WrongValues
 
-OPTIONS = ["--seed=7", "--factor=2", "--chunk=4"]
+OPTIONS = ["--model=interpolate", "--seed=7", "--factor=2", "--chunk=4"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,19 @@ def test_a_sound_catalogue(sound, name, capfd):
 @pytest.mark.mpi
 def test_verify_under_ranks(comm, data, tmp_path):
     output = tmp_path / "SR"
-    assert main([str(data / "lr8_12p5_z2"), str(output), "--factor=2", "--chunk=2"], comm) == 0
+    assert (
+        main(
+            [
+                str(data / "lr8_12p5_z2"),
+                str(output),
+                "--model=interpolate",
+                "--factor=2",
+                "--chunk=2",
+            ],
+            comm,
+        )
+        == 0
+    )
     assert verify(str(output), comm) == []
     comm.Barrier()
     if comm.rank == 0:
@@ -208,7 +220,16 @@ def test_displacements_beyond_the_card_are_warned_of(data, tmp_path, wild, caplo
 
 def test_nothing_is_warned_of_without_cause(data, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "nbodykit_sr"):
-        assert generate(data / "lr8_12p5_z2", tmp_path / "SR", "--factor=2", "--chunk=4") == 0
+        assert (
+            generate(
+                data / "lr8_12p5_z2",
+                tmp_path / "SR",
+                "--model=interpolate",
+                "--factor=2",
+                "--chunk=4",
+            )
+            == 0
+        )
     assert not [r for r in caplog.records if r.getMessage().startswith("chunk ")]
 
 
@@ -234,7 +255,9 @@ def test_wrong_values_are_never_written(tmp_path, column, value):
 
 def test_displacements_are_measured_right(data):
     """Against the catalogue's own lattice, particle by particle."""
-    sr = SRCatalog(open_snapshot(data / "lr16_25_z0", MPI.COMM_SELF), factor=2, chunk=5)
+    sr = SRCatalog(
+        open_snapshot(data / "lr16_25_z0", MPI.COMM_SELF), model="interpolate", factor=2, chunk=5
+    )
     fine = sr.lattice
     expectation = Expectation(fine, 2, None)
     for chunk in sr.chunks[::9]:
