@@ -3,8 +3,8 @@
 #
 #     bash examples/z2.sh [RANKS]       # needs: pip install --no-deps --no-build-isolation fastpm
 #
-# Pairs of 16^3 and 128^3 particles in 25 Mpc/h: four boxes to train on, one held out. The two
-# training runs take about 20 minutes of one core together.
+# Pairs of 16^3 and 128^3 particles in 25 Mpc/h: four boxes to train on, one held out. By the cost of
+# a step, the two training runs take about 40 minutes of one core together.
 set -euo pipefail
 ranks=${1:-2}
 export OMP_NUM_THREADS=1
