@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ COLUMNS = {
 _KPC = 1000.0  # Mpc/h to MP-Gadget's kpc/h
 
 _RUN = "run.json"
+
+# How long a resumed run waits for the one before to let go of the folder
+LOCK_SECONDS = 15.0
 
 
 class WrongValues(ValueError):
@@ -239,7 +243,7 @@ class SnapshotWriter:
         began = os.path.isfile(os.path.join(self.partial, _RUN))
         if began and os.path.isdir(self.folder):
             with _disk(self.partial):
-                self._lock()
+                self._lock(patience=LOCK_SECONDS)
             try:
                 with open(os.path.join(self.partial, _RUN)) as file:
                     was = json.load(file)
@@ -303,18 +307,33 @@ class SnapshotWriter:
         os.rmdir(self.partial)
         self._unlock()
 
-    def _lock(self):
-        """Keep other runs from this folder, for as long as this process lives."""
+    def _lock(self, patience=0.0):
+        """Keep other runs from this folder, for as long as this process lives.
+
+        A run that was killed a moment ago may take some seconds to let go.
+        """
         self._unlock()
-        self.lock = open(os.path.join(self.partial, "lock"), "w")
+        path = os.path.join(self.partial, "lock")
+        self.lock = open(path, "w")
+        limit = time.monotonic() + patience
+        while not self._locked(path):
+            if time.monotonic() > limit:
+                raise InputError(
+                    f"another run is at work in {self.partial}: wait for it, or choose another output"
+                )
+            time.sleep(0.1)
+
+    def _locked(self, path):
+        """Try to lock the open file; it must still be the one of that path."""
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"another run is at work in {self.partial}: wait for it, or choose another output"
-            ) from None
+            return False
         except OSError:
             pass  # a file system without locks
+        return os.path.exists(path) and os.path.samestat(
+            os.fstat(self.lock.fileno()), os.stat(path)
+        )
 
     def _unlock(self):
         if self.lock is not None:
