@@ -7,7 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from pmesh.domain import Layout
 
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .lattice import LagrangianLattice, cube_root, particle_ids
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class LatticeDomain:
             On every rank, if a site of a block has no value or more than one.
         """
         N = self.grid.Nmesh
-        # Axis by axis, as whole tables of sites would set the peak of memory in large boxes
-        # A rank gets a site once, however many images of it its padded block holds.
+        # A rank gets a site once, however many images of it its padded block holds. Axis by axis,
+        # as whole tables of sites would set the peak of memory in large boxes.
         indices, counts = [], np.zeros(self.comm.size, dtype="i4")
         for rank in range(self.comm.size):
             inside = np.ones(len(site), dtype=bool)
@@ -277,15 +277,12 @@ def _box(catalog):
 
 def _compute(catalog, *names):
     try:
-        return (
-            catalog.compute(*(catalog[name] for name in names))
-            if len(names) > 1
-            else [catalog.compute(catalog[names[0]])]
-        )
+        computed = catalog.compute(*(catalog[name] for name in names))
+        return computed if len(names) > 1 else [computed]
     except InputError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise InputError(f"{' or '.join(names)} cannot be read: {line}") from error
 
 

@@ -16,7 +16,7 @@ from bigfile import Error as BigFileError
 from nbodykit.lab import BigFileMesh
 
 from .door import Parser, RankError, enter
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .integrity import check_block
 from .mesh import SRMesh
 from .snapshot import open_snapshot
@@ -63,7 +63,7 @@ def open_source(path, comm, dataset=DATASET):
             # opened by each rank for itself, so that a failure is not collective
             BigFileMesh(path, dataset, comm=_alone())
         except (BigFileError, OSError, ValueError, KeyError, AssertionError) as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)
             raise InputError(
                 f"dataset {dataset} of {path} is no mesh of nbodykit: {line}"
             ) from None
@@ -118,7 +118,7 @@ def emulate(options, comm):
     try:
         mesh.save(partial, dataset=DATASET, mode="real")
     except (BigFileError, OSError) as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error)
         raise RankError(f"{partial} can't be written ({line}): free the disk, run again") from None
     comm.Barrier()
     with agreement(comm):

@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error, limit=200):
+    """What an error says, as one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 @contextmanager
 def agreement(comm):
     """Run a rank-local block; if any rank fails in it, every rank raises the same InputError.

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .catalog import SRCatalog
 from .door import UNFINISHED, Parser, RankError, enter, stop_requests
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .layouts import header
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
@@ -230,7 +230,7 @@ def _run(sr, writer, done, stopped):
             except StopIteration:
                 break
             except OSError as error:
-                reason = error.strerror or " ".join(str(error).split())[:200]
+                reason = error.strerror or one_line(error)
                 raise RankError(
                     f"{writer.partial} can't be written ({reason}): make room there, then --resume"
                 ) from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 # Far above any real block's header: a header that is longer is not one
 _LONGEST_HEADER = 2**24
@@ -210,5 +210,5 @@ def _lines(path, encoding="ascii"):
         with open(path, encoding=encoding, newline="\n") as file:
             return [line for line in file.read().split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())[:120]
+        line = one_line(error, 120)
         raise InputError(f"{path} is unreadable: {line}") from None

@@ -11,7 +11,7 @@ import numpy as np
 from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .integrity import attributes, check_block, file_sum
 
 # Rows of a column that one dask task reads
@@ -101,7 +101,7 @@ class SnapshotHeader:
             with bigfile.File(self.path) as file, file[self.dataset + name] as block:
                 values = block[start:stop]
         except (bigfile.Error, OSError) as error:
-            line = " ".join(str(error).split())[:200]
+            line = one_line(error)
             raise InputError(
                 f"block {self.dataset}{name} of {self.path} is unreadable: {line}"
             ) from None

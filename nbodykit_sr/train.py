@@ -14,6 +14,7 @@ from argparse import RawDescriptionHelpFormatter
 from mpi4py import MPI
 
 from .device import choose_device
+from .domain import node_ranks
 from .door import UNFINISHED, Parser, enter, stop_requests
 from .errors import agreement
 from .training.configuration import build, one_of, read_toml
@@ -69,12 +70,10 @@ def train(path, comm, resume=False):
     """
     from .training.loop import Trainer
 
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    local = node.rank, node.size
-    node.Free()
+    node = node_ranks(comm)
     with agreement(comm):
         system = make_system(read_toml(path))
-        device = choose_device(system.configuration.device, *local)
+        device = choose_device(system.configuration.device, *node)
     address = comm.bcast(_address() if comm.rank == 0 and comm.size > 1 else None)
     ranks = join(device, comm.rank, comm.size, address)
     try:

@@ -9,7 +9,7 @@ import bigfile
 import numpy as np
 
 from .chunks import ChunkGrid
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .integrity import byte_sum
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
@@ -206,7 +206,7 @@ def _check_chunk(header, expectation, chunk, sums):
                 with file[header.dataset + name] as column:
                     values[name] = column[start:stop]
             except (bigfile.Error, OSError) as error:
-                line = " ".join(str(error).split())[:200]
+                line = one_line(error)
                 raise InputError(f"block {block.folder} is unreadable: {line}") from None
             first = 0
             for number, rows in enumerate(block.rows):

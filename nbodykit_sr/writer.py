@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import bigfile
 import numpy as np
 
-from .errors import InputError, agreement
+from .errors import InputError, agreement, one_line
 from .integrity import attributes, byte_sum, check_block, header_text
 
 # Rows in one physical file of a block, as nbodykit and bigfile write them
@@ -486,7 +486,7 @@ def _disk(path):
     try:
         yield
     except (OSError, bigfile.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{path} can't be written: {reason}; make room or rights there") from None
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..normalization import Normalization
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
@@ -163,7 +163,7 @@ def load_model(path):
             checksum = file.metadata().get("sha256")
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"model {path} is unreadable: {_line(error)}") from None
+        raise InputError(f"model {path} is unreadable: {one_line(error)}") from None
     network = build(card, state, path)
     if checksum not in (None, fingerprint(network, card)):
         raise InputError(f"model {path} does not match its checksum: it was damaged or changed")
@@ -176,13 +176,13 @@ def read_card(path):
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get("card")
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"model {path} is unreadable: {_line(error)}") from None
+        raise InputError(f"model {path} is unreadable: {one_line(error)}") from None
     if text is None:
         raise InputError(f"model {path} has no model card: write it with nbodykit_sr's save_model")
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the card of model {path} is no JSON: {_line(error)}") from None
+        raise InputError(f"the card of model {path} is no JSON: {one_line(error)}") from None
     return ModelCard.from_dict(entries)
 
 
@@ -196,7 +196,7 @@ def build(card, state, path):
         with torch.device("meta"):
             network = NETWORKS[card.network](**card.arguments)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"the card of model {path} has bad arguments: {_line(error)}") from None
+        raise InputError(f"the card of model {path} has bad arguments: {one_line(error)}") from None
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(wanted.keys() | given.keys()):
@@ -238,7 +238,3 @@ def interpolating(channels, factor=8):
         notes="Trilinear interpolation of the displacement: adds no small-scale structure.",
     )
     return network, card
-
-
-def _line(error):
-    return " ".join(str(error).split())[:200]

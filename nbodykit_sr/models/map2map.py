@@ -8,7 +8,7 @@ import zipfile
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .card import ModelCard, build
 
 # The noise gain of the code that goes with a checkpoint
@@ -83,7 +83,7 @@ def _read(path):
             "run code, and is not loaded"
         ) from None
     except Exception as error:  # torch raises most of Python's errors on damaged files
-        line = " ".join(str(error).split())[:160]
+        line = one_line(error, 160)
         raise InputError(f"model {path} is unreadable: {line or type(error).__name__}") from None
     state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(
@@ -107,7 +107,7 @@ def _check_archive(content, path):
     except InputError:
         raise
     except Exception as error:  # zipfile raises most of Python's errors on damaged files
-        line = " ".join(str(error).split())[:160]
+        line = one_line(error, 160)
         raise InputError(f"model {path} is a damaged archive: {line}") from None
     if damaged is not None:
         raise InputError(
