@@ -18,7 +18,7 @@ import torch
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.card import load_model
-from nbodykit_sr.models.displacement import PADDING, output_trim, standard_noise
+from nbodykit_sr.models.displacement import OUTPUT_TRIM, PADDING, standard_noise
 
 
 def published(network, x, noise):
@@ -72,7 +72,7 @@ def main():
         ]
         x = torch.from_numpy(lr[(slice(None), *np.ix_(*rows))])[None]
         y = published(network, x, standard_noise(card.factor, x))[0]
-        t = output_trim(card.factor)
+        t = OUTPUT_TRIM
         where = [slice(card.factor * s, card.factor * (s + n)) for s, n in zip(start, shape)]
         sr[(slice(None), *where)] = y[:, t:-t, t:-t, t:-t].numpy()
 

@@ -42,8 +42,8 @@ def stop_requests():
 def enter(run, command, comm, argv=None):
     """Run a command's main function and exit with its status.
 
-    0 when complete; 2 with one line on rank 0 for an InputError, which all ranks raise alike;
-    `UNFINISHED` where the run says so; anything else ends every rank with status 1.
+    0 when complete; 2 with one line for an InputError, which all ranks raise alike, and for a
+    RankError; `UNFINISHED` where the run says so; anything else ends every rank with status 1.
     """
     try:
         status = run(argv, comm) or 0
@@ -53,7 +53,7 @@ def enter(run, command, comm, argv=None):
         status = 2
     except RankError as error:
         print(f"{command}: error on rank {comm.rank}: {error}", file=sys.stderr, flush=True)
-        comm.Abort(1)
+        comm.Abort(2)
     except SystemExit:
         raise
     except BaseException:

@@ -19,7 +19,7 @@ from .errors import InputError
 from .lattice import LagrangianLattice
 from .models import fused
 from .models.blocks import trim
-from .models.displacement import noise_layers, output_trim
+from .models.displacement import OUTPUT_TRIM, noise_layers
 from .noise import site_noise
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class ChunkedInference:
         x = torch.from_numpy(np.ascontiguousarray(padded)).to(self.device) / units
         with one_thread():
             y = self.generator(x[None], self.noise(chunk))
-            return trim(y[0].float(), output_trim(self.factor)).mul_(units)
+            return trim(y[0].float(), OUTPUT_TRIM).mul_(units)
 
     @torch.inference_mode()
     def particles(self, chunk, padded, position_dtype="f4"):

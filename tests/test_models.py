@@ -16,10 +16,10 @@ from nbodykit_sr.models.card import (
     save_model,
 )
 from nbodykit_sr.models.displacement import (
+    OUTPUT_TRIM,
     PADDING,
     DisplacementGenerator,
     noise_shapes,
-    output_trim,
     standard_noise,
 )
 from nbodykit_sr.models.loading import load_generator
@@ -66,7 +66,7 @@ def test_sizes(factor, channels):
     x = torch.randn(1, channels, n + 2 * PADDING, n + 2 * PADDING, n + 1 + 2 * PADDING)
     noise = standard_noise(factor, x)
     assert [tuple(f.shape[2:]) for f in noise] == noise_shapes(factor, x.shape[2:])
-    trim = 2 * output_trim(factor)
+    trim = 2 * OUTPUT_TRIM
     expected = (1, channels, factor * n + trim, factor * n + trim, factor * (n + 1) + trim)
     assert generator(x, noise).shape == expected
 

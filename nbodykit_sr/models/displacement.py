@@ -9,8 +9,10 @@ from ..errors import InputError
 from .blocks import Noise, activation, trim, upsample, upsampled_convolution
 
 # LR sites on each side of a chunk that the generator consumes (six 3^3 convolutions and three
-# upsamplings for factor 8: 2.625 sites, rounded up), and SR sites trimmed off its output.
+# upsamplings for factor 8: 2.625 sites, rounded up), and SR sites to trim off each side of its
+# output: a padded chunk of n sites gives factor * (n + 6) - 6 * (factor - 1) = factor * n + 6.
 PADDING = 3
+OUTPUT_TRIM = 3
 
 
 class Rung(nn.Module):
@@ -99,7 +101,7 @@ class DisplacementGenerator(nn.Module):
         Returns
         -------
         (B, C, M, M, M) float tensor with ``M = factor * N - 6 * (factor - 1)``
-            SR fields of the chunk with `output_trim` extra sites on each side.
+            SR fields of the chunk with `OUTPUT_TRIM` extra sites on each side.
         """
         y = x
         x = self.stem(x)
@@ -125,14 +127,6 @@ class InterpolatingGenerator(nn.Module):
         for _ in range(int(log2(self.factor))):
             x = trim(upsample(x), 2)
         return x
-
-
-def output_trim(factor):
-    """SR sites to trim off each side of the output of a chunk padded by `PADDING`.
-
-    A chunk of n sites gives ``factor * (n + 6) - 6 * (factor - 1) = factor * n + 6``.
-    """
-    return 3
 
 
 def noise_layers(factor):

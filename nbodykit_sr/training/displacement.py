@@ -11,12 +11,12 @@ from ..models.blocks import trim
 from ..models.card import ModelCard
 from ..models.critic import Critic, smallest_input
 from ..models.displacement import (
+    OUTPUT_TRIM,
     PADDING,
     DisplacementGenerator,
     InterpolatingGenerator,
     noise_layers,
     noise_shapes,
-    output_trim,
 )
 from ..models.styled import StyledGenerator
 from ..noise import site_noise
@@ -248,7 +248,7 @@ class DisplacementSystem:
 
     def _apply(self, generator, batch, noise):
         style = (batch["a"],) if self.configuration.generator.styled else ()
-        return trim(generator(batch["lr"], noise, *style), output_trim(self.factor))
+        return trim(generator(batch["lr"], noise, *style), OUTPUT_TRIM)
 
     def target(self, batch):
         return batch["hr"]
@@ -284,7 +284,7 @@ class DisplacementSystem:
     def _interpolated(self, batch):
         """LR fields upsampled to the SR lattice: (B, C, M, M, M). Kept with the batch."""
         if "interpolated" not in batch:
-            batch["interpolated"] = trim(self.interpolation(batch["lr"]), output_trim(self.factor))
+            batch["interpolated"] = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
         return batch["interpolated"]
 
     def _density(self, batch, fields, factor):

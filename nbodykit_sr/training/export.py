@@ -39,10 +39,19 @@ def export(run, path, **description):
         raise InputError(f"{path} exists: remove it or name another file")
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
-    settings = {k: v for k, v in state["configuration"].items() if k not in LOCAL}
+    settings = _without(state["configuration"], LOCAL)
     training = {**card.training, "steps": step, "configuration": settings}
     card = replace(card, training=training, evaluation=state["evaluation"])
     network = build(card, state["average"] or state["generator"], run)
     save_model(path, network, card)
     log.info("%s: weights of step %d of %s", path, step, run)
     return card
+
+
+def _without(table, names):
+    """The table, and those in it, without the settings of these names."""
+    return {
+        key: _without(value, names) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if key not in names
+    }

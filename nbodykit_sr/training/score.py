@@ -74,7 +74,7 @@ class ScoreTable:
 class ScoreConfiguration(DisplacementConfiguration):
     """A run of the displacement generator by the energy score.
 
-    The stages give it by their `statistics` weight, and have no critic.
+    The stages give it by their `statistics` weight; those with a critic add its loss to it.
 
     Attributes
     ----------
@@ -82,15 +82,6 @@ class ScoreConfiguration(DisplacementConfiguration):
     """
 
     score: ScoreTable = field(default_factory=ScoreTable)
-
-    def __post_init__(self):
-        super().__post_init__()
-        for stage in self.stage:
-            require(
-                stage.adversarial == "none",
-                f"adversarial of stage {stage.name!r} is {stage.adversarial!r}: the system "
-                "'displacement score' has no critic; set 'none' or take the system 'displacement'",
-            )
 
 
 class ScoreSystem(DisplacementSystem):
@@ -136,6 +127,10 @@ class ScoreSystem(DisplacementSystem):
 
     def target(self, batch):
         return torch.cat([batch["hr"]] * 2)
+
+    def critic_fields(self, batch, fields):
+        """As the paper's, of the first member alone: one field for each sample."""
+        return super().critic_fields(batch, fields[: len(batch["lr"])])
 
     def statistics(self, batch, fields):
         """The energy score of the two members, a scalar."""
