@@ -78,7 +78,19 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
         make_system({**settings, "score": {"factor": 3}})
 
 
-def test_a_critic_is_refused(settings):
-    settings["stage"][0]["adversarial"] = "logistic"
-    with pytest.raises(InputError, match="has no critic"):
-        make_system(settings)
+def test_a_critic_joins_the_score(settings):
+    """It sees one field for each sample, and moves the generator beside the score."""
+    settings["stage"][0] |= {"adversarial": "logistic", "penalty": 1.0, "penalty_every": 2}
+    alone = {**settings, "run": settings["run"] + "2"}
+    alone["stage"] = [{**settings["stage"][0], "adversarial_weight": 0.0}]
+    joined, scored = Trainer(make_system(settings), ALONE), Trainer(make_system(alone), ALONE)
+    batch = joined.system.sample(np.random.default_rng(0))
+    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    seen = joined.system.critic_fields(batch, joined.system.generate(joined.generator, batch))
+    assert seen.shape == joined.system.critic_fields(batch, joined.system.target(batch)).shape
+    assert len(seen) == len(batch["lr"])
+    before = [p.clone() for p in joined.critic.parameters()]
+    for trainer in (joined, scored):
+        trainer.run()
+    assert not all(map(torch.equal, before, joined.critic.parameters()))
+    assert not all(map(torch.equal, scored.generator.parameters(), joined.generator.parameters()))
