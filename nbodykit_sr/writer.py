@@ -1,11 +1,7 @@
 """Writing a catalogue chunk by chunk into a BigFile, so that a killed run can go on."""
 
-import fcntl
-import json
 import os
-import re
 import shutil
-import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +11,7 @@ import numpy as np
 
 from .errors import InputError, agreement, one_line
 from .integrity import attributes, byte_sum, check_block, header_text
+from .unfinished import LOCK_SECONDS, UnfinishedRun
 
 # Rows in one physical file of a block, as nbodykit and bigfile write them
 ROWS_PER_FILE = 32 * 1024**2
@@ -26,11 +23,6 @@ COLUMNS = {
 
 _KPC = 1000.0  # Mpc/h to MP-Gadget's kpc/h
 
-_RUN = "run.json"
-
-# How long a resumed run waits for the one before to let go of the folder
-LOCK_SECONDS = 15.0
-
 
 class WrongValues(ValueError):
     """Particles that no model should give: not finite, or outside of the box."""
@@ -40,12 +32,9 @@ class WrongValues(ValueError):
 class SnapshotWriter:
     """A BigFile catalogue that is being written by all ranks.
 
-    The folder ``path.partial`` holds, while the run goes on:
-
-    - ``catalogue``, the BigFile: blocks of their final size, to whose fixed places the chunks go.
-      It gets its Header last;
-    - ``journal.RANK``, a line for each chunk once it is written, with its checksums;
-    - ``run.json``, what the run was begun with. It is the last thing `create` writes.
+    The folder ``path.partial`` (see `UnfinishedRun`) holds, while the run goes on, the BigFile
+    ``catalogue``: blocks of their final size, to whose fixed places the chunks go. It gets its
+    Header last.
 
     `finish` renames ``catalogue`` to `path`: what bears that name is complete. Whenever a run is
     killed, one of these states is left, and `resume` goes on from it to the same bytes.
@@ -78,16 +67,16 @@ class SnapshotWriter:
     header: dict
     identity: dict
     box: float
-    journal: object = field(default=None, repr=False)
-    lock: object = field(default=None, repr=False)
+    run: UnfinishedRun = field(init=False, repr=False)
 
     def __post_init__(self):
         self.path = os.fspath(self.path).rstrip("/")
+        self.run = UnfinishedRun(self.path + ".partial")
 
     @property
     def partial(self):
         """The folder while the catalogue is being written."""
-        return self.path + ".partial"
+        return self.run.folder
 
     @property
     def folder(self):
@@ -108,7 +97,7 @@ class SnapshotWriter:
             if self.comm.rank == 0:
                 with _disk(self.partial):
                     if overwrite and os.path.isdir(self.partial):
-                        self._lock()
+                        self.run.lock()
                         shutil.rmtree(self.partial)
                     try:
                         os.mkdir(self.partial)
@@ -119,14 +108,15 @@ class SnapshotWriter:
                     if os.path.lexists(self.path) and not overwrite:  # by a run that just ended
                         os.rmdir(self.partial)
                         raise InputError(f"output {self.path} exists: choose another name")
-                    self._lock()
+                    self.run.lock()
                     try:
                         self._lay_out()
                     except BaseException:
                         shutil.rmtree(self.partial, ignore_errors=True)
-                        self._unlock()
+                        self.run.unlock()
                         raise
-        self._open_journal()
+        with agreement(self.comm), _disk(self.partial):
+            self.run.open(self.comm.rank)
         return set()
 
     def resume(self, overwrite=False):
@@ -160,10 +150,9 @@ class SnapshotWriter:
         with agreement(self.comm):
             if self.comm.rank == 0:
                 with _disk(self.partial):
-                    self._replace("journal.0", "".join(json.dumps(e) + "\n" for e in sound))
-                    for name in self._journals() - {"journal.0"}:
-                        os.remove(os.path.join(self.partial, name))
-        self._open_journal()
+                    self.run.rewrite(sound)
+        with agreement(self.comm), _disk(self.partial):
+            self.run.open(self.comm.rank)
         return {entry["chunk"] for entry in sound}
 
     def write(self, index, start, columns):
@@ -198,8 +187,7 @@ class SnapshotWriter:
                 _write_at(path, row * (piece.nbytes // len(piece)), piece)
                 record["sums"].append([number, byte_sum(piece)])
             entry["blocks"][name] = record
-        self.journal.write(json.dumps(entry) + "\n")
-        self.journal.flush()
+        self.run.record(entry)
 
     def finish(self, overwrite=False):
         """Write the Header and give the catalogue its name. Collective."""
@@ -219,13 +207,11 @@ class SnapshotWriter:
                         shutil.rmtree(old, ignore_errors=True)
                         os.rename(self.path, old)
                     os.rename(self.folder, self.path)
-                    self._clear()
+                    self.run.clear()
 
     def close(self):
         """Close the journal; what is recorded can be resumed."""
-        if self.journal is not None:
-            self.journal.close()
-            self.journal = None
+        self.run.close()
 
     def _lay_out(self):
         with bigfile.File(self.folder, create=True) as file:
@@ -236,28 +222,22 @@ class SnapshotWriter:
             for number, (first, last) in enumerate(zip(self._edges, self._edges[1:])):
                 path = os.path.join(self.folder, self._block(name), f"{number:06X}")
                 os.truncate(path, (last - first) * self._dtype(name).itemsize)
-        self._replace(_RUN, json.dumps(self._identity(self.header)))
+        self.run.begin(self._identity(self.header))
 
     def _look(self, overwrite):
         """What a run to be resumed left; on rank 0."""
-        began = os.path.isfile(os.path.join(self.partial, _RUN))
-        if began and os.path.isdir(self.folder):
+        if self.run.begun and os.path.isdir(self.folder):
             with _disk(self.partial):
-                self._lock(patience=LOCK_SECONDS)
-            try:
-                with open(os.path.join(self.partial, _RUN)) as file:
-                    was = json.load(file)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{self.partial}/{_RUN} is unreadable: {error}") from None
-            self._compare(self.partial, was)
-            return "begun", self._journalled()
+                self.run.lock(patience=LOCK_SECONDS)
+            self._compare(self.partial, self.run.identity())
+            return "begun", self.run.entries()
         if os.path.isdir(self.path):
             found = attributes(os.path.join(self.path, "Header"))
             if overwrite and self._identity(found) != self._identity(self.header):
                 return "nothing", {}
             self._compare(self.path, self._identity(found))
             if os.path.isdir(self.partial):
-                self._clear()
+                self.run.clear()
             return "complete", {}
         return "nothing", {}
 
@@ -275,7 +255,7 @@ class SnapshotWriter:
 
     def _complete(self):
         """Checksums of the blocks, and the Header, from the journals."""
-        done = self._journalled()
+        done = self.run.entries()
         rows = sum(entry["size"] for entry in done.values())
         if rows != self.size:
             raise InputError(
@@ -289,7 +269,7 @@ class SnapshotWriter:
                     sums[number] += np.uint64(part)
             block = os.path.join(self.folder, self._block(name))
             text = header_text(self._dtype(name), np.diff(self._edges), sums)
-            self._replace(os.path.join("catalogue", self._block(name), "header"), text)
+            self.run.replace(os.path.join("catalogue", self._block(name), "header"), text)
             check_block(block, vector=name != "ID")
         shutil.rmtree(os.path.join(self.folder, "Header"), ignore_errors=True)
         with bigfile.File(self.folder) as file, file.create("Header") as block:
@@ -298,47 +278,6 @@ class SnapshotWriter:
         # the library does not look whether the disk took it
         if attributes(os.path.join(self.folder, "Header")).keys() != self.header.keys():
             raise OSError("the Header was not written")
-
-    def _clear(self):
-        """Remove the folder of a run that is complete, its run.json last."""
-        for name in sorted(os.listdir(self.partial), key=lambda name: name == _RUN):
-            path = os.path.join(self.partial, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        os.rmdir(self.partial)
-        self._unlock()
-
-    def _lock(self, patience=0.0):
-        """Keep other runs from this folder, for as long as this process lives.
-
-        A run that was killed a moment ago may take some seconds to let go.
-        """
-        self._unlock()
-        path = os.path.join(self.partial, "lock")
-        self.lock = open(path, "w")
-        limit = time.monotonic() + patience
-        while not self._locked(path):
-            if time.monotonic() > limit:
-                raise InputError(
-                    f"another run is at work in {self.partial}: wait for it, or choose another output"
-                )
-            time.sleep(0.1)
-
-    def _locked(self, path):
-        """Try to lock the open file; it must still be the one of that path."""
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # a file system without locks
-        return os.path.exists(path) and os.path.samestat(
-            os.fstat(self.lock.fileno()), os.stat(path)
-        )
-
-    def _unlock(self):
-        if self.lock is not None:
-            self.lock.close()
-            self.lock = None
 
     @property
     def _files(self):
@@ -363,26 +302,6 @@ class SnapshotWriter:
         dtype = COLUMNS[self.layout][name][1]
         return np.dtype(dtype) if name == "ID" else np.dtype((dtype, 3))
 
-    def _open_journal(self):
-        with agreement(self.comm), _disk(self.partial):
-            self.journal = open(os.path.join(self.partial, f"journal.{self.comm.rank}"), "a")
-
-    def _journals(self):
-        return {name for name in os.listdir(self.partial) if re.fullmatch(r"journal\.\d+", name)}
-
-    def _journalled(self):
-        """The chunks that are recorded: index to entry."""
-        done = {}
-        for name in self._journals():
-            with open(os.path.join(self.partial, name)) as file:
-                for line in file:
-                    try:
-                        entry = json.loads(line)
-                        done[entry["chunk"]] = entry
-                    except (ValueError, KeyError, TypeError):
-                        continue  # the line that the kill cut short
-        return done
-
     def _sound(self, entry):
         """Does the disk hold a recorded chunk as it was written?"""
         with bigfile.File(self.folder) as file:
@@ -392,12 +311,6 @@ class SnapshotWriter:
                 if zlib.crc32(np.ascontiguousarray(values)) != entry["blocks"][name]["crc"]:
                     return False
         return True
-
-    def _replace(self, name, text):
-        path = os.path.join(self.partial, name)
-        with open(path + ".new", "w") as file:
-            file.write(text)
-        os.replace(path + ".new", path)
 
 
 def prepare_output(path, comm, overwrite=False, resume=False, inputs=()):
