@@ -4,8 +4,9 @@
 
 Prints tables in markdown; --output keeps every number. Parts: network (kernels, noise; on the
 GPU too where there is one), end-to-end (whole commands, alternating), memory (against box size),
-ranks (the same work on 1 rank with all threads and on one rank for each core), exchange (LR
-reading and sharing), disk (against plain writing). Weights are random, of the paper's size.
+ranks (the same work on 1 rank with all threads and on one rank for each core), plan (what --plan
+says against what a run takes), exchange (LR reading and sharing), disk (against dd). From plan and
+exchange follows what the largest boxes would take. Weights are random, of the paper's size.
 """
 
 import argparse
@@ -20,6 +21,10 @@ from pathlib import Path
 
 import torch
 from common import PAPER, SMALL, make_snapshot, median, run, save_weights
+
+from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.models.displacement import PADDING
+from nbodykit_sr.plan import BASE_MEMORY, plan
 
 HERE = Path(__file__).parent
 CELL = 1.5625  # LR spacing of the snapshots [Mpc/h]
@@ -39,12 +44,15 @@ class Benchmark:
         path = self.folder / f"LR_{Nmesh}"
         return path if path.exists() else make_snapshot(str(path), Nmesh, CELL)
 
-    def generate(self, Nmesh, sites=None, ranks=0, dtype="bfloat16", chunk=16, model=None):
-        """Run the command; what `run` measures, and particles/s as the command itself says."""
+    def generate(
+        self, Nmesh, sites=None, ranks=0, dtype="bfloat16", chunk=16, model=None, options=()
+    ):
+        """Run the command; what `run` measures, and what the command itself says."""
         summary = self.folder / "summary.json"
         command = [sys.executable, "-m", "nbodykit_sr.generate", str(self.snapshot(Nmesh))]
         command += [str(self.folder / "SR"), "--model", str(model or self.paper), "--overwrite"]
         command += ["--dtype", dtype, "--chunk", str(chunk), "--json", str(summary), "--device=cpu"]
+        command += options
         if sites:
             region = ",".join(f"0:{n * CELL}" for n in sites)
             command += ["--region", region]
@@ -111,16 +119,39 @@ class Benchmark:
         first = self.generate(64, (4, 4, 4), chunk=4)
         return {"box": boxes, "first chunk": first["wall"]}
 
+    @property
+    def part(self):
+        """LR sites of a part of a 64^3 box that keeps all cores busy with equal shares."""
+        side = max(self.chunks)
+        return (side, side, min(2 * CORES * side, 64))
+
     def ranks(self):
         """The same work by one rank with all threads and by one rank for each core."""
-        sites = (self.chunks[0], self.chunks[0], 2 * CORES * self.chunks[0])
-        sites = tuple(min(n, 64) for n in sites)
         layouts = {f"1 x {CORES}": 1, f"{CORES} x 1": CORES}
         runs = {name: [] for name in layouts}
         for _ in range(self.repeats):
             for name, ranks in layouts.items():
-                runs[name].append(self.generate(64, sites, ranks, chunk=self.chunks[0]))
+                runs[name].append(self.generate(64, self.part, ranks, chunk=max(self.chunks)))
         return {name: median(results, "particles_per_second") for name, results in runs.items()}
+
+    def plan(self):
+        """What --plan foretells for a run, and what the run takes."""
+        chunk = max(self.chunks)
+        foretold, took = (
+            [
+                self.generate(64, self.part, CORES, chunk=chunk, options=options)
+                for _ in range(self.repeats)
+            ]
+            for options in (["--plan"], [])
+        )
+        return {
+            "chunk": chunk,
+            "chunk seconds": median(foretold, "chunk_seconds"),
+            "start seconds": median(foretold, "start_seconds"),
+            "foretold": median(foretold, "seconds"),
+            "took": median(took, "seconds"),
+            "memory foretold": median(foretold, "rank_memory"),
+        }
 
     def exchange(self):
         """Reading and sharing LR snapshots."""
@@ -149,9 +180,49 @@ PARTS = {
     "end-to-end": Benchmark.end_to_end,
     "memory": Benchmark.memory,
     "ranks": Benchmark.ranks,
+    "plan": Benchmark.plan,
     "exchange": Benchmark.exchange,
     "disk": Benchmark.disk,
 }
+
+
+def big_boxes(results):
+    """Plans for the largest boxes, on many cores such as these and, where measured, GPUs.
+
+    Returns
+    -------
+    list of (str, int, Plan)
+        What computes, LR Nmesh, cost. The time of reading and sharing is that of the part
+        exchange, which grows with the LR particles of a rank.
+    """
+    pieces = results["plan"]
+    largest = max(results["exchange"], key=lambda row: (row["Nmesh"], row["ranks"]))
+    sharing = largest["seconds"] * largest["ranks"] / largest["Nmesh"] ** 3
+    runs = [("cores", pieces["chunk"], pieces["chunk seconds"], (64, 1024), (4096, 65536))]
+    if gpu := results.get("network", {}).get("cuda"):
+        side, chunk = max(gpu["chunks"].items(), key=lambda item: int(item[0]))
+        seconds = chunk["seconds per particle"]["bfloat16"] * (8 * int(side)) ** 3
+        runs.append(("GPUs", int(side), seconds, (1, 8), (64, 1024)))
+    return [
+        (
+            what,
+            Nmesh,
+            plan(
+                ChunkGrid(Nmesh, side),
+                ranks,
+                factor=PAPER["factor"],
+                channels=PAPER["channels"],
+                layout="nbodykit",
+                chunk_seconds=seconds,
+                start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
+                working_memory=pieces["memory foretold"] - BASE_MEMORY,
+                padding=PADDING,
+            ),
+        )
+        for what, side, seconds, *numbers in runs
+        for Nmesh, counts in zip((640, 2560), numbers)
+        for ranks in counts
+    ]
 
 
 def machine():
@@ -227,11 +298,25 @@ def report(results):
             for r in results["exchange"]
         ]
         text.append(table(["LR read and shared", "ranks", "seconds", "memory a rank [GB]"], rows))
+    if "plan" in results:
+        p = results["plan"]
+        text.append(
+            f"--plan foretells {p['foretold']:.1f} s, the run takes {p['took']:.1f} s: "
+            f"{100 * (p['foretold'] / p['took'] - 1):+.0f}%.\n"
+        )
+    if "plan" in results and "exchange" in results:
+        rows = [
+            [f"{n}^3 -> {8 * n}^3", f"{cost.ranks} {what}", f"{cost.seconds / 3600:.2g}"]
+            + [f"{value / 1e9:.3g}" for value in (cost.rank_memory, cost.network, cost.disk)]
+            for what, n, cost in big_boxes(results)
+        ]
+        header = ["foretold", "on as many as", "hours", "memory a rank [GB]", "network [GB]"]
+        text.append(table([*header, "disk [GB]"], rows))
     if "disk" in results:
         d = results["disk"]
         text.append(
             f"Writing: {d['catalogue']:.2f} GB/s as a catalogue with checksums, {d['plain']:.2f} GB/s "
-            f"as plain bytes; {d['seconds per particle'] * 1e9:.0f} ns a particle.\n"
+            f"by dd; {d['seconds per particle'] * 1e9:.0f} ns a particle.\n"
         )
     return "\n".join(text)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 
@@ -43,15 +44,18 @@ writer = SnapshotWriter(
     box=1.0,
 )
 writer.create()
-data = b"".join(values.tobytes() for values in columns.values())
+target = os.path.join(folder, "plain")
+dd = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={nbytes >> 20}", "conv=notrunc"]
 plain, catalogue = [], []
-with open(os.path.join(folder, "plain"), "wb", buffering=0) as file:
-    for i in range(REPEATS):
-        plain.append(timed(lambda: file.write(data)))
-        catalogue.append(timed(lambda i=i: writer.write(i, i * SIZE, columns)))
+for i in range(REPEATS):
+    offset = [f"seek={i * (nbytes >> 20)}"]  # new pages each time, as the catalogue's are
+    plain.append(
+        timed(lambda o=offset: subprocess.run(dd + o, check=True, stderr=subprocess.DEVNULL))
+    )
+    catalogue.append(timed(lambda i=i: writer.write(i, i * SIZE, columns)))
 writer.close()
 shutil.rmtree(writer.partial)
-os.remove(os.path.join(folder, "plain"))
+os.remove(target)
 result = {
     "plain": nbytes / statistics.median(plain) / 1e9,
     "catalogue": nbytes / statistics.median(catalogue) / 1e9,

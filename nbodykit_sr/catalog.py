@@ -9,13 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 import dask
 import dask.array as da
 import numpy as np
+from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
 from .chunks import ChunkGrid, default_side
 from .device import choose_device
 from .domain import LatticeDomain, find_lattice, lattice_field, node_ranks
 from .errors import InputError, agreement
-from .inference import ChunkedInference, prepare
+from .inference import ChunkedInference, prepare, widest_side
 from .models.card import fingerprint, interpolating
 from .models.displacement import PADDING
 from .models.loading import load_generator
@@ -100,18 +101,21 @@ class SRCatalog(CatalogSource):
             _check_fit(card, factor, lattice.cell, 1 / a - 1, velocity, force, comm)
             if hasattr(network, "at"):  # a network for many redshifts, taken at this one
                 network = network.at(a)
-            side = default_side(lattice.Nmesh, comm.size) if chunk is None else chunk
-            grid = ChunkGrid(lattice.Nmesh, side)
-            if region is not None:
-                grid = grid.select(region, lattice.cell)
-            grid.blocks(comm.size)
             units = np.ones(card.channels)
             if card.network != "interpolate":
                 units = card.normalization(_omega_m(source.attrs, card)).units(a, card.channels)
             device = choose_device(device, *node)
             generator = prepare(network, device, dtype or "float32")
-        if comm.rank == 0 and chunk is None and grid.side < default_side(lattice.Nmesh):
-            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
+            widest = widest_side(generator, device)
+        widest = comm.allreduce(widest, MPI.MIN)
+        with agreement(comm):
+            side = default_side(lattice.Nmesh, comm.size, widest) if chunk is None else chunk
+            grid = ChunkGrid(lattice.Nmesh, side)
+            if region is not None:
+                grid = grid.select(region, lattice.cell)
+            grid.blocks(comm.size)
+        if comm.rank == 0 and chunk is None and side < default_side(lattice.Nmesh, 1, widest):
+            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", side, comm.size)
         self.card, self.lattice, self.grid = card, lattice.refine(card.factor), grid
         self.inference = ChunkedInference(generator, card.factor, lattice, units, seed, device)
         domain = LatticeDomain(grid, comm, PADDING)

@@ -155,13 +155,13 @@ class ChunkGrid:
         return ChunkGrid(self.Nmesh, self.side, tuple(selection))
 
 
-def default_side(Nmesh, ranks=1):
-    """A chunk side for a lattice: up to `DEFAULT_SIDE` and half the lattice, a divisor if one is near.
+def default_side(Nmesh, ranks=1, widest=DEFAULT_SIDE):
+    """A chunk side for a lattice: up to `widest` and half the lattice, a divisor if one is near.
 
     Only more ranks than that leaves chunks for make it smaller, so results do not depend on
     the number of ranks where that can be helped.
     """
-    widest = min(DEFAULT_SIDE, max(Nmesh // 2, 1))
+    widest = min(widest, max(Nmesh // 2, 1))
     side = next((n for n in range(widest, widest // 2, -1) if Nmesh % n == 0), widest)
     while side > 1 and (-(-Nmesh // side)) ** 3 < ranks:
         side = (side + 1) // 2

@@ -103,8 +103,8 @@ def generate(options, comm):
 
 def _generate(options, comm, stopped):
     begun = time.perf_counter()
+    _check_summary(options.json, comm)
     if not options.plan:
-        _check_summary(options.json, comm)
         inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
         prepare_output(options.output, comm, options.overwrite, options.resume, inputs)
     source = open_snapshot(options.input, comm, options.dataset)
@@ -203,6 +203,9 @@ def _plan(sr, options, comm, start):
             padding=PADDING,
         )
         print(cost)
+        if options.json:
+            with open(options.json, "w") as file:
+                json.dump(asdict(cost) | {"seconds": cost.seconds}, file, indent=1)
 
 
 def _run(sr, writer, done, stopped):
@@ -329,7 +332,7 @@ def parse(argv):
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--plan", action="store_true", help="print the time, memory and disk it takes, and stop")
-    add("--json", metavar="FILE", help="write the summary there")
+    add("--json", metavar="FILE", help="write the summary, or the plan, there")
     add("--verbose", action="store_true", help="log what is found and chosen")
     values = vars(parser.parse_args(argv))
     if values["region"] is not None:

@@ -126,10 +126,11 @@ def test_the_summary(comm, job, tmp_path, capsys):
 
 def test_the_plan_runs_nothing(comm, data, tmp_path, capsys):
     options = [str(data / "lr16_25_z2"), str(tmp_path / "sr"), "--plan", "--model", "interpolate"]
-    assert main(options, comm) == 0
+    assert main([*options, "--json", str(tmp_path / "plan.json")], comm) == 0
     assert not (tmp_path / "sr").exists() and not (tmp_path / "sr.partial").exists()
     if comm.rank == 0:
         assert f"{particle_bytes('nbodykit', 6) * 128**3 / 1e9:.3g} GB" in capsys.readouterr().out
+        assert json.loads((tmp_path / "plan.json").read_text())["particles"] == 128**3
 
 
 def test_an_existing_output_is_kept(comm, job):

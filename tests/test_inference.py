@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.chunks import DEFAULT_SIDE, ChunkGrid
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.inference import ChunkedInference, one_thread, prepare
+from nbodykit_sr.inference import ChunkedInference, one_thread, prepare, widest_side
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.displacement import (
     PADDING,
@@ -165,3 +165,15 @@ def test_memory_grows_with_the_chunk_and_not_with_its_length_alone():
     engine = inference(random_generator())
     small, wide = engine.working_memory((4, 4, 4)), engine.working_memory((8, 8, 8))
     assert small < wide < 8 * small
+
+
+def test_chunks_are_as_wide_as_a_gpu_has_memory_for(monkeypatch):
+    """The free memory is asked for; twice as much never makes chunks narrower."""
+    generator = prepare(random_generator(), torch.device("cpu"))
+    assert widest_side(generator, torch.device("cpu")) == DEFAULT_SIDE
+    sides = []
+    for free in (1e6, 4e9, 8e9, 16e9, 64e9):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80e9))
+        sides.append(widest_side(generator, torch.device("cuda", 0)))
+    assert sides == sorted(sides)
+    assert sides[0] == 8 and sides[-1] == 32
