@@ -71,6 +71,11 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     assert generator.factor == 4
     for name, weight in coarse.average.state_dict().items():
         assert torch.equal(generator.state_dict()[name], weight)
+    fine["generator"] = {**settings["generator"], "styled": True}
+    styled, _ = make_system(fine).networks()
+    plain = styled.at(0.7).state_dict()
+    for name, weight in coarse.average.state_dict().items():
+        torch.testing.assert_close(plain[name], weight)
     fine["generator"] = {**settings["generator"], "chan_base": 16}
     with pytest.raises(InputError, match="do not fit"):
         make_system(fine).networks()

@@ -55,8 +55,8 @@ class ScoreTable:
         Train for this smaller factor, on HR fields averaged to its lattice, which are held in
         memory; 0 for the pairs' own factor. Steps cost several times less for each halving.
     start : str
-        Folder of a run of a smaller factor, whose rungs this run's first ones start from; "" for
-        none.
+        Folder of a run, perhaps of a smaller factor, whose rungs this run's first ones start from;
+        "" for none. A styled generator may start from a plain one.
     """
 
     field: float = 0.3
@@ -112,11 +112,13 @@ class ScoreSystem(DisplacementSystem):
         if start:
             _, state = CheckpointFolder(f"{start}/checkpoints").require()
             weights = state["average"] or state["generator"]
-            own = generator.state_dict()
+            plain = "stem.0.weight" in weights
+            target = generator.base if plain and hasattr(generator, "base") else generator
+            own = target.state_dict()
             fits = all(k in own and own[k].shape == weights[k].shape for k in weights)
             require(fits, f"the weights of {start} do not fit: keep the widths of its generator")
-            if not generator.stem[0].weight.is_meta:  # a rehearsal of the memory it takes
-                generator.load_state_dict(weights, strict=False)
+            if not next(target.parameters()).is_meta:  # a rehearsal of the memory it takes
+                target.load_state_dict(weights, strict=False)
         return generator, critic
 
     def generate(self, generator, batch):
