@@ -126,3 +126,17 @@ def test_quickstart_analysis(data, tmp_path):
     # trilinear interpolation keeps the largest scales
     assert float(rows[0][-1]) == pytest.approx(float(rows[0][-2]), rel=0.2)
     assert figure.stat().st_size > 10_000
+
+
+def test_comparison_with_hr(data, tmp_path):
+    """A snapshot agrees with itself; interpolation lacks small scales and halos."""
+    low, high, interpolated = str(data / "lr8_12p5_z2"), str(data / "hr64_12p5_z2"), tmp_path / "SR"
+    options = "--model", "interpolate"
+    run(sys.executable, "-m", "nbodykit_sr.generate", low, str(interpolated), *options)
+    output = run(sys.executable, "examples/compare.py", high, high, str(interpolated))
+    rows = [line.split(" | ") for line in output.splitlines() if line.startswith("|")]
+    hr, same, poor = rows[2:]
+    assert same[1] == same[2] == "1.00 1.00 1.00 1.00 1.00" and same[5] == hr[5]
+    assert float(same[3]) == 0 and 0.5 < float(poor[3])
+    assert float(poor[1].split()[-1]) < 0.1
+    assert int(poor[5].split()[0]) < int(hr[5].split()[0]) / 10

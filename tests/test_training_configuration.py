@@ -1,8 +1,10 @@
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.train import SYSTEMS
 from nbodykit_sr.training.configuration import build, plain, read_toml
 from nbodykit_sr.training.displacement import DisplacementConfiguration
 
@@ -27,9 +29,12 @@ def test_configuration_survives_a_checkpoint():
     assert build(DisplacementConfiguration, plain(c)) == c
 
 
-@pytest.mark.parametrize("name", ["train_small.toml", "train_paper.toml"])
-def test_examples_are_understood(name):
-    assert build(DisplacementConfiguration, read_toml(EXAMPLES / name)).run
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("train_*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_configurations(path):
+    table = read_toml(path)
+    module, configuration, _ = SYSTEMS[table.get("system", "displacement")]
+    module = import_module(f"nbodykit_sr.training.{module}")
+    assert build(getattr(module, configuration), table).run
 
 
 @pytest.mark.parametrize(
