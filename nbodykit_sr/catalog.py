@@ -21,6 +21,7 @@ from .models.card import fingerprint, interpolating
 from .models.displacement import PADDING
 from .models.loading import load_generator
 from .noise import check_seed
+from .plan import particle_bytes
 from .version import __version__
 from .weights import choose
 
@@ -127,7 +128,7 @@ class SRCatalog(CatalogSource):
                 card.displacement_range,
             )
         self.chunks = domain.chunks
-        self._cache = _ChunkCache(self.particles, cache_size)
+        self._cache = _ChunkCache(self, cache_size)
         self._size = sum(piece.size for piece in self.chunks) * card.factor**3
         self.attrs.update(_attrs(source.attrs, a, self.lattice, card))
         self.attrs.update(
@@ -182,22 +183,37 @@ class SRCatalog(CatalogSource):
 
 
 class _ChunkCache:
-    """The latest chunks computed, up to a number of bytes."""
+    """The latest chunks computed, up to a number of bytes.
 
-    def __init__(self, compute, limit):
-        self.compute, self.limit = compute, limit
+    Columns are looked at chunk after chunk, so as many chunks are computed together, from the one
+    that is wanted on, as there are threads, if there is room for them.
+    """
+
+    def __init__(self, catalog, limit):
+        self.catalog, self.limit = catalog, limit
+        self.place = {chunk.index: place for place, chunk in enumerate(catalog.chunks)}
         self.kept, self.bytes = OrderedDict(), 0
 
     def column(self, chunk, name):
         if chunk.index in self.kept:
             self.kept.move_to_end(chunk.index)
             return self.kept[chunk.index][name]
-        columns = self.compute(chunk)
-        self.kept[chunk.index] = columns
-        self.bytes += _nbytes(columns)
-        while self.bytes > self.limit and self.kept:
-            self.bytes -= _nbytes(self.kept.popitem(last=False)[1])
-        return columns[name]
+        wanted = None
+        for one, columns in self.catalog.stream(self._together(chunk)):
+            wanted = columns if one.index == chunk.index else wanted
+            self.kept[one.index] = columns
+            self.bytes += _nbytes(columns)
+            while self.bytes > self.limit and self.kept:
+                self.bytes -= _nbytes(self.kept.popitem(last=False)[1])
+        return wanted[name]
+
+    def _together(self, chunk):
+        """This chunk and those after it that are computed with it."""
+        card, first = self.catalog.card, self.place[chunk.index]
+        size = chunk.size * card.factor**3 * particle_bytes("nbodykit", card.channels)
+        count = max(1, min(self.catalog.inference.workers, int(self.limit // size)))
+        following = self.catalog.chunks[first : first + count]
+        return [one for one in following if one.index not in self.kept]
 
 
 def _nbytes(columns):

@@ -7,6 +7,7 @@ from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower
 
 from nbodykit_sr import InputError, SRCatalog, cosmology, open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.inference import ChunkedInference
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
@@ -34,8 +35,10 @@ def all_columns(sr):
 
 def test_no_network_runs_before_a_column_is_computed(snapshot, weights, monkeypatch):
     ran = []
-    particles = SRCatalog.particles
-    monkeypatch.setattr(SRCatalog, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k))
+    particles = ChunkedInference.particles
+    monkeypatch.setattr(
+        ChunkedInference, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k)
+    )
     sr = SRCatalog(snapshot, **weights)
     assert sr.csize == 64**3
     position, velocity = sr["Position"], sr["Velocity"]
@@ -46,8 +49,10 @@ def test_no_network_runs_before_a_column_is_computed(snapshot, weights, monkeypa
 
 def test_one_pass_for_all_columns_where_it_fits(snapshot, weights, monkeypatch):
     ran = []
-    particles = SRCatalog.particles
-    monkeypatch.setattr(SRCatalog, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k))
+    particles = ChunkedInference.particles
+    monkeypatch.setattr(
+        ChunkedInference, "particles", lambda *a, **k: ran.append(1) or particles(*a, **k)
+    )
     sr = SRCatalog(snapshot, **weights)
     FFTPower(sr, mode="1d", Nmesh=32)
     sr.compute(sr["Position"], sr["Velocity"], sr["ID"])
@@ -281,3 +286,23 @@ def test_velocities_a_model_wants(comm, snapshot, tmp_path):
     bare = ArrayCatalog(rows, comm=comm, BoxSize=12.5, Redshift=2.0, Omega0=0.3)
     with pytest.raises(InputError, match="6 channels.*no Velocity"):
         SRCatalog(bare, model=model_file(comm, tmp_path))
+
+
+def test_threads_compute_ahead_within_the_cache(snapshot, weights):
+    """As many chunks together as there are threads and room in the cache: the same particles."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = SRCatalog(snapshot, chunk=4, **weights)
+        positions = together["Position"].compute()
+        first = together.chunks[0]
+        ahead = [len(together._cache._together(one)) for one in together.chunks[:1]]
+        alone = SRCatalog(snapshot, chunk=4, cache_size=0, **weights)
+        assert len(alone._cache._together(first)) == 1
+        fresh = SRCatalog(snapshot, chunk=4, **weights)
+        assert len(fresh._cache._together(first)) == min(3, len(fresh.chunks))
+        assert len(fresh._cache._together(fresh.chunks[-1])) == 1
+    finally:
+        torch.set_num_threads(before)
+    assert ahead == [0]  # all of them are kept
+    np.testing.assert_array_equal(positions, alone["Position"].compute())
