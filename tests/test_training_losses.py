@@ -55,12 +55,19 @@ def test_penalty_pulls_gradients_to_one():
     assert penalties[-1] < 0.1 * penalties[0]
 
 
-@pytest.mark.parametrize("kind", ["wasserstein", "logistic"])
+@pytest.mark.parametrize("kind", ["wasserstein", "logistic", "relativistic"])
 def test_adversaries_want_opposite_things(kind):
     real, fake = torch.zeros(2), torch.zeros(2, requires_grad=True)
-    (wish,) = torch.autograd.grad(generator_loss(kind, fake), fake)
+    (wish,) = torch.autograd.grad(generator_loss(kind, real, fake), fake)
     (doubt,) = torch.autograd.grad(critic_loss(kind, real, fake), fake)
     assert (wish < 0).all() and (doubt > 0).all()
+
+
+def test_what_a_sample_owes_to_lr_does_not_matter_to_a_relativistic_critic():
+    real, fake = torch.randn(2, 4)
+    for lr in (torch.zeros(4), 10 * torch.randn(4)):
+        loss = critic_loss("relativistic", real + lr, fake + lr)
+        torch.testing.assert_close(loss, critic_loss("relativistic", real, fake))
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4])

@@ -41,7 +41,8 @@ class Stage:
     statistics : float
         Weight of the statistics loss (not in the papers; `losses.statistics_loss`).
     adversarial : str
-        "none", "wasserstein" (with a gradient penalty: WGAN-GP) or "logistic" (with R1).
+        "none", "wasserstein" (with a gradient penalty: WGAN-GP), "logistic" or "relativistic" (both
+        with R1): see `losses.critic_loss`.
     adversarial_weight : float
         Weight of the adversarial loss of the generator.
     learning_rate, critic_learning_rate : float
@@ -83,7 +84,8 @@ class Stage:
             (self.epochs > 0) != (self.steps > 0),
             f"{where} has epochs = {self.epochs} and steps = {self.steps}: give one of the two",
         )
-        one_of(f"adversarial of {where}", self.adversarial, ("none", "wasserstein", "logistic"))
+        kinds = ("none", "wasserstein", "logistic", "relativistic")
+        one_of(f"adversarial of {where}", self.adversarial, kinds)
         for name in ("l2", "statistics", "adversarial_weight", "penalty", "warmup"):
             value = getattr(self, name)
             require(value >= 0, f"{name} of {where} is {value}: zero or more needed")

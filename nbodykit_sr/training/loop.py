@@ -200,15 +200,16 @@ class Trainer:
                 batch = next(batches)
                 with torch.no_grad():
                     seen = self.system.critic_fields(batch, self._generate(batch))
-                self._update_critic(stage, batch, seen)
+                self._update_critic(stage, batch, self._real(batch), seen)
             batch = next(batches)
+            real = self._real(batch)
             with torch.set_grad_enabled(within >= stage.warmup):
                 fake = self._generate(batch)
                 seen = self.system.critic_fields(batch, fake)
-            losses.update(self._update_critic(stage, batch, seen.detach()))
+            losses.update(self._update_critic(stage, batch, real, seen.detach()))
         if within >= stage.warmup:
-            seen = None if stage.adversarial == "none" else seen
-            losses.update(self._update_generator(stage, batch, fake, seen))
+            both = None if stage.adversarial == "none" else (real, seen)
+            losses.update(self._update_generator(stage, batch, fake, both))
         self.step += 1
         return losses
 
@@ -217,10 +218,14 @@ class Trainer:
             fake = self.system.generate(self.wrapped[0], batch)
         return fake.float()
 
-    def _update_critic(self, stage, batch, fake):
+    @torch.no_grad()
+    def _real(self, batch):
+        """What the critic sees of the true fields."""
+        return self.system.critic_fields(batch, self.system.target(batch))
+
+    def _update_critic(self, stage, batch, real, fake):
+        """`real` and `fake`: what the critic sees of them."""
         critic, kind, terms = self.wrapped[1], stage.adversarial, {}
-        with torch.no_grad():
-            real = self.system.critic_fields(batch, self.system.target(batch))
         self.optimizers[1].zero_grad(set_to_none=True)
         if self.critic_updates % stage.penalty_every == 0:
             # on its own and in float32: its graph is the largest, and is freed here
@@ -239,7 +244,8 @@ class Trainer:
         self.critic_updates += 1
         return self._descend(1, terms)
 
-    def _update_generator(self, stage, batch, fake, seen):
+    def _update_generator(self, stage, batch, fake, both):
+        """`fake`: its fields; `both`: what the critic sees of true fields and of these, if any."""
         terms = {}
         loss = 0.0
         if stage.l2:
@@ -248,12 +254,12 @@ class Trainer:
         if stage.statistics:
             terms["statistics"] = self.system.statistics(batch, fake)
             loss = loss + stage.statistics * terms["statistics"]
-        if seen is not None:
+        if both is not None:
             self.critic.requires_grad_(False)
             with self._autocast():
-                scores = self.system.score(self.critic, batch, seen).float()
+                scores = [self.system.score(self.critic, batch, seen).float() for seen in both]
             self.critic.requires_grad_(True)
-            terms["generator"] = generator_loss(stage.adversarial, scores)
+            terms["generator"] = generator_loss(stage.adversarial, *scores)
             loss = loss + stage.adversarial_weight * terms["generator"]
         self.optimizers[0].zero_grad(set_to_none=True)
         loss.backward()

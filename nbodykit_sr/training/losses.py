@@ -1,4 +1,4 @@
-"""Losses: the paper's WGAN-GP, the logistic loss with R1, and a statistics loss."""
+"""Losses: the paper's WGAN-GP, logistic losses with R1, and a statistics loss."""
 
 import math
 from functools import lru_cache
@@ -8,22 +8,32 @@ from torch.nn import functional as F
 
 
 def critic_loss(kind, real, fake):
-    """Loss of the critic: ``kind`` "wasserstein" or "logistic"; scores (B,) of both."""
+    """Loss of the critic for the scores (B,) of both kinds of fields.
+
+    "wasserstein"; "logistic"; or "relativistic", which scores HR against the SR of the same LR
+    sample (Jolicoeur-Martineau 2019): what the scores owe to LR alone cancels.
+    """
     if kind == "wasserstein":
         return (fake - real).mean()
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
     return (F.softplus(fake) + F.softplus(-real)).mean()
 
 
-def generator_loss(kind, fake):
-    """Adversarial loss of the generator for the scores (B,) of its fields."""
-    return -fake.mean() if kind == "wasserstein" else F.softplus(-fake).mean()
+def generator_loss(kind, real, fake):
+    """Adversarial loss of the generator, see `critic_loss`."""
+    if kind == "wasserstein":
+        return -fake.mean()
+    if kind == "relativistic":
+        return F.softplus(real - fake).mean()
+    return F.softplus(-fake).mean()
 
 
 def gradient_penalty(kind, critic, real, fake, mixing):
     """Penalty on the gradient of the critic with respect to its fields.
 
     "wasserstein": mean of ``(|gradient| - 1)**2`` between real and fake (Gulrajani et al. 2017).
-    "logistic": mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
+    The others: mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
 
     Parameters
     ----------
