@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -56,7 +56,7 @@ class CheckpointFolder:
                     raise OSError("its content does not fit its digest")
                 return step, torch.load(path, map_location="cpu", weights_only=True)
             except (OSError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
-                log.warning("%s is passed over: %s", path, error)
+                log.warning("%s is passed over: %s", path, one_line(error))
         return None
 
     def require(self):

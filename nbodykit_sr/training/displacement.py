@@ -55,13 +55,19 @@ class SampleTable:
         LR sites on a side; 3 more on each side are given to the generator.
     augment : bool
         Draw one of the 48 rotations and reflections for each.
+    bulk : float
+        Draw a bulk motion for each: a normal of this width [Mpc/h at z = 0] is added to each
+        component of the displacements, and to the velocities what goes with it. The small scales
+        must not depend on it, and larger boxes than those trained on have more.
     """
 
     crop: int = 14
     augment: bool = True
+    bulk: float = 0.0
 
     def __post_init__(self):
         require(self.crop > 0, f"sample.crop is {self.crop}: more than zero needed")
+        require(self.bulk >= 0, f"sample.bulk is {self.bulk}: zero or more needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +225,13 @@ class DisplacementSystem:
         element = ELEMENTS[rng.integers(len(ELEMENTS))]
         element = element if self.configuration.sample.augment else None
         noise = rng.integers(2**62)
-        return self._cut(pair, start, [self.crop] * 3, element, noise)
+        bulk = self.configuration.sample.bulk / self.normalization.length
+        motion = rng.normal(0, bulk, 3) if bulk else np.zeros(3)
+        return self._cut(pair, start, [self.crop] * 3, element, noise, motion)
 
-    def _cut(self, pair, start, size, element, noise):
-        """One crop of a pair, `size` (3) LR sites from `start` (3) on, normalised."""
+    def _cut(self, pair, start, size, element, noise, motion=(0, 0, 0)):
+        """One crop of a pair, `size` (3) LR sites from `start` (3) on, normalised, with a bulk
+        `motion` (3) added."""
         channels, factor = self.configuration.generator.channels, self.factor
         a = pair.manifest.a
         units = self.normalization.units(a, channels).astype(np.float32)
@@ -230,9 +239,10 @@ class DisplacementSystem:
         hr = periodic_crop(pair.hr[:channels], start * factor, [n * factor for n in size])
         if element is not None:
             lr, hr = transform(lr, element), transform(hr, element)
+        motion = np.resize(np.asarray(motion, np.float32), channels)[:, None, None, None]
         return {
-            "lr": lr / units[:, None, None, None],
-            "hr": hr / units[:, None, None, None],
+            "lr": lr / units[:, None, None, None] + motion,
+            "hr": hr / units[:, None, None, None] + motion,
             "a": np.float32(a),
             "unit": np.float32(units[0]),
             "noise": np.int64(noise),
@@ -396,5 +406,11 @@ class DisplacementSystem:
         )
 
     def _displacement_range(self):
-        """Largest LR displacement along an axis in the training pairs [LR cells]."""
-        return max(float(np.abs(pair.lr[:3]).max()) for pair in self.train) / self.cell
+        """Largest LR displacement along an axis in the training pairs, and two widths of the bulk
+        motion added [LR cells]."""
+        bulk = 2 * self.configuration.sample.bulk / self.normalization.length
+        largest = max(
+            np.abs(pair.lr[:3]).max() + bulk * self.normalization.displacement(pair.manifest.a)
+            for pair in self.train
+        )
+        return float(largest / self.cell)
