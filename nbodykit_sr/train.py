@@ -22,27 +22,46 @@ from .training.distributed import join, leave
 
 log = logging.getLogger("nbodykit_sr.training")
 
-# What `system` in the configuration may be: its module, configuration and system
+# What `system` in the configuration may be: its configuration and its system, in `training`
 SYSTEMS = {
-    "displacement": ("displacement", "DisplacementConfiguration", "DisplacementSystem"),
-    "displacement score": ("score", "ScoreConfiguration", "ScoreSystem"),
-    "density": ("density", "DensityConfiguration", "DensitySystem"),
+    "displacement": (
+        "displacement_configuration.DisplacementConfiguration",
+        "displacement.DisplacementSystem",
+    ),
+    "displacement score": ("score.ScoreConfiguration", "score.ScoreSystem"),
+    "density": ("density.DensityConfiguration", "density.DensitySystem"),
 }
 
 
+def configure(table):
+    """The configuration that a table of settings describes, and the system that it is for.
+
+    Raises
+    ------
+    InputError
+        If the settings cannot be used.
+    """
+    name = table.get("system", "displacement")
+    one_of("system", name, tuple(SYSTEMS))
+    configuration, system = (_imported(path) for path in SYSTEMS[name])
+    return build(configuration, table), system
+
+
 def make_system(table):
-    """The system that a table of settings describes.
+    """The system that a table of settings describes, on its fields.
 
     Raises
     ------
     InputError
         If the settings or the fields they name cannot be used.
     """
-    name = table.get("system", "displacement")
-    one_of("system", name, tuple(SYSTEMS))
-    module, configuration, system = SYSTEMS[name]
-    module = importlib.import_module(f".training.{module}", __package__)
-    return getattr(module, system)(build(getattr(module, configuration), table))
+    configuration, system = configure(table)
+    return system(configuration)
+
+
+def _imported(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(f".training.{module}", __package__), name)
 
 
 def train(path, comm, resume=False):

@@ -1,12 +1,11 @@
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.train import SYSTEMS
+from nbodykit_sr.train import configure
 from nbodykit_sr.training.configuration import build, plain, read_toml
-from nbodykit_sr.training.displacement import DisplacementConfiguration
+from nbodykit_sr.training.displacement_configuration import DisplacementConfiguration
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MINIMAL = {"run": "x", "pairs": {"train": ["pair"]}}
@@ -31,10 +30,8 @@ def test_configuration_survives_a_checkpoint():
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("train_*.toml")), ids=lambda path: path.stem)
 def test_the_examples_are_configurations(path):
-    table = read_toml(path)
-    module, configuration, _ = SYSTEMS[table.get("system", "displacement")]
-    module = import_module(f"nbodykit_sr.training.{module}")
-    assert build(getattr(module, configuration), table).run
+    configuration, _ = configure(read_toml(path))
+    assert configuration.run
 
 
 @pytest.mark.parametrize(

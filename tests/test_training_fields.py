@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from pmesh.pm import ParticleMesh
-from training_cases import fields
+from training_cases import fields, make_pair, table
 
+from nbodykit_sr.train import make_system
 from nbodykit_sr.training.augmentation import ELEMENTS, periodic_crop, transform
 from nbodykit_sr.training.cic import cic, density, space_to_depth
 
@@ -39,6 +40,28 @@ def test_positions_and_vectors_turn_together(element):
 def test_scalars_keep_their_sign():
     field = fields(channels=3)[1][:1]
     assert sorted(transform(field, ELEMENTS[-1]).ravel()) == sorted(field.ravel())
+
+
+def test_a_bulk_motion_moves_lr_and_hr_alike(tmp_path):
+    """The same crop with one constant vector more, of displacements and of velocities."""
+    make_pair(tmp_path / "pair", channels=6)
+    settings = table(tmp_path, generator={"channels": 6, "chan_base": 8, "chan_min": 4})
+    still = make_system(settings).sample(np.random.default_rng(7))
+    settings["sample"] = {"crop": 4, "bulk": 3.0}
+    system = make_system(settings)
+    moved = system.sample(np.random.default_rng(7))
+    motion = moved["lr"] - still["lr"]
+    np.testing.assert_allclose(motion, motion[:, :1, :1, :1] * np.ones_like(motion), atol=1e-5)
+    np.testing.assert_allclose(
+        moved["hr"] - still["hr"], motion[:, :1, :1, :1] * np.ones_like(moved["hr"]), atol=1e-5
+    )
+    np.testing.assert_array_equal(moved["noise"], still["noise"])
+    vector = motion[:, 0, 0, 0]
+    np.testing.assert_allclose(vector[:3], vector[3:], atol=1e-6)
+    assert 0.01 < np.abs(vector[:3]).min() and np.abs(vector).max() < 5 * 3.0 / 6.0
+    network, _ = system.networks()
+    still_range = make_system({**settings, "sample": {"crop": 4}}).card(network).displacement_range
+    assert type(still_range) is float and system.card(network).displacement_range > still_range
 
 
 def test_crops_are_periodic():

@@ -3,7 +3,8 @@
 import numpy as np
 
 from nbodykit_sr.training.configuration import build
-from nbodykit_sr.training.displacement import DisplacementConfiguration, DisplacementSystem
+from nbodykit_sr.training.displacement import DisplacementSystem
+from nbodykit_sr.training.displacement_configuration import DisplacementConfiguration
 from nbodykit_sr.training.pairs import write_pair
 
 

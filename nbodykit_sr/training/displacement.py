@@ -1,6 +1,5 @@
 """The displacement GAN (Li et al. 2021) as a system for the training loop."""
 
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -23,141 +22,12 @@ from ..noise import site_noise
 from ..normalization import Normalization
 from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
-from .configuration import Configuration, one_of, require
+from .configuration import require
 from .evaluation import Spectra, figure
 from .losses import statistics_loss
 from .memory import smaller_settings
 from .pairs import open_pairs
 from .samples import seeded_normal
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairsTable:
-    """Where the fields are.
-
-    Attributes
-    ----------
-    train, held_out : tuple of str
-        Glob patterns of pair folders. None held out: nothing is evaluated.
-    """
-
-    train: tuple[str, ...]
-    held_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleTable:
-    """The crops.
-
-    Attributes
-    ----------
-    crop : int
-        LR sites on a side; 3 more on each side are given to the generator.
-    augment : bool
-        Draw one of the 48 rotations and reflections for each.
-    bulk : float
-        Draw a bulk motion for each: a normal of this width [Mpc/h at z = 0] is added to each
-        component of the displacements, and to the velocities what goes with it. The small scales
-        must not depend on it, and larger boxes than those trained on have more.
-    """
-
-    crop: int = 14
-    augment: bool = True
-    bulk: float = 0.0
-
-    def __post_init__(self):
-        require(self.crop > 0, f"sample.crop is {self.crop}: more than zero needed")
-        require(self.bulk >= 0, f"sample.bulk is {self.bulk}: zero or more needed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorTable:
-    """The generator.
-
-    Attributes
-    ----------
-    channels : int
-        3 (displacement) or 6 (and velocity).
-    chan_base, chan_min, chan_max : int
-        Widths, see `DisplacementGenerator`.
-    noise_std : float
-        First amplitude of the noise of every layer; the public code starts at zero.
-    length : float
-        Displacement that is 1 at z = 0, comoving [Mpc/h].
-    styled : bool
-        Condition generator and critic on the scale factor (`StyledGenerator`).
-    """
-
-    channels: int = 6
-    chan_base: int = 512
-    chan_min: int = 64
-    chan_max: int = 512
-    noise_std: float = 0.0
-    length: float = 6.0
-    styled: bool = False
-
-    def __post_init__(self):
-        one_of("generator.channels", self.channels, (3, 6))
-        for name in ("chan_base", "chan_min", "chan_max", "length"):
-            value = getattr(self, name)
-            require(value > 0, f"generator.{name} is {value}: more than zero needed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriticTable:
-    """The critic and what it sees.
-
-    Attributes
-    ----------
-    blocks : int
-        Halvings of the resolution.
-    chan_base, chan_min, chan_max : int
-        Widths, see `Critic`.
-    density_factor : int
-        Mesh cells per SR site, on a side, of the density it sees; 0: it sees none.
-    log_density : bool
-        It sees log(1 + density), not the density itself.
-    """
-
-    blocks: int = 4
-    chan_base: int = 512
-    chan_min: int = 64
-    chan_max: int = 512
-    density_factor: int = 1
-    log_density: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatisticsTable:
-    """The statistics loss.
-
-    Attributes
-    ----------
-    density_factors : tuple of int
-        Mesh cells per SR site, on a side, of the densities compared.
-    """
-
-    density_factors: tuple[int, ...] = (1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DisplacementConfiguration(Configuration):
-    """A run of the displacement GAN.
-
-    Attributes
-    ----------
-    pairs : PairsTable
-    sample : SampleTable
-    generator : GeneratorTable
-    critic : CriticTable
-    statistics : StatisticsTable
-    """
-
-    pairs: PairsTable
-    sample: SampleTable = field(default_factory=SampleTable)
-    generator: GeneratorTable = field(default_factory=GeneratorTable)
-    critic: CriticTable = field(default_factory=CriticTable)
-    statistics: StatisticsTable = field(default_factory=StatisticsTable)
 
 
 class DisplacementSystem:

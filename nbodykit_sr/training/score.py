@@ -21,7 +21,8 @@ from ..models.displacement import InterpolatingGenerator
 from .checkpoint import CheckpointFolder
 from .cic import density
 from .configuration import require
-from .displacement import DisplacementConfiguration, DisplacementSystem
+from .displacement import DisplacementSystem
+from .displacement_configuration import DisplacementConfiguration
 from .losses import statistics_loss
 
 # What keeps the logarithms finite: squared distance [SR cells], density [mean]
