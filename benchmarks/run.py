@@ -80,9 +80,15 @@ class Benchmark:
             result[device] = json.loads(subprocess.run(command, capture_output=True).stdout)
         return result
 
+    @property
+    def part(self):
+        """LR sites of a part of a 64^3 box that keeps all cores busy with equal shares."""
+        side = max(self.chunks)
+        return (side, side, min(2 * CORES * side, 64))
+
     def end_to_end(self):
         """Whole commands for the same part of a 64^3 box, one after the other."""
-        sites = (max(self.chunks), max(self.chunks), 2 * max(self.chunks))
+        sites = self.part
         runs = {f"plain {chunk}": [] for chunk in self.chunks}
         runs |= {"float32": [], "bfloat16": []}
         for _ in range(self.repeats):
@@ -118,12 +124,6 @@ class Benchmark:
         }
         first = self.generate(64, (4, 4, 4), chunk=4)
         return {"box": boxes, "first chunk": first["wall"]}
-
-    @property
-    def part(self):
-        """LR sites of a part of a 64^3 box that keeps all cores busy with equal shares."""
-        side = max(self.chunks)
-        return (side, side, min(2 * CORES * side, 64))
 
     def ranks(self):
         """The same work by one rank with all threads and by one rank for each core."""

@@ -43,10 +43,12 @@ class ScoreTable:
     distance : float
         Of the log distance of these two particles.
     density : float
-        Of the log density on meshes of half an SR cell to four.
+        Of the log density on each of `meshes`.
     spectra : float
         Of `losses.statistics_loss` of each member, on the meshes of half a cell and one: it is no
         proper score, but sees power spectra and one-point distributions directly.
+    meshes : int
+        How many meshes of the density: of half an SR cell, one, two, four, ...
     lags : tuple of int
         Separations of the sites along an axis [SR sites]; the axis changes from step to step.
     velocity : float
@@ -65,10 +67,14 @@ class ScoreTable:
     distance: float = 2.0
     density: float = 3.0
     spectra: float = 0.0
+    meshes: int = 4
     lags: tuple[int, ...] = (1, 2, 4, 8)
     velocity: float = 0.5
     factor: int = 0
     start: str = ""
+
+    def __post_init__(self):
+        require(self.meshes > 1, f"score.meshes is {self.meshes}: two or more needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +160,7 @@ class ScoreSystem(DisplacementSystem):
             apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
             square = (step[:, :3] + apart).square().sum(1, keepdim=True)
             loss = loss + s.distance * energy_score(0.5 * torch.log(square + SOFTENING))
-        painted = list(densities(displacement, shift))
+        painted = list(densities(displacement, shift, s.meshes))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
         if s.spectra:
             rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
@@ -190,12 +196,12 @@ def members_and_truth(fields):
     return torch.cat([one, other]), torch.cat([truth, truth])
 
 
-def densities(displacement, shift):
-    """1 + delta on meshes of 1/2, 1, 2 and 4 cells, of displacements [cells] less `shift` (B, 3)."""
+def densities(displacement, shift, meshes):
+    """1 + delta on meshes of 1/2, 1, 2, ... cells, of displacements [cells] less `shift` (B, 3)."""
     yield density(displacement, 1.0, 2, shift=shift)
     painted = density(displacement, 1.0, 1, shift=shift)
     yield painted
-    for _ in range(2):
+    for _ in range(meshes - 2):
         painted = F.avg_pool3d(painted, 2)
         yield painted
 
