@@ -72,9 +72,8 @@ def main():
         ]
         x = torch.from_numpy(lr[(slice(None), *np.ix_(*rows))])[None]
         y = published(network, x, standard_noise(card.factor, x))[0]
-        t = OUTPUT_TRIM
         where = [slice(card.factor * s, card.factor * (s + n)) for s, n in zip(start, shape)]
-        sr[(slice(None), *where)] = y[:, t:-t, t:-t, t:-t].numpy()
+        sr[(slice(None), *where)] = trim(y, OUTPUT_TRIM).numpy()
 
     sr *= units[:, None, None, None]
     for axis in range(3):

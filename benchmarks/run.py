@@ -74,9 +74,7 @@ class Benchmark:
                 continue
             command = [sys.executable, str(HERE / "network.py"), "--device", device]
             command += ["--repeats", str(self.repeats), "--chunks", *map(str, sides)]
-            environment = dict(os.environ, OMP_NUM_THREADS=str(CORES))
-            done = subprocess.run(command, capture_output=True, env=environment)
-            result[device] = json.loads(done.stdout)
+            result[device] = told(command, threads=CORES)
         return result
 
     @property
@@ -172,20 +170,12 @@ class Benchmark:
         for Nmesh in (64, 128, 256):
             for ranks in (1, 2, 4):
                 command = [*MPIRUN, str(ranks), sys.executable, str(HERE / "exchange.py")]
-                environment = dict(os.environ, OMP_NUM_THREADS="1")
-                done = subprocess.run(
-                    [*command, str(self.snapshot(Nmesh))], capture_output=True, env=environment
-                )
-                rows.append(json.loads(done.stdout))
+                rows.append(told([*command, str(self.snapshot(Nmesh))], threads=1))
         return rows
 
     def disk(self):
         """Seconds to write a chunk's particles as a catalogue, and as plain bytes."""
-        script = HERE / "writing.py"
-        done = subprocess.run(
-            [sys.executable, str(script), str(self.folder)], capture_output=True, check=True
-        )
-        return json.loads(done.stdout)
+        return told([sys.executable, str(HERE / "writing.py"), str(self.folder)], threads=CORES)
 
 
 PARTS = {
@@ -197,6 +187,13 @@ PARTS = {
     "exchange": Benchmark.exchange,
     "disk": Benchmark.disk,
 }
+
+
+def told(command, threads):
+    """What a script prints as JSON."""
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
+    return json.loads(done.stdout)
 
 
 def big_boxes(results):

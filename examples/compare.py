@@ -24,13 +24,15 @@ def octaves(k, values):
     return np.histogram(k, OCTAVES, weights=values)[0]
 
 
-def compare(source, reference):
-    """P / P_ref and cross-correlation in octaves, mean |log10 P / P_ref|, largest P / P_ref."""
-    shells, power = comparison(source, reference), power_spectrum(reference)
+def compare(source, reference, weight):
+    """P / P_ref and cross-correlation in octaves, mean |log10 P / P_ref|, largest P / P_ref.
+
+    `weight` is the summed power of the reference in each shell.
+    """
+    shells = comparison(source, reference)
     k, ratio = shells["k"], shells["ratio"]
-    one = octaves(k, shells["modes"] * power["power"])
-    other = octaves(k, shells["modes"] * power["power"] * ratio)
-    cross = octaves(k, shells["modes"] * power["power"] * np.sqrt(ratio) * shells["correlation"])
+    one, other = octaves(k, weight), octaves(k, weight * ratio)
+    cross = octaves(k, weight * np.sqrt(ratio) * shells["correlation"])
     with np.errstate(divide="ignore", invalid="ignore"):
         nonlinear = (k > 2) & (k < 8)
         error = np.abs(np.log10(ratio[nonlinear])).mean()
@@ -45,6 +47,8 @@ def main(hr_path, *paths):
     hr = open_snapshot(hr_path)
     Nmesh = 2 * round(hr.csize ** (1 / 3))
     reference = complex_field(hr, Nmesh)
+    spectrum = power_spectrum(reference)
+    weight = spectrum["modes"] * spectrum["power"]
 
     def halos(catalogue):
         length = find_halos(catalogue, nmin=SMALLEST[0]).length
@@ -52,15 +56,18 @@ def main(hr_path, *paths):
 
     spans = ", ".join(f"{low:g}-{high:g}" for low, high in zip(OCTAVES[:-1], OCTAVES[1:]))
     least = ", ".join(map(str, SMALLEST))
+    power = f"P / P_HR at k = {spans} h/Mpc"
+    counts = f"halos of at least {least} particles"
     rows = [
-        ["", f"P / P_HR at k = {spans} h/Mpc", "cross-correlation", "mean abs log10", "largest"],
+        ["", power, "cross-correlation", "mean abs log10", "largest", counts],
         ["---"] * 6,
         [Path(hr_path).name, "", "", "", "", halos(hr)],
     ]
-    rows[0].append(f"halos of at least {least} particles")
     for path in paths:
         catalogue = open_snapshot(path)
-        power, correlation, error, largest = compare(complex_field(catalogue, Nmesh), reference)
+        power, correlation, error, largest = compare(
+            complex_field(catalogue, Nmesh), reference, weight
+        )
         figures = cells(power), cells(correlation), cells([error]), cells([largest])
         rows.append([Path(path).name, *figures, halos(catalogue)])
     if hr.comm.rank == 0:

@@ -152,12 +152,8 @@ class SRCatalog(CatalogSource):
     def __repr__(self):
         return f"SRCatalog(size={self.size}, model={self.attrs['SRModel']!r}, seed={self.attrs['SRSeed']})"
 
-    def particles(self, chunk, position_dtype="f4"):
-        """Run the network on one of this rank's chunks; see `ChunkedInference.particles`."""
-        return self.inference.particles(chunk, self.field.padded(chunk), position_dtype)
-
     def stream(self, chunks, position_dtype="f4"):
-        """Run the network on many of this rank's chunks; see `ChunkedInference.stream`."""
+        """Run the network on some of this rank's chunks; see `ChunkedInference.stream`."""
         return self.inference.stream(chunks, self.field.padded, position_dtype)
 
     @property

@@ -203,9 +203,7 @@ def _plan(sr, options, comm, start):
             padding=PADDING,
         )
         print(cost)
-        if options.json:
-            with open(options.json, "w") as file:
-                json.dump(asdict(cost) | {"seconds": cost.seconds}, file, indent=1)
+        _save(asdict(cost) | {"seconds": cost.seconds}, options.json)
 
 
 def _run(sr, writer, done, stopped):
@@ -275,9 +273,14 @@ def _summary(sr, options, comm, total, running, resumed):
         f"generate: {sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
         f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
     )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(summary, file, indent=1)
+    _save(summary, options.json)
+
+
+def _save(table, path):
+    """Write a table as JSON, where a path is given."""
+    if path:
+        with open(path, "w") as file:
+            json.dump(table, file, indent=1)
 
 
 def _region(text):

@@ -5,8 +5,8 @@ python -m nbodykit_sr.train pairs LR HR FOLDER
 python -m nbodykit_sr.train export RUN OUT.safetensors
 """
 
-import importlib
 import logging
+import pkgutil
 import socket
 import sys
 from argparse import RawDescriptionHelpFormatter
@@ -43,7 +43,9 @@ def configure(table):
     """
     name = table.get("system", "displacement")
     one_of("system", name, tuple(SYSTEMS))
-    configuration, system = (_imported(path) for path in SYSTEMS[name])
+    configuration, system = (
+        pkgutil.resolve_name(f"{__package__}.training.{path}") for path in SYSTEMS[name]
+    )
     return build(configuration, table), system
 
 
@@ -57,11 +59,6 @@ def make_system(table):
     """
     configuration, system = configure(table)
     return system(configuration)
-
-
-def _imported(path):
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(f".training.{module}", __package__), name)
 
 
 def train(path, comm, resume=False):

@@ -115,8 +115,7 @@ class SnapshotWriter:
                         shutil.rmtree(self.partial, ignore_errors=True)
                         self.run.unlock()
                         raise
-        with agreement(self.comm), _disk(self.partial):
-            self.run.open(self.comm.rank)
+        self._open_journal()
         return set()
 
     def resume(self, overwrite=False):
@@ -151,8 +150,7 @@ class SnapshotWriter:
             if self.comm.rank == 0:
                 with _disk(self.partial):
                     self.run.rewrite(sound)
-        with agreement(self.comm), _disk(self.partial):
-            self.run.open(self.comm.rank)
+        self._open_journal()
         return {entry["chunk"] for entry in sound}
 
     def write(self, index, start, columns):
@@ -301,6 +299,10 @@ class SnapshotWriter:
     def _dtype(self, name):
         dtype = COLUMNS[self.layout][name][1]
         return np.dtype(dtype) if name == "ID" else np.dtype((dtype, 3))
+
+    def _open_journal(self):
+        with agreement(self.comm), _disk(self.partial):
+            self.run.open(self.comm.rank)
 
     def _sound(self, entry):
         """Does the disk hold a recorded chunk as it was written?"""

@@ -18,9 +18,8 @@ import pytest
 from mpi4py import MPI
 
 WORLD = MPI.COMM_WORLD
-if (
-    WORLD.size > 1
-):  # several processes that clear pytest's common folder at once trip over each other
+if WORLD.size > 1:
+    # several processes that clear pytest's common folder at once trip over each other
     root = tempfile.TemporaryDirectory(prefix=f"rank{WORLD.rank}-")
     os.environ["PYTEST_DEBUG_TEMPROOT"] = root.name
 VERDICTS = WORLD.Dup()  # so that a verdict never meets a message of the test

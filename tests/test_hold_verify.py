@@ -260,8 +260,7 @@ def test_displacements_are_measured_right(data):
     )
     fine = sr.lattice
     expectation = Expectation(fine, 2, None)
-    for chunk in sr.chunks[::9]:
-        columns = sr.particles(chunk)
+    for chunk, columns in sr.stream(sr.chunks[::9]):
         sites = fine.site(columns["ID"])
         moved = fine.displacement(sites, columns["Position"]) / (2 * fine.cell)
         even = (sites % 2 == np.array(chunk.start) * 2 % 2).all(axis=1)

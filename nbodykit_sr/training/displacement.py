@@ -55,6 +55,7 @@ class DisplacementSystem:
         self.factor, self.cell = first.factor, first.cell
         self.normalization = Normalization(first.Omega_m, g.length)
         self.crop = configuration.sample.crop
+        self.bulk = configuration.sample.bulk / g.length
         times = sorted({pair.manifest.a for pair in self.train})
         require(
             g.styled or times[-1] - times[0] < 0.05 * times[-1],
@@ -95,8 +96,7 @@ class DisplacementSystem:
         element = ELEMENTS[rng.integers(len(ELEMENTS))]
         element = element if self.configuration.sample.augment else None
         noise = rng.integers(2**62)
-        bulk = self.configuration.sample.bulk / self.normalization.length
-        motion = rng.normal(0, bulk, 3) if bulk else np.zeros(3)
+        motion = rng.normal(0, self.bulk, 3)
         return self._cut(pair, start, [self.crop] * 3, element, noise, motion)
 
     def _cut(self, pair, start, size, element, noise, motion=(0, 0, 0)):
@@ -278,9 +278,9 @@ class DisplacementSystem:
     def _displacement_range(self):
         """Largest LR displacement along an axis in the training pairs, and two widths of the bulk
         motion added [LR cells]."""
-        bulk = 2 * self.configuration.sample.bulk / self.normalization.length
         largest = max(
-            np.abs(pair.lr[:3]).max() + bulk * self.normalization.displacement(pair.manifest.a)
+            np.abs(pair.lr[:3]).max()
+            + 2 * self.bulk * self.normalization.displacement(pair.manifest.a)
             for pair in self.train
         )
         return float(largest / self.cell)

@@ -191,7 +191,7 @@ class Trainer:
         for optimizer, rate in zip(self.optimizers, self.schedule.rates(self.step), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        losses = {}
+        losses, real, seen = {}, None, None
         if stage.adversarial == "none":
             batch = next(batches)
             fake = self._generate(batch)
@@ -208,8 +208,7 @@ class Trainer:
                 seen = self.system.critic_fields(batch, fake)
             losses.update(self._update_critic(stage, batch, real, seen.detach()))
         if within >= stage.warmup:
-            both = None if stage.adversarial == "none" else (real, seen)
-            losses.update(self._update_generator(stage, batch, fake, both))
+            losses.update(self._update_generator(stage, batch, fake, real, seen))
         self.step += 1
         return losses
 
@@ -244,8 +243,8 @@ class Trainer:
         self.critic_updates += 1
         return self._descend(1, terms)
 
-    def _update_generator(self, stage, batch, fake, both):
-        """`fake`: its fields; `both`: what the critic sees of true fields and of these, if any."""
+    def _update_generator(self, stage, batch, fake, real, seen):
+        """`fake`: its fields; `real`, `seen`: what a critic sees of the true ones and of these."""
         terms = {}
         loss = 0.0
         if stage.l2:
@@ -254,10 +253,14 @@ class Trainer:
         if stage.statistics:
             terms["statistics"] = self.system.statistics(batch, fake)
             loss = loss + stage.statistics * terms["statistics"]
-        if both is not None:
+        if seen is not None:
+            wanted = (real if stage.adversarial == "relativistic" else None, seen)
             self.critic.requires_grad_(False)
             with self._autocast():
-                scores = [self.system.score(self.critic, batch, seen).float() for seen in both]
+                scores = [
+                    None if x is None else self.system.score(self.critic, batch, x).float()
+                    for x in wanted
+                ]
             self.critic.requires_grad_(True)
             terms["generator"] = generator_loss(stage.adversarial, *scores)
             loss = loss + stage.adversarial_weight * terms["generator"]

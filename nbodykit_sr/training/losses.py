@@ -21,7 +21,7 @@ def critic_loss(kind, real, fake):
 
 
 def generator_loss(kind, real, fake):
-    """Adversarial loss of the generator, see `critic_loss`."""
+    """Adversarial loss of the generator, see `critic_loss`; `real` is used by "relativistic" alone."""
     if kind == "wasserstein":
         return -fake.mean()
     if kind == "relativistic":
