@@ -17,6 +17,7 @@ from nbodykit_sr.snapshot import open_snapshot
 from nbodykit_sr.train import _address, main
 from nbodykit_sr.training.configuration import Stage
 from nbodykit_sr.training.distributed import Ranks, join, leave
+from nbodykit_sr.training.export import export
 from nbodykit_sr.training.loop import Schedule, Trainer
 from nbodykit_sr.training.samples import Samples
 
@@ -282,12 +283,21 @@ def test_runs_are_not_mixed_up(settings, tmp_path):
 def test_starting_from_other_weights(settings, tmp_path):
     first = Trainer(make_system(settings), ALONE)
     first.run()
-    second = Trainer(
-        make_system({**settings, "run": str(tmp_path / "second"), "start": settings["run"]}), ALONE
-    )
+    later = {**settings, "run": str(tmp_path / "second"), "start": settings["run"]}
+    second = Trainer(make_system(later), ALONE)
     assert second.step == 0
-    assert_same(second.generator.state_dict(), first.generator.state_dict())
+    for network in (second.generator, second.average):
+        assert_same(network.state_dict(), first.average.state_dict())
     assert_same(second.critic.state_dict(), first.critic.state_dict())
+    exported = tmp_path / "first.safetensors"
+    export(settings["run"], exported)
+    later |= {"start": str(exported), "critic": {**settings["critic"], "chan_base": 16}}
+    third = Trainer(make_system(later), ALONE)
+    assert_same(third.generator.state_dict(), first.average.state_dict())
+    for key, value, words in (("chan_base", 16, "do not fit"), ("length", 3.0, "length = 6")):
+        wrong = {**later, "generator": {**settings["generator"], key: value}}
+        with pytest.raises(InputError, match=words):
+            Trainer(make_system(wrong), ALONE)
 
 
 @pytest.mark.mpi

@@ -171,7 +171,8 @@ class Configuration:
     seed : int
         Of first weights, crops, rotations and noise.
     start : str
-        Another run's folder, whose last weights this run starts from.
+        Folder of another run, perhaps of a smaller factor, or ``.safetensors`` file, whose weights
+        this run starts from (see `start.start_from`); "" for none.
     batch : int
         Samples of a step, over all ranks together.
     device : str

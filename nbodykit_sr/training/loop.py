@@ -17,6 +17,7 @@ from .configuration import plain
 from .losses import critic_loss, generator_loss, gradient_penalty
 from .memory import device_memory, step_bytes, what_fits
 from .samples import Samples
+from .start import start_from
 from .watch import Watch
 
 log = logging.getLogger("nbodykit_sr.training")
@@ -112,6 +113,9 @@ class Trainer:
         if ranks.device.type == "cuda" or c.precision == "bfloat16":
             networks = [n.to(memory_format=torch.channels_last_3d) for n in networks]
         self.generator, self.critic = networks
+        card = system.card(self.generator)
+        if c.start and not found:
+            start_from(c.start, self.generator, self.critic, card)
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if c.average else None
         self.optimizers = [
             torch.optim.Adam(network.parameters(), lr=1.0, betas=c.betas) for network in networks
@@ -119,11 +123,9 @@ class Trainer:
         self.schedule = Schedule(c.stage, c.batch, system.samples_per_epoch)
         self.step = self.critic_updates = 0
         self.evaluation = {}
-        self.card = asdict(system.card(self.generator))
+        self.card = asdict(card)
         if found:
             self._load(*found)
-        elif c.start:
-            self._start_from(c.start)
 
     @property
     def best_generator(self):
@@ -347,17 +349,6 @@ class Trainer:
         changed = sorted(key for key in now if now[key] != state["configuration"].get(key))
         if changed:
             log.warning("resumed with other settings than before: %s", ", ".join(changed))
-        self._load_networks(state, self.configuration.run)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["random"])
-
-    def _start_from(self, run):
-        """Take the weights, but not the optimisers, of another run."""
-        _, state = CheckpointFolder(Path(run) / "checkpoints").require()
-        self._load_networks(state, run)
-
-    def _load_networks(self, state, run):
         try:
             self.generator.load_state_dict(state["generator"])
             self.critic.load_state_dict(state["critic"])
@@ -365,6 +356,9 @@ class Trainer:
                 self.average.load_state_dict(state["average"] or state["generator"])
         except RuntimeError as error:
             raise InputError(
-                f"the weights of {run} do not fit this configuration "
+                f"the weights of {self.configuration.run} do not fit this configuration "
                 f"({str(error).splitlines()[1].strip()}): keep the tables of the networks"
             ) from None
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["random"])

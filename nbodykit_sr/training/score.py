@@ -18,7 +18,6 @@ import torch
 from torch.nn import functional as F
 
 from ..models.displacement import InterpolatingGenerator
-from .checkpoint import CheckpointFolder
 from .cic import density
 from .configuration import require
 from .displacement import DisplacementSystem
@@ -57,9 +56,6 @@ class ScoreTable:
     factor : int
         Train for this smaller factor, on HR fields averaged to its lattice, which are held in
         memory; 0 for the pairs' own factor. Steps cost several times less for each halving.
-    start : str
-        Folder of a run, perhaps of a smaller factor, whose rungs this run's first ones start from;
-        "" for none. A styled generator may start from a plain one.
     """
 
     field: float = 0.3
@@ -71,7 +67,6 @@ class ScoreTable:
     lags: tuple[int, ...] = (1, 2, 4, 8)
     velocity: float = 0.5
     factor: int = 0
-    start: str = ""
 
     def __post_init__(self):
         require(self.meshes > 1, f"score.meshes is {self.meshes}: two or more needed")
@@ -101,7 +96,7 @@ class ScoreSystem(DisplacementSystem):
     Raises
     ------
     InputError
-        If the pairs, or the run to start from, do not serve the configuration.
+        If the pairs do not serve the configuration.
     """
 
     def __init__(self, configuration):
@@ -112,21 +107,6 @@ class ScoreSystem(DisplacementSystem):
             self.held_out = [coarse(pair, factor) for pair in self.held_out]
             self.factor = factor
             self.interpolation = InterpolatingGenerator(configuration.generator.channels, factor)
-
-    def networks(self):
-        generator, critic = super().networks()
-        start = self.configuration.score.start
-        if start:
-            _, state = CheckpointFolder(f"{start}/checkpoints").require()
-            weights = state["average"] or state["generator"]
-            plain = "stem.0.weight" in weights
-            target = generator.base if plain and hasattr(generator, "base") else generator
-            own = target.state_dict()
-            fits = all(k in own and own[k].shape == weights[k].shape for k in weights)
-            require(fits, f"the weights of {start} do not fit: keep the widths of its generator")
-            if not next(target.parameters()).is_meta:  # a rehearsal of the memory it takes
-                target.load_state_dict(weights, strict=False)
-        return generator, critic
 
     def generate(self, generator, batch):
         """Two members of each sample, one after the other: (2B, C, M, M, M)."""
