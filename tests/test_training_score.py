@@ -95,3 +95,24 @@ def test_a_critic_joins_the_score(settings):
         trainer.run()
     assert not all(map(torch.equal, before, joined.critic.parameters()))
     assert not all(map(torch.equal, scored.generator.parameters(), joined.generator.parameters()))
+
+
+def test_the_critic_sees_distances(settings):
+    """Of neighbours on the lattice: of one cell without displacement, and none past the faces."""
+    settings["critic"] = {**settings["critic"], "distances": True, "density_factor": 0}
+    system = make_system(settings)
+    batch = system.sample(np.random.default_rng(0))
+    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    _, critic = system.networks()
+    seen = system.critic_fields(batch, torch.zeros_like(batch["hr"]))
+    assert torch.isfinite(critic(seen)).all()
+    cell = seen[:, -3:].exp()
+    assert cell[:, :, :-1, :-1, :-1].sub(1.05**0.5).abs().max() < 1e-5
+    for axis in range(3):
+        assert (cell[:, axis].select(1 + axis, -1) == 1).all()
+    stretched = torch.zeros_like(batch["hr"])
+    unit = batch["unit"] * system.factor / system.cell
+    stretched[:, 1] = torch.arange(8.0).view(8, 1) / unit
+    cell = system.critic_fields(batch, stretched)[0, -3:, :-1, :-1, :-1].exp()
+    for distance, square in zip(cell, (1, 4, 1)):
+        assert distance.sub((square + 0.05) ** 0.5).abs().max() < 1e-5

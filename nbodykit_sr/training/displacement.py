@@ -24,7 +24,7 @@ from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
 from .configuration import require
 from .evaluation import Spectra, figure
-from .losses import statistics_loss
+from .losses import log_distance, statistics_loss
 from .memory import smaller_settings
 from .pairs import open_pairs
 from .samples import seeded_normal
@@ -81,9 +81,8 @@ class DisplacementSystem:
                 for noise in (rung.noise0, rung.noise1):
                     noise.std.fill_(g.noise_std)
         densities = c.density_factor**3 + 1 if c.density_factor else 0
-        critic = Critic(
-            2 * g.channels + densities + g.styled, c.blocks, c.chan_base, c.chan_min, c.chan_max
-        )
+        seen = 2 * g.channels + densities + 3 * c.distances + g.styled
+        critic = Critic(seen, c.blocks, c.chan_base, c.chan_min, c.chan_max)
         return generator, critic
 
     @property
@@ -142,6 +141,9 @@ class DisplacementSystem:
                 painted = self._density(batch, x, factor)
                 painted = torch.log1p(painted) if c.log_density else painted
                 parts.append(space_to_depth(painted, factor))
+        if c.distances:
+            unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
+            parts.append(log_distances(unit * fields[:, :3]))
         if self.configuration.generator.styled:
             style = batch["a"].view(-1, 1, 1, 1, 1) - 0.5
             parts.append(style.expand(-1, 1, *fields.shape[2:]))
@@ -284,3 +286,22 @@ class DisplacementSystem:
             for pair in self.train
         )
         return float(largest / self.cell)
+
+
+def log_distances(displacement):
+    """Log distances to the next site along each axis, zero where there is none.
+
+    Parameters
+    ----------
+    displacement : (B, 3, N, N, N) float tensor [cells]
+
+    Returns
+    -------
+    (B, 3, N, N, N) float tensor
+    """
+    parts = []
+    for axis in range(3):
+        distance = log_distance(displacement, 1, axis)
+        last = distance.new_zeros(()).expand_as(displacement[:, :1].narrow(2 + axis, 0, 1))
+        parts.append(torch.cat([distance, last], 2 + axis))
+    return torch.cat(parts, 1)

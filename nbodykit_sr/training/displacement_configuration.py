@@ -91,6 +91,9 @@ class CriticTable:
         Mesh cells per SR site, on a side, of the density it sees; 0: it sees none.
     log_density : bool
         It sees log(1 + density), not the density itself.
+    distances : bool
+        It sees the log distances of each SR particle to its three neighbours on the lattice too
+        (not in the paper): a halo is where they are short.
     """
 
     blocks: int = 4
@@ -99,6 +102,7 @@ class CriticTable:
     chan_max: int = 512
     density_factor: int = 1
     log_density: bool = False
+    distances: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

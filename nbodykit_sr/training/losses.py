@@ -6,6 +6,9 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
+# Squared distance that keeps logarithms of distances finite [cells squared]
+SOFTENING = 0.05
+
 
 def critic_loss(kind, real, fake):
     """Loss of the critic for the scores (B,) of both kinds of fields.
@@ -99,6 +102,25 @@ def shell_power(field, window=True):
     shell, number = shells(size, field.device)
     total = power.new_zeros(batch, number + 2).index_add(1, shell, power)
     return total[:, :number]
+
+
+def log_distance(displacement, lag, axis):
+    """Log distance of particles `lag` sites apart along a lattice axis.
+
+    Parameters
+    ----------
+    displacement : (B, 3, N, N, N) float tensor [cells]
+
+    Returns
+    -------
+    (B, 1, ...) float tensor
+        Of N - lag sites along the axis.
+    """
+    size = displacement.shape[2 + axis] - lag
+    step = displacement.narrow(2 + axis, lag, size) - displacement.narrow(2 + axis, 0, size)
+    apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
+    square = (step + apart).square().sum(1, keepdim=True)
+    return 0.5 * torch.log(square + SOFTENING)
 
 
 def statistics_loss(residuals, densities):

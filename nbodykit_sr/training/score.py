@@ -22,10 +22,9 @@ from .cic import density
 from .configuration import require
 from .displacement import DisplacementSystem
 from .displacement_configuration import DisplacementConfiguration
-from .losses import statistics_loss
+from .losses import log_distance, statistics_loss
 
-# What keeps the logarithms finite: squared distance [SR cells], density [mean]
-SOFTENING = 0.05
+# What keeps the logarithm of a density finite [mean density]
 EMPTY = 0.1
 
 
@@ -137,9 +136,7 @@ class ScoreSystem(DisplacementSystem):
             size = fields.shape[2] - lag
             step = fields.narrow(2 + axis, lag, size) - fields.narrow(2 + axis, 0, size)
             loss = loss + s.difference * energy_score(step) / lag**0.5
-            apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
-            square = (step[:, :3] + apart).square().sum(1, keepdim=True)
-            loss = loss + s.distance * energy_score(0.5 * torch.log(square + SOFTENING))
+            loss = loss + s.distance * energy_score(log_distance(displacement, lag, axis))
         painted = list(densities(displacement, shift, s.meshes))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
         if s.spectra:
