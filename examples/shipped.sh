@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# From nothing to the shipped displacement models, and what they are worth; half a day on two cores.
+#
+#     bash examples/shipped.sh [RANKS]  # needs: pip install --no-deps --no-build-isolation fastpm
+#
+# Pairs of 16^3 and 128^3 particles in 25 Mpc/h. Where MP-Gadget's LR runs of the same seeds are at hand, name
+# their snapshots LR_TREE/SEED_z2: they are trained on too.
+set -euo pipefail
+ranks=${1:-2}
+export OMP_NUM_THREADS=1
+here=$(cd "$(dirname "$0")" && pwd)
+run() { mpirun -n "$ranks" "$@"; }
+simulate() { run python "$here/make_pairs.py" sims --unitary "$@"; }
+pair() { # LR HR NAME SOURCE SEED
+    [ -e "pairs/$3" ] || run python -m nbodykit_sr.train pairs "$1" "$2" "pairs/$3" --source "$4" --seed "$5"
+}
+pairs() { # PREFIX REDSHIFT SEED...
+    local prefix=$1 z=$2 seed
+    for seed in "${@:3}"; do
+        pair "sims/$seed/LR_z$z" "sims/$seed/HR_z$z" "$prefix-$seed-z$z" particle-mesh "$seed"
+        if [ -e "LR_TREE/${seed}_z$z" ] && [ "$prefix" != test ]; then
+            pair "LR_TREE/${seed}_z$z" "sims/$seed/HR_z$z" "$prefix-$seed-z$z-tree" \
+                "TreePM LR, particle-mesh HR" "$seed"
+        fi
+    done
+}
+compare() { # MODEL REDSHIFT: on the held-out boxes
+    local out=out/$1-z$2 seed noise
+    for seed in "${held_out[@]}"; do
+        run python -m nbodykit_sr.generate "sims/$seed/LR_z$2" "$out-$seed-interpolated" --model interpolate
+        for noise in 1 2; do
+            run python -m nbodykit_sr.generate "sims/$seed/LR_z$2" "$out-$seed-$noise" \
+                --model "$1.safetensors" --seed $noise
+        done
+        run python "$here/compare.py" "sims/$seed/HR_z$2" "$out-$seed-interpolated" "$out-$seed"-[12]
+    done
+}
+
+several=($(seq 210001 210008) 220001 220002)    # to train on at z = 0 to 4
+train=($(seq 210001 210012) $(seq 220001 220004)) # at z = 2
+held_out=(181210 230001)
+redshifts=(4 3 2 1 0)
+
+simulate --seeds "${several[@]}" "${held_out[@]}" --redshifts "${redshifts[@]}"
+simulate --seeds "${train[@]}" --redshifts 2
+pairs z2 2 "${train[@]}"
+for z in "${redshifts[@]}"; do
+    pairs styled "$z" "${several[@]}"
+    pairs test "$z" "${held_out[@]}"
+done
+
+run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
+run python -m nbodykit_sr.train "$here/train_z2.toml"
+python -m nbodykit_sr.train export runs/z2 z2.safetensors
+compare z2 2
+run python -m nbodykit_sr.train "$here/train_styled.toml"
+python -m nbodykit_sr.train export runs/styled styled.safetensors
+for z in "${redshifts[@]}"; do
+    compare styled "$z"
+done
