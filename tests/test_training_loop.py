@@ -283,7 +283,7 @@ def test_runs_are_not_mixed_up(settings, tmp_path):
 def test_starting_from_other_weights(settings, tmp_path):
     first = Trainer(make_system(settings), ALONE)
     first.run()
-    later = {**settings, "run": str(tmp_path / "second"), "start": settings["run"]}
+    later = {**settings, "run": str(tmp_path / "second"), "start": [settings["run"]]}
     second = Trainer(make_system(later), ALONE)
     assert second.step == 0
     for network in (second.generator, second.average):
@@ -291,7 +291,7 @@ def test_starting_from_other_weights(settings, tmp_path):
     assert_same(second.critic.state_dict(), first.critic.state_dict())
     exported = tmp_path / "first.safetensors"
     export(settings["run"], exported)
-    later |= {"start": str(exported), "critic": {**settings["critic"], "chan_base": 16}}
+    later |= {"start": [str(exported)], "critic": {**settings["critic"], "chan_base": 16}}
     third = Trainer(make_system(later), ALONE)
     assert_same(third.generator.state_dict(), first.average.state_dict())
     for key, value, words in (("chan_base", 16, "do not fit"), ("length", 3.0, "length = 6")):

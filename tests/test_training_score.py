@@ -66,7 +66,7 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     )
     coarse = Trainer(system, ALONE)
     coarse.run()
-    fine = {**settings, "run": str(tmp_path / "finer"), "start": settings["run"]}
+    fine = {**settings, "run": str(tmp_path / "finer"), "start": [settings["run"]]}
     generator = Trainer(make_system(fine), ALONE).generator
     assert generator.factor == 4
     for name, weight in coarse.average.state_dict().items():

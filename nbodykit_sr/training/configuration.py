@@ -170,9 +170,9 @@ class Configuration:
         "displacement" (Li et al. 2021) or "density" (Kodi Ramanah et al. 2020).
     seed : int
         Of first weights, crops, rotations and noise.
-    start : str
-        Folder of another run, perhaps of a smaller factor, or ``.safetensors`` file, whose weights
-        this run starts from (see `start.start_from`); "" for none.
+    start : tuple of str
+        Folders of other runs, perhaps of another factor, or ``.safetensors`` files, whose weights
+        this run takes one after the other (see `start.start_from`).
     batch : int
         Samples of a step, over all ranks together.
     device : str
@@ -195,7 +195,7 @@ class Configuration:
     run: str
     system: str = "displacement"
     seed: int = 0
-    start: str = ""
+    start: tuple[str, ...] = ()
     batch: int = 1
     device: str = "auto"
     precision: str = "float32"

@@ -1,5 +1,6 @@
 """The displacement GAN (Li et al. 2021) as a system for the training loop."""
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -274,7 +275,7 @@ class DisplacementSystem:
             length=self.configuration.generator.length,
             displacement_range=self._displacement_range(),
             simulation=", ".join(sorted({pair.manifest.source for pair in self.train})),
-            training={"boxes": [pair.folder.name for pair in self.train]},
+            training={"boxes": dict(Counter(pair.folder.name for pair in self.train))},
         )
 
     def _displacement_range(self):

@@ -127,6 +127,7 @@ def open_pairs(patterns, channels=None):
     Parameters
     ----------
     patterns : sequence of str
+        A pair that several match is there several times: it is drawn as much more often.
     channels : int, optional
         Channels that are needed; pairs with more are fine.
 
@@ -135,7 +136,7 @@ def open_pairs(patterns, channels=None):
     InputError
         If nothing matches, or factor, cell size or cosmology differ between pairs.
     """
-    folders = sorted({folder for pattern in patterns for folder in glob.glob(str(pattern))})
+    folders = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))
     if not folders:
         raise InputError(f"no pairs match {list(patterns)}: name folders that hold a {MANIFEST}")
     pairs = [Pair(folder) for folder in folders]

@@ -13,9 +13,9 @@ log = logging.getLogger("nbodykit_sr.training")
 def start_from(path, generator, critic, card):
     """Give the networks of a new run the weights of another.
 
-    The generator may have more rungs than the other, which keep their first weights, and may be
-    styled where the other is plain. The critic keeps its first weights if the other has none of
-    its shape.
+    The generator takes the rungs that both have: the other may be for a smaller or larger factor,
+    and may be plain where this one is styled. The critic takes the other's weights if that was
+    trained and has the same shape.
 
     Parameters
     ----------
@@ -40,26 +40,28 @@ def start_from(path, generator, critic, card):
     plain = not any(name.startswith("base.") for name in weights)
     target = generator.base if plain and hasattr(generator, "base") else generator
     own = target.state_dict()
-    for name, weight in weights.items():
-        if name not in own or own[name].shape != weight.shape:
-            shape = tuple(own[name].shape) if name in own else "none"
+    shared = {name: weight for name, weight in weights.items() if name in own}
+    for name, weight in shared.items():
+        if own[name].shape != weight.shape:
             raise InputError(
                 f"the weights of {path} do not fit this generator ({name} has shape "
-                f"{tuple(weight.shape)}, not {shape}): keep the widths of the other"
+                f"{tuple(weight.shape)}, not {tuple(own[name].shape)}): keep the other's widths"
             )
-    target.load_state_dict(weights, strict=False)
+    if not shared:
+        raise InputError(f"the weights of {path} are for another kind of generator")
+    target.load_state_dict(shared, strict=False)
     own = {name: weight.shape for name, weight in critic.state_dict().items()}
     if {name: weight.shape for name, weight in judge.items()} == own:
         critic.load_state_dict(judge)
-    else:
-        log.info("the critic starts anew: %s has none of its shape", path)
+        log.info("the critic starts from %s too", path)
 
 
 def _read(path):
-    """Weights of a generator and of its critic ({} if there is none), and the card."""
+    """Weights of a generator and of its critic ({} if it is not trained), and the card."""
     if path.suffix == ".safetensors":
         network, card = load_model(path)
         return network.state_dict(), {}, card
     _, state = CheckpointFolder(path / "checkpoints").require()
     card = ModelCard.from_dict(state["card"])
-    return state["average"] or state["generator"], state["critic"], card
+    judge = state["critic"] if state["critic_updates"] else {}
+    return state["average"] or state["generator"], judge, card
