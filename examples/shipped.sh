@@ -53,6 +53,7 @@ run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_z2.toml"
 python -m nbodykit_sr.train export runs/z2 z2.safetensors
 compare z2 2
+run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
 for z in "${redshifts[@]}"; do

@@ -82,6 +82,13 @@ def test_broken_folders_are_named(tmp_path):
         assert words in str(error.value)
 
 
+def test_a_pair_named_twice_is_there_twice(tmp_path):
+    make_pair(tmp_path / "a")
+    make_pair(tmp_path / "b")
+    pairs = open_pairs([str(tmp_path / "[ab]"), str(tmp_path / "a*")])
+    assert [pair.folder.name for pair in pairs] == ["a", "a", "b"]
+
+
 def test_pairs_of_two_kinds_do_not_mix(tmp_path):
     make_pair(tmp_path / "a")
     make_pair(tmp_path / "b", size=6)

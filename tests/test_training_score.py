@@ -67,10 +67,14 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     coarse = Trainer(system, ALONE)
     coarse.run()
     fine = {**settings, "run": str(tmp_path / "finer"), "start": [settings["run"]]}
-    generator = Trainer(make_system(fine), ALONE).generator
-    assert generator.factor == 4
+    whole = Trainer(make_system(fine), ALONE)
+    assert whole.generator.factor == 4
     for name, weight in coarse.average.state_dict().items():
-        assert torch.equal(generator.state_dict()[name], weight)
+        assert torch.equal(whole.generator.state_dict()[name], weight)
+    whole.run()
+    again = {**coarse_settings, "run": str(tmp_path / "again"), "start": [fine["run"]]}
+    for name, weight in Trainer(make_system(again), ALONE).generator.state_dict().items():
+        assert torch.equal(whole.average.state_dict()[name], weight)
     fine["generator"] = {**settings["generator"], "styled": True}
     plain = Trainer(make_system(fine), ALONE).generator.at(0.7).state_dict()
     for name, weight in coarse.average.state_dict().items():
