@@ -75,6 +75,7 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     again = {**coarse_settings, "run": str(tmp_path / "again"), "start": [fine["run"]]}
     for name, weight in Trainer(make_system(again), ALONE).generator.state_dict().items():
         assert torch.equal(whole.average.state_dict()[name], weight)
+    fine["run"] = str(tmp_path / "styled")
     fine["generator"] = {**settings["generator"], "styled": True}
     plain = Trainer(make_system(fine), ALONE).generator.at(0.7).state_dict()
     for name, weight in coarse.average.state_dict().items():
