@@ -262,6 +262,8 @@ def _check_fit(card, factor, cell, redshift, velocity, force, comm):
         raise InputError(f"{problem}: choose a model that fits, or --force")
     if problem and comm.rank == 0:
         logger.warning("%s: going on as forced", problem)
+    if card.caution and comm.rank == 0:
+        logger.warning("%s: %s", card.name, card.caution)
 
 
 def _scale_factor(attrs):

@@ -55,6 +55,7 @@ class ModelCard:
     training, evaluation : dict
         Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
     notes : str
+        A first line that begins with "Caution:" is shown to whoever uses the model.
     """
 
     name: str
@@ -120,6 +121,12 @@ class ModelCard:
     def normalization(self, Omega_m):
         """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""
         return Normalization(self.Omega_m or Omega_m, self.length)
+
+    @property
+    def caution(self):
+        """What every user of the model should be told, in one line; "" if nothing."""
+        first = str(self.notes).partition("\n")[0]
+        return first if first.startswith("Caution:") and first.isprintable() else ""
 
     def disagreement(self, cell, redshift):
         """How a snapshot of LR spacing `cell` [Mpc/h] at `redshift` does not fit, or None."""
