@@ -108,6 +108,8 @@ class SRCatalog(CatalogSource):
             device = choose_device(device, *node)
             generator = prepare(network, device, dtype or "float32")
             widest = widest_side(generator, device)
+        if card.caution and comm.rank == 0:
+            logger.warning("%s: %s", card.name, card.caution)
         widest = comm.allreduce(widest, MPI.MIN)
         with agreement(comm):
             side = default_side(lattice.Nmesh, comm.size, widest) if chunk is None else chunk
@@ -262,8 +264,6 @@ def _check_fit(card, factor, cell, redshift, velocity, force, comm):
         raise InputError(f"{problem}: choose a model that fits, or --force")
     if problem and comm.rank == 0:
         logger.warning("%s: going on as forced", problem)
-    if card.caution and comm.rank == 0:
-        logger.warning("%s: %s", card.name, card.caution)
 
 
 def _scale_factor(attrs):

@@ -55,7 +55,7 @@ class ModelCard:
     training, evaluation : dict
         Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
     notes : str
-        A first line that begins with "Caution:" is shown to whoever uses the model.
+        A first line that begins with "Caution:" is shown to whoever makes an `SRCatalog` with it.
     """
 
     name: str
@@ -124,7 +124,7 @@ class ModelCard:
 
     @property
     def caution(self):
-        """What every user of the model should be told, in one line; "" if nothing."""
+        """What whoever uses the model should be told, in one line; "" if nothing."""
         first = str(self.notes).partition("\n")[0]
         return first if first.startswith("Caution:") and first.isprintable() else ""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..models.blocks import trim
 from ..models.card import ModelCard
@@ -302,7 +303,8 @@ def log_distances(displacement):
     """
     parts = []
     for axis in range(3):
-        distance = log_distance(displacement, 1, axis)
-        last = distance.new_zeros(()).expand_as(displacement[:, :1].narrow(2 + axis, 0, 1))
-        parts.append(torch.cat([distance, last], 2 + axis))
+        distance = log_distance(displacement.diff(dim=2 + axis), 1, axis)
+        end = [0] * 6  # what to add before and after, last axis first
+        end[2 * (2 - axis) + 1] = 1
+        parts.append(F.pad(distance, end))
     return torch.cat(parts, 1)

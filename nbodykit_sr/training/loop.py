@@ -114,8 +114,9 @@ class Trainer:
             networks = [n.to(memory_format=torch.channels_last_3d) for n in networks]
         self.generator, self.critic = networks
         card = system.card(self.generator)
-        for path in () if found else c.start:
-            start_from(path, self.generator, self.critic, card)
+        if not found:
+            for path in c.start:
+                start_from(path, self.generator, self.critic, card)
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if c.average else None
         self.optimizers = [
             torch.optim.Adam(network.parameters(), lr=1.0, betas=c.betas) for network in networks

@@ -104,20 +104,18 @@ def shell_power(field, window=True):
     return total[:, :number]
 
 
-def log_distance(displacement, lag, axis):
+def log_distance(step, lag, axis):
     """Log distance of particles `lag` sites apart along a lattice axis.
 
     Parameters
     ----------
-    displacement : (B, 3, N, N, N) float tensor [cells]
+    step : (B, 3, ...) float tensor [cells]
+        By how much their displacements differ.
 
     Returns
     -------
     (B, 1, ...) float tensor
-        Of N - lag sites along the axis.
     """
-    size = displacement.shape[2 + axis] - lag
-    step = displacement.narrow(2 + axis, lag, size) - displacement.narrow(2 + axis, 0, size)
     apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
     square = (step + apart).square().sum(1, keepdim=True)
     return 0.5 * torch.log(square + SOFTENING)

@@ -139,7 +139,8 @@ def open_pairs(patterns, channels=None):
     folders = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))
     if not folders:
         raise InputError(f"no pairs match {list(patterns)}: name folders that hold a {MANIFEST}")
-    pairs = [Pair(folder) for folder in folders]
+    opened = {folder: Pair(folder) for folder in folders}
+    pairs = [opened[folder] for folder in folders]
     first = pairs[0].manifest
     for pair in pairs:
         for name in ("factor", "cell", "Omega_m"):

@@ -102,8 +102,10 @@ class ScoreSystem(DisplacementSystem):
         super().__init__(configuration)
         factor = configuration.score.factor
         if factor:
-            self.train = [coarse(pair, factor) for pair in self.train]
-            self.held_out = [coarse(pair, factor) for pair in self.held_out]
+            # pairs that are there several times are held once
+            lower = {pair: coarse(pair, factor) for pair in {*self.train, *self.held_out}}
+            self.train = [lower[pair] for pair in self.train]
+            self.held_out = [lower[pair] for pair in self.held_out]
             self.factor = factor
             self.interpolation = InterpolatingGenerator(configuration.generator.channels, factor)
 
@@ -136,7 +138,7 @@ class ScoreSystem(DisplacementSystem):
             size = fields.shape[2] - lag
             step = fields.narrow(2 + axis, lag, size) - fields.narrow(2 + axis, 0, size)
             loss = loss + s.difference * energy_score(step) / lag**0.5
-            loss = loss + s.distance * energy_score(log_distance(displacement, lag, axis))
+            loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
         painted = list(densities(displacement, shift, s.meshes))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
         if s.spectra:
