@@ -54,7 +54,8 @@ done
 
 run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_z2.toml"
-python -m nbodykit_sr.train export runs/z2 z2.safetensors
+run python -m nbodykit_sr.train "$here/train_z2_tuned.toml"
+python -m nbodykit_sr.train export runs/z2_tuned z2.safetensors --mean-with runs/z2
 compare z2 2
 run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_styled.toml"

@@ -126,6 +126,7 @@ def _parser(command):
     elif command == "export":
         parser.add_argument("run", help="folder of a run")
         parser.add_argument("out", help=".safetensors file to be made")
+        parser.add_argument("--mean-with", help="average the weights with this run's or file's")
         parser.add_argument("--name", help="of the model")
         parser.add_argument("--licence", help="of the weights")
         parser.add_argument("--notes", help="what else a user should know")

@@ -8,7 +8,7 @@ from training_cases import fields, make_pair, table
 
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.augmentation import ELEMENTS, periodic_crop, transform
-from nbodykit_sr.training.cic import cic, density, space_to_depth
+from nbodykit_sr.training.cic import cic, density, mesh_position, read_out, space_to_depth
 
 
 def inverse(element):
@@ -113,6 +113,20 @@ def test_density_shows_what_is_not_finite():
     broken = torch.zeros(1, 3, 4, 4, 4)
     broken[0, 0, 1, 1, 1] = torch.nan
     assert not torch.isfinite(density(broken, 1.0)).all()
+
+
+def test_particles_find_the_field_where_they_are():
+    """A linear field is read out exactly inside the mesh, and nothing outside it."""
+    generator = torch.Generator().manual_seed(0)
+    displacement = torch.randn((2, 3, 6, 6, 6), generator=generator, dtype=torch.float64)
+    position = mesh_position(displacement, 1.5, 2, shift=displacement.mean((2, 3, 4)))
+    axes = torch.meshgrid(*[torch.arange(12.0, dtype=torch.float64)] * 3, indexing="ij")
+    found = read_out(torch.stack(axes).expand(2, -1, -1, -1, -1), position)
+    inside = ((position >= 0) & (position <= 11)).all(1, keepdim=True).expand_as(position)
+    assert 0.3 < inside.double().mean() < 1
+    torch.testing.assert_close(found[inside], position[inside])
+    outside = ((position < -1) | (position > 12)).any(1, keepdim=True).expand_as(position)
+    assert outside.any() and (found[outside] == 0).all()
 
 
 def test_space_to_depth_keeps_blocks():

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,27 @@ def test_starting_from_other_weights(settings, tmp_path):
         wrong = {**later, "generator": {**settings["generator"], key: value}}
         with pytest.raises(InputError, match=words):
             Trainer(make_system(wrong), ALONE)
+
+
+def test_the_mean_of_two_runs(settings, tmp_path):
+    one, out = Trainer(make_system(settings), ALONE), tmp_path / "mean.safetensors"
+    one.run()
+    later = {**settings, "run": str(tmp_path / "second"), "start": [settings["run"]]}
+    other = Trainer(make_system(later), ALONE)
+    other.run()
+    card = export(later["run"], out, mean_with=settings["run"])
+    assert card.training["mean with"]["name"] == Path(settings["run"]).name
+    mean = load_generator(out)[0].state_dict()
+    weights = one.average.state_dict(), other.average.state_dict()
+    assert not torch.equal(weights[0]["stem.0.weight"], weights[1]["stem.0.weight"])
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight, (weights[0][name] + weights[1][name]) / 2)
+    narrow = {**settings["generator"], "chan_base": settings["generator"]["chan_base"] // 2}
+    third = {**settings, "run": str(tmp_path / "third"), "generator": narrow}
+    Trainer(make_system(third), ALONE).run()
+    with pytest.raises(InputError, match="two of a kind"):
+        export(third["run"], tmp_path / "no.safetensors", mean_with=settings["run"])
+    assert not (tmp_path / "no.safetensors").exists()
 
 
 @pytest.mark.mpi

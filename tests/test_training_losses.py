@@ -6,6 +6,7 @@ from nbodykit_sr.training.losses import (
     critic_loss,
     generator_loss,
     gradient_penalty,
+    log_radius,
     shell_power,
     statistics_loss,
 )
@@ -109,6 +110,24 @@ def test_statistics_are_blind_to_phases_but_not_to_power():
 
     assert loss(one, one) == 0
     assert loss(one, other) < 0.1 * loss(one, 2 * other)
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_radius_of_cubes(side):
+    """Of a lattice at rest, of one moved, of one stretched, and of a collapsed one."""
+    site = torch.arange(8.0)
+    rest = torch.zeros(1, 3, 8, 8, 8)
+    expected = ((side**2 - 1) / 4 + 0.05) ** 0.5  # 3 axes, (n^2 - 1) / 12 each
+
+    def radius(displacement):
+        return log_radius(displacement, side).exp()
+
+    assert radius(rest).shape[-1] == (8 - side) // (side // 2) + 1
+    for moved in (0.0, 30.0):
+        assert radius(rest + moved).sub(expected).abs().max() < 1e-3
+    collapsed = torch.stack(torch.meshgrid(-site, -site, -site, indexing="ij"))[None]
+    assert radius(collapsed).sub(0.05**0.5).abs().max() < 1e-3
+    assert radius(-collapsed).sub((side**2 - 1 + 0.05) ** 0.5).abs().max() < 1e-3
 
 
 def test_statistics_have_a_gradient():

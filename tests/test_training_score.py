@@ -7,7 +7,7 @@ from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.score import energy_score
+from nbodykit_sr.training.score import energy_score, pdf_distance
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -34,6 +34,29 @@ def test_energy_score_is_proper():
     assert all(best < score(*other) for other in ((0.7, 0.0), (1.3, 0.0), (1.0, 0.3)))
     # and it is half the mean distance of two draws: a chi of 3 degrees times sqrt(2), halved
     assert best == pytest.approx(2 / torch.pi**0.5, rel=0.01)
+
+
+def test_a_pdf_tells_how_much_but_not_where():
+    x = torch.randn(2, 1, 6, 6, 6)
+    assert pdf_distance(x, x.flip(2)) == 0
+    assert pdf_distance(x, x + 0.3).item() == pytest.approx(0.3, rel=1e-4)
+
+
+def test_what_has_collapsed_counts(settings):
+    """Fields scattered within a cell are told from those that stay: by `pdf` more than without."""
+    batch = make_system(settings).sample(np.random.default_rng(0))
+    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    generator = torch.Generator().manual_seed(0)
+    scatter = torch.randn((2, *batch["hr"].shape[1:]), generator=generator)
+    scattered = batch["hr"] + 0.5 * scatter / (batch["unit"] * 2 / 1.5625)
+
+    def loss(weight, fields):
+        table = {**settings, "score": {**settings["score"], "pdf": weight}}
+        return make_system(table).statistics(dict(batch), fields)
+
+    same = torch.cat([batch["hr"]] * 2)
+    assert loss(5.0, same) == loss(0.0, same)
+    assert loss(5.0, scattered) > loss(0.0, scattered) + 0.1
 
 
 def test_members_differ_and_learn(settings):

@@ -2,6 +2,7 @@
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 def cic(position, mesh, periodic=False):
@@ -108,6 +109,13 @@ def density(displacement, cell, density_factor=1, periodic=False, shift=None):
         1 + delta with ``M = density_factor * N``. Mesh point m lies at ``(m + 1/2) / M`` of the
         crop, as lattice sites do.
     """
+    position = mesh_position(displacement, cell, density_factor, shift)
+    mesh = density_factor * displacement.shape[-1]
+    return cic(position, mesh, periodic).unsqueeze(1) * density_factor**3
+
+
+def mesh_position(displacement, cell, density_factor=1, shift=None):
+    """Positions (B, 3, N, N, N) on the mesh of `density`, whose points are the integers."""
     n = displacement.shape[-1]
     if shift is not None:
         displacement = displacement - shift.view(-1, 3, 1, 1, 1)
@@ -115,8 +123,24 @@ def density(displacement, cell, density_factor=1, periodic=False, shift=None):
     site = torch.arange(n, device=displacement.device, dtype=displacement.dtype)
     site = (site + 0.5) * density_factor - 0.5
     grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
-    position = grid + displacement * (density_factor / cell)
-    return cic(position, density_factor * n, periodic).unsqueeze(1) * density_factor**3
+    return grid + displacement * (density_factor / cell)
+
+
+def read_out(field, position):
+    """Values of a mesh at particles, by cloud-in-cell; zero outside the mesh.
+
+    Parameters
+    ----------
+    field : (B, C, M, M, M) float tensor
+    position : (B, 3, N, N, N) float tensor, in mesh cells
+
+    Returns
+    -------
+    (B, C, N, N, N) float tensor
+    """
+    # grid_sample wants the last axis first, and the mesh to lie in [-1, 1]
+    where = position.flip(1).movedim(1, -1) * (2 / (field.shape[-1] - 1)) - 1
+    return F.grid_sample(field, where, padding_mode="zeros", align_corners=True)
 
 
 def space_to_depth(x, factor):

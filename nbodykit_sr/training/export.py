@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..models.card import ModelCard, build, save_model
 from .checkpoint import CheckpointFolder
+from .start import read_weights
 
 # Settings that tell of the machine, not of the model
 LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", "checkpoints")
@@ -14,7 +15,7 @@ LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", 
 log = logging.getLogger("nbodykit_sr.training")
 
 
-def export(run, path, **description):
+def export(run, path, mean_with=None, **description):
     """Write the generator of a run's last checkpoint, the average if it has one, as weights.
 
     Parameters
@@ -23,6 +24,10 @@ def export(run, path, **description):
         The run's folder.
     path : path
         A ``.safetensors`` file to be made.
+    mean_with : path, optional
+        Another run, or a ``.safetensors`` file, of the same networks: the mean of both is written.
+        Where the run started from these weights that is often better than either (Wortsman et al.
+        2022, "Model soups"), and it is as fast as one.
     **description
         Entries of the card: name, licence, notes, ...
 
@@ -33,19 +38,37 @@ def export(run, path, **description):
     Raises
     ------
     InputError
-        If the run has no sound checkpoint, or `path` exists.
+        If the run has no sound checkpoint, `path` exists, or the other's weights do not match.
     """
     if Path(path).exists():
         raise InputError(f"{path} exists: remove it or name another file")
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
+    weights, other = state["average"] or state["generator"], {}
+    if mean_with is not None:
+        weights, other = _mean(run, weights, card, mean_with)
     settings = _without(state["configuration"], LOCAL)
-    training = {**card.training, "steps": step, "configuration": settings}
+    training = {**card.training, "steps": step, "configuration": settings, **other}
     card = replace(card, training=training, evaluation=state["evaluation"])
-    network = build(card, state["average"] or state["generator"], run)
+    network = build(card, weights, run)
     save_model(path, network, card)
     log.info("%s: weights of step %d of %s", path, step, run)
     return card
+
+
+def _mean(run, weights, card, other):
+    """The mean of the run's weights and the other's, and what the card is to say of the other."""
+    others, _, origin = read_weights(Path(other))
+    shapes, other_shapes = (
+        {name: tuple(weight.shape) for name, weight in state.items()} for state in (weights, others)
+    )
+    if shapes != other_shapes or origin.length != card.length:
+        raise InputError(
+            f"the weights of {other} are of another network or length than those of {run}: "
+            "the mean needs two of a kind"
+        )
+    mean = {name: (weight + others[name]) / 2 for name, weight in weights.items()}
+    return mean, {"mean with": {"name": origin.name, **origin.training}}
 
 
 def _without(table, names):

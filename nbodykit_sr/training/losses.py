@@ -121,6 +121,28 @@ def log_distance(step, lag, axis):
     return 0.5 * torch.log(square + SOFTENING)
 
 
+def log_radius(displacement, side):
+    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart: small where
+    the whole cube has collapsed, as a halo's particles have.
+
+    Parameters
+    ----------
+    displacement : (B, 3, N, N, N) float tensor [cells]
+
+    Returns
+    -------
+    (B, 1, M, M, M) float tensor
+    """
+    size = displacement.shape[-1]
+    site = torch.arange(size, device=displacement.device, dtype=displacement.dtype) - size / 2
+    grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
+    position = displacement - displacement.mean((2, 3, 4), keepdim=True) + grid
+    moments = torch.cat([position, position.square().sum(1, keepdim=True)], 1)
+    moments = F.avg_pool3d(moments, side, max(1, side // 2))
+    square = moments[:, 3:] - moments[:, :3].square().sum(1, keepdim=True)
+    return 0.5 * torch.log(square.clamp(min=0) + SOFTENING)
+
+
 def statistics_loss(residuals, densities):
     """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.

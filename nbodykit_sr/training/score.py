@@ -18,12 +18,15 @@ import torch
 from torch.nn import functional as F
 
 from ..models.displacement import InterpolatingGenerator
-from .cic import density
+from .cic import density, mesh_position, read_out
 from .configuration import require
 from .displacement import DisplacementSystem
 from .displacement_configuration import DisplacementConfiguration
-from .losses import log_distance, statistics_loss
+from .losses import log_distance, log_radius, statistics_loss
 
+# Sides of the cubes whose radii `pdf` compares [SR sites], and of how many meshes it compares densities
+CUBES = (2, 4, 8)
+FINEST = 4
 # What keeps the logarithm of a density finite [mean density]
 EMPTY = 0.1
 
@@ -42,9 +45,14 @@ class ScoreTable:
         Of the log distance of these two particles.
     density : float
         Of the log density on each of `meshes`.
+    pdf : float
+        Of the one-point distributions in each crop, compared as wholes: of the log density that
+        each particle finds on the finest meshes, and of the log rms radius of cubes of sites.
+        They tell how much mass has collapsed, and in what portions, wherever that is. Like the
+        next one it is no proper score.
     spectra : float
-        Of `losses.statistics_loss` of each member, on the meshes of half a cell and one: it is no
-        proper score, but sees power spectra and one-point distributions directly.
+        Of `losses.statistics_loss` of each member, on the meshes of half a cell and one: it sees
+        power spectra and one-point distributions by volume directly.
     meshes : int
         How many meshes of the density: of half an SR cell, one, two, four, ...
     lags : tuple of int
@@ -61,6 +69,7 @@ class ScoreTable:
     difference: float = 0.5
     distance: float = 2.0
     density: float = 3.0
+    pdf: float = 0.0
     spectra: float = 0.0
     meshes: int = 4
     lags: tuple[int, ...] = (1, 2, 4, 8)
@@ -141,6 +150,12 @@ class ScoreSystem(DisplacementSystem):
             loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
         painted = list(densities(displacement, shift, s.meshes))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
+        if s.pdf:
+            seen = [log_radius(displacement, side) for side in CUBES]
+            for level, mesh in enumerate(painted[:FINEST]):
+                position = mesh_position(displacement, 1.0, 2 / 2**level, shift)
+                seen.append(read_out(torch.log(mesh + EMPTY), position))
+            loss = loss + s.pdf * sum(pdf_distance(*members_and_truth(x)) for x in seen) / len(seen)
         if s.spectra:
             rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
             residuals = [displacement - rail[:, :3]]
@@ -167,6 +182,12 @@ def coarse(pair, factor):
     for averaged, channel in zip(out.hr, pair.hr):
         averaged[:] = channel.reshape(size, ratio, size, ratio, size, ratio).mean((1, 3, 5))
     return out
+
+
+def pdf_distance(one, other):
+    """Wasserstein distance of the one-point distributions of fields (B, ...), mean over B."""
+    one, other = (x.flatten(1).sort(dim=1).values for x in (one, other))
+    return (one - other).abs().mean()
 
 
 def members_and_truth(fields):

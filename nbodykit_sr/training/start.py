@@ -31,7 +31,7 @@ def start_from(path, generator, critic, card):
     InputError
         If there are no weights, the generator's do not fit, or they were trained in other units.
     """
-    weights, judge, origin = _read(Path(path))
+    weights, judge, origin = read_weights(Path(path))
     if origin.length != card.length:
         raise InputError(
             f"the weights of {path} have generator.length = {origin.length:g}, this run has "
@@ -56,8 +56,9 @@ def start_from(path, generator, critic, card):
         log.info("the critic starts from %s too", path)
 
 
-def _read(path):
-    """Weights of a generator and of its critic ({} if it is not trained), and the card."""
+def read_weights(path):
+    """Weights of the generator and of the critic ({} if it is not trained), and the card, of a run
+    (the averaged generator if it has one) or of a ``.safetensors`` file."""
     if path.suffix == ".safetensors":
         network, card = load_model(path)
         return network.state_dict(), {}, card
