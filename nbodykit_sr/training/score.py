@@ -24,7 +24,7 @@ from .displacement import DisplacementSystem
 from .displacement_configuration import DisplacementConfiguration
 from .losses import log_distance, log_radius, statistics_loss
 
-# Sides of the cubes whose radii `pdf` compares [SR sites], and of how many meshes it compares densities
+# What `pdf` compares: the radii of cubes of these sides [SR sites], the densities of so many meshes
 CUBES = (2, 4, 8)
 FINEST = 4
 # What keeps the logarithm of a density finite [mean density]
@@ -151,11 +151,8 @@ class ScoreSystem(DisplacementSystem):
         painted = list(densities(displacement, shift, s.meshes))
         loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
         if s.pdf:
-            seen = [log_radius(displacement, side) for side in CUBES]
-            for level, mesh in enumerate(painted[:FINEST]):
-                position = mesh_position(displacement, 1.0, 2 / 2**level, shift)
-                seen.append(read_out(torch.log(mesh + EMPTY), position))
-            loss = loss + s.pdf * sum(pdf_distance(*members_and_truth(x)) for x in seen) / len(seen)
+            seen = [members_and_truth(x) for x in collapse(displacement, painted, shift)]
+            loss = loss + s.pdf * sum(pdf_distance(*pair) for pair in seen) / len(seen)
         if s.spectra:
             rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
             residuals = [displacement - rail[:, :3]]
@@ -204,6 +201,16 @@ def densities(displacement, shift, meshes):
     for _ in range(meshes - 2):
         painted = F.avg_pool3d(painted, 2)
         yield painted
+
+
+def collapse(displacement, painted, shift):
+    """Log radii of cubes of sites, and log densities at the particles, of displacements [cells]
+    whose `densities` are `painted`."""
+    for side in CUBES:
+        yield log_radius(displacement, side)
+    for level, mesh in enumerate(painted[:FINEST]):
+        position = mesh_position(displacement, 1.0, 2 / 2**level, shift)
+        yield read_out(torch.log(mesh + EMPTY), position)
 
 
 def energy_score(fields, softening=1e-2):
