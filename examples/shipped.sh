@@ -24,10 +24,10 @@ pairs() { # PREFIX REDSHIFT SEED...
         fi
     done
 }
-compare() { # MODEL REDSHIFT: on the held-out boxes
+compare() { # MODEL REDSHIFT SEED...: on these held-out boxes, by validate on the last
     local out=out/$1-z$2 seed noise
     mkdir -p out
-    for seed in "${held_out[@]}"; do
+    for seed in "${@:3}"; do
         run python -m nbodykit_sr.generate "sims/$seed/LR_z$2" "$out-$seed-interpolated" --model interpolate
         for noise in 1 2; do
             run python -m nbodykit_sr.generate "sims/$seed/LR_z$2" "$out-$seed-$noise" \
@@ -46,6 +46,7 @@ redshifts=(4 3 2 1 0)
 
 simulate --seeds "${several[@]}" "${held_out[@]}" --redshifts "${redshifts[@]}"
 simulate --seeds "${train[@]}" --redshifts 2
+simulate --seeds 230005 --boxsize 50 --nmesh 32 --redshifts 2 # held out too
 pairs z2 2 "${train[@]}"
 for z in "${redshifts[@]}"; do
     [ "$z" = 3 ] || pairs styled "$z" "${several[@]}" # z = 3 is only looked at
@@ -56,10 +57,10 @@ run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_z2.toml"
 run python -m nbodykit_sr.train "$here/train_z2_tuned.toml"
 python -m nbodykit_sr.train export runs/z2_tuned z2.safetensors --mean-with runs/z2
-compare z2 2
+compare z2 2 230005 "${held_out[@]}"
 run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
 for z in "${redshifts[@]}"; do
-    compare styled "$z"
+    compare styled "$z" "${held_out[@]}"
 done
