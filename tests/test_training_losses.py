@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from nbodykit_sr.models.critic import Critic, smallest_input
+from nbodykit_sr.training.cic import mesh_position
 from nbodykit_sr.training.losses import (
     critic_loss,
     generator_loss,
@@ -120,7 +121,7 @@ def test_radius_of_cubes(side):
     expected = ((side**2 - 1) / 4 + 0.05) ** 0.5  # 3 axes, (n^2 - 1) / 12 each
 
     def radius(displacement):
-        return log_radius(displacement, side).exp()
+        return log_radius(mesh_position(displacement, 1.0), side).exp()
 
     assert radius(rest).shape[-1] == (8 - side) // (side // 2) + 1
     for moved in (0.0, 30.0):

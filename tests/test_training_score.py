@@ -38,8 +38,8 @@ def test_energy_score_is_proper():
 
 def test_a_pdf_tells_how_much_but_not_where():
     x = torch.randn(2, 1, 6, 6, 6)
-    assert pdf_distance(x, x.flip(2)) == 0
-    assert pdf_distance(x, x + 0.3).item() == pytest.approx(0.3, rel=1e-4)
+    assert pdf_distance(torch.cat([x, x, x.flip(2)])) == 0
+    assert pdf_distance(torch.cat([x, x, x + 0.3])).item() == pytest.approx(0.3, rel=1e-4)
 
 
 def test_what_has_collapsed_counts(settings):

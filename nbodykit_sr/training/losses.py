@@ -121,22 +121,20 @@ def log_distance(step, lag, axis):
     return 0.5 * torch.log(square + SOFTENING)
 
 
-def log_radius(displacement, side):
+def log_radius(position, side):
     """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart: small where
     the whole cube has collapsed, as a halo's particles have.
 
     Parameters
     ----------
-    displacement : (B, 3, N, N, N) float tensor [cells]
+    position : (B, 3, N, N, N) float tensor [cells]
 
     Returns
     -------
     (B, 1, M, M, M) float tensor
     """
-    size = displacement.shape[-1]
-    site = torch.arange(size, device=displacement.device, dtype=displacement.dtype) - size / 2
-    grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
-    position = displacement - displacement.mean((2, 3, 4), keepdim=True) + grid
+    # small numbers, so that the difference of their squares is exact enough
+    position = position - position.mean((2, 3, 4), keepdim=True)
     moments = torch.cat([position, position.square().sum(1, keepdim=True)], 1)
     moments = F.avg_pool3d(moments, side, max(1, side // 2))
     square = moments[:, 3:] - moments[:, :3].square().sum(1, keepdim=True)

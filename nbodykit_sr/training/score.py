@@ -149,10 +149,11 @@ class ScoreSystem(DisplacementSystem):
             loss = loss + s.difference * energy_score(step) / lag**0.5
             loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
         painted = list(densities(displacement, shift, s.meshes))
-        loss = loss + s.density / 2 * sum(energy_score(torch.log(x + EMPTY)) for x in painted)
+        logs = [torch.log(x + EMPTY) for x in painted]
+        loss = loss + s.density / 2 * sum(map(energy_score, logs))
         if s.pdf:
-            seen = [members_and_truth(x) for x in collapse(displacement, painted, shift)]
-            loss = loss + s.pdf * sum(pdf_distance(*pair) for pair in seen) / len(seen)
+            distances = [pdf_distance(x) for x in collapse(displacement, logs, shift)]
+            loss = loss + s.pdf * sum(distances) / len(distances)
         if s.spectra:
             rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
             residuals = [displacement - rail[:, :3]]
@@ -181,10 +182,11 @@ def coarse(pair, factor):
     return out
 
 
-def pdf_distance(one, other):
-    """Wasserstein distance of the one-point distributions of fields (B, ...), mean over B."""
-    one, other = (x.flatten(1).sort(dim=1).values for x in (one, other))
-    return (one - other).abs().mean()
+def pdf_distance(fields):
+    """Mean Wasserstein distance of the one-point distributions of the members to the truth's, of
+    (3B, ...) fields: two members, then the truth."""
+    one, other, truth = fields.flatten(1).sort(dim=1).values.chunk(3)
+    return ((one - truth).abs().mean() + (other - truth).abs().mean()) / 2
 
 
 def members_and_truth(fields):
@@ -203,14 +205,14 @@ def densities(displacement, shift, meshes):
         yield painted
 
 
-def collapse(displacement, painted, shift):
+def collapse(displacement, logs, shift):
     """Log radii of cubes of sites, and log densities at the particles, of displacements [cells]
-    whose `densities` are `painted`."""
+    with the logs of their `densities`."""
+    position = mesh_position(displacement, 1.0, shift=shift)
     for side in CUBES:
-        yield log_radius(displacement, side)
-    for level, mesh in enumerate(painted[:FINEST]):
-        position = mesh_position(displacement, 1.0, 2 / 2**level, shift)
-        yield read_out(torch.log(mesh + EMPTY), position)
+        yield log_radius(position, side)
+    for level, mesh in enumerate(logs[:FINEST]):
+        yield read_out(mesh, (position + 0.5) * (2 / 2**level) - 0.5)
 
 
 def energy_score(fields, softening=1e-2):
