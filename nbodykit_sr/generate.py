@@ -26,11 +26,12 @@ from .door import UNFINISHED, Parser, RankError, enter, stop_requests
 from .errors import InputError, agreement, one_line
 from .layouts import header
 from .models.displacement import PADDING
+from .output import prepare_output
 from .plan import check_disk, particle_bytes, plan
 from .snapshot import open_snapshot
 from .verify import Expectation
 from .verify import main as verify
-from .writer import SnapshotWriter, WrongValues, prepare_output
+from .writer import SnapshotWriter, WrongValues
 
 logger = logging.getLogger(__name__)
 

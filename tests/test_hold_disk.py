@@ -13,8 +13,8 @@ from mpi4py import MPI
 from test_hold_resume import written
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.output import prepare_output
 from nbodykit_sr.plan import check_disk
-from nbodykit_sr.writer import prepare_output
 
 CHUNKS = 64
 

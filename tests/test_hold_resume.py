@@ -18,7 +18,8 @@ from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.writer import SnapshotWriter, prepare_output
+from nbodykit_sr.output import prepare_output
+from nbodykit_sr.writer import SnapshotWriter
 
 CHUNKS = 8
 COMM = MPI.COMM_SELF
