@@ -7,7 +7,7 @@ from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.score import energy_score, pdf_distance
+from nbodykit_sr.training.score import energy_score, pdf_distance, redshift_space
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -57,6 +57,44 @@ def test_what_has_collapsed_counts(settings):
     same = torch.cat([batch["hr"]] * 2)
     assert loss(5.0, same) == loss(0.0, same)
     assert loss(5.0, scattered) > loss(0.0, scattered) + 0.1
+
+
+def test_redshift_space_of_linear_theory():
+    """Where velocities are linear theory's, displacements along the line of sight grow by 1 + f
+    (Kaiser 1987), others stay."""
+    displacement = torch.randn(2, 3, 4, 4, 4)
+    rate = torch.tensor([0.5, 0.9])
+    moved = redshift_space(torch.cat([displacement, displacement], 1), rate, axis=1)
+    torch.testing.assert_close(moved[:, 1], displacement[:, 1] * (1 + rate).view(2, 1, 1, 1))
+    assert torch.equal(moved[:, [0, 2]], displacement[:, [0, 2]])
+
+
+def test_cold_velocities_count_in_redshift_space(settings, tmp_path):
+    """Particles at the right places that move too slowly are told from the truth there alone."""
+    make_pair(tmp_path / "six", channels=6)
+    settings["pairs"] = {"train": [str(tmp_path / "six")]}
+    settings["generator"] = {**settings["generator"], "channels": 6}
+    batch = make_system(settings).sample(np.random.default_rng(0))
+    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    batch["hr"][:, 3:] = torch.randn(batch["hr"][:, 3:].shape, generator=torch.manual_seed(0))
+    warm = torch.cat([batch["hr"]] * 2)
+    cold = warm.clone()
+    cold[:, 3:] *= 0.2
+
+    def loss(weight, fields):
+        score = {**settings["score"], "velocity": 0.0, "redshift": weight}
+        return make_system({**settings, "score": score}).statistics(dict(batch), fields)
+
+    assert loss(0.0, cold) == loss(0.0, warm)
+    assert loss(1.0, cold) > loss(1.0, warm) + 0.1
+    with pytest.raises(InputError, match="score.redshift is 1.0"):
+        make_system(
+            {
+                **settings,
+                "score": {"redshift": 1.0},
+                "generator": {**settings["generator"], "channels": 3},
+            }
+        )
 
 
 def test_members_differ_and_learn(settings):

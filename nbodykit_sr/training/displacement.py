@@ -21,7 +21,7 @@ from ..models.displacement import (
 )
 from ..models.styled import StyledGenerator
 from ..noise import site_noise
-from ..normalization import Normalization
+from ..normalization import Normalization, growth_rate
 from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
 from .configuration import require
@@ -116,6 +116,7 @@ class DisplacementSystem:
             "hr": hr / units[:, None, None, None] + motion,
             "a": np.float32(a),
             "unit": np.float32(units[0]),
+            "rate": np.float32(growth_rate(a, pair.manifest.Omega_m)),
             "noise": np.int64(noise),
         }
 

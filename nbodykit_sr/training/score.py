@@ -50,6 +50,9 @@ class ScoreTable:
         each particle finds on the finest meshes, and of the log rms radius of cubes of sites.
         They tell how much mass has collapsed, and in what portions, wherever that is. Like the
         next one it is no proper score.
+    redshift : float
+        Times the density and PDF terms once more, in redshift space along a random axis: they tell
+        how fast particles of halos move.
     spectra : float
         Of `losses.statistics_loss` of each member, on the meshes of half a cell and one: it sees
         power spectra and one-point distributions by volume directly.
@@ -70,6 +73,7 @@ class ScoreTable:
     distance: float = 2.0
     density: float = 3.0
     pdf: float = 0.0
+    redshift: float = 0.0
     spectra: float = 0.0
     meshes: int = 4
     lags: tuple[int, ...] = (1, 2, 4, 8)
@@ -92,6 +96,14 @@ class ScoreConfiguration(DisplacementConfiguration):
     """
 
     score: ScoreTable = field(default_factory=ScoreTable)
+
+    def __post_init__(self):
+        super().__post_init__()
+        redshift, channels = self.score.redshift, self.generator.channels
+        require(
+            not redshift or channels == 6,
+            f"score.redshift is {redshift}: velocities are needed for it, set generator.channels = 6",
+        )
 
 
 class ScoreSystem(DisplacementSystem):
@@ -135,27 +147,27 @@ class ScoreSystem(DisplacementSystem):
         """The energy score of the two members, a scalar."""
         s = self.configuration.score
         unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
-        shift = (unit * self._interpolated(batch)[:, :3]).mean((2, 3, 4)).repeat(3, 1)
+        rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
         fields = torch.cat([fields, batch["hr"]]) * unit.repeat(3, 1, 1, 1, 1)
         displacement, velocity = fields[:, :3], s.velocity * fields[:, 3:]
         loss = s.field * energy_score(displacement)
         if velocity.shape[1]:
             loss = loss + s.field * energy_score(velocity)
-        fields = torch.cat([displacement, velocity], 1)
+        both = torch.cat([displacement, velocity], 1)
         for number, lag in enumerate(s.lags):
             axis = int(batch["noise"][0] + number) % 3
-            size = fields.shape[2] - lag
-            step = fields.narrow(2 + axis, lag, size) - fields.narrow(2 + axis, 0, size)
+            size = both.shape[2] - lag
+            step = both.narrow(2 + axis, lag, size) - both.narrow(2 + axis, 0, size)
             loss = loss + s.difference * energy_score(step) / lag**0.5
             loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
-        painted = list(densities(displacement, shift, s.meshes))
-        logs = [torch.log(x + EMPTY) for x in painted]
-        loss = loss + s.density / 2 * sum(map(energy_score, logs))
-        if s.pdf:
-            distances = [pdf_distance(x) for x in collapse(displacement, logs, shift)]
-            loss = loss + s.pdf * sum(distances) / len(distances)
+        matter, painted = self._matter(displacement, rail[:, :3])
+        loss = loss + matter
+        if s.redshift:
+            axis = int(batch["noise"][0]) % 3
+            rate = batch["rate"].repeat(3)
+            moved = [redshift_space(x, rate, axis) for x in (fields, rail)]
+            loss = loss + s.redshift * self._matter(*moved)[0]
         if s.spectra:
-            rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
             residuals = [displacement - rail[:, :3]]
             if velocity.shape[1]:
                 residuals.append(velocity - s.velocity * rail[:, 3:])
@@ -164,6 +176,32 @@ class ScoreSystem(DisplacementSystem):
                 [members_and_truth(x) for x in painted[:2]],
             )
         return loss
+
+    def _matter(self, displacement, rail):
+        """What is scored of the distribution of particles in space; and its densities.
+
+        Parameters
+        ----------
+        displacement, rail : (3B, 3, M, M, M) float tensors [cells]
+            Of the members and the truth, and interpolated.
+        """
+        s = self.configuration.score
+        shift = rail.mean((2, 3, 4))
+        painted = list(densities(displacement, shift, s.meshes))
+        logs = [torch.log(x + EMPTY) for x in painted]
+        loss = s.density / 2 * sum(map(energy_score, logs))
+        if s.pdf:
+            distances = [pdf_distance(x) for x in collapse(displacement, logs, shift)]
+            loss = loss + s.pdf * sum(distances) / len(distances)
+        return loss, painted
+
+
+def redshift_space(fields, rate, axis):
+    """Displacements (B, 3, N, N, N) as seen from afar along a lattice axis, of displacements and
+    velocities (B, 6, N, N, N) and growth rates (B): see `Normalization` for the units."""
+    moved = fields[:, :3].clone()
+    moved[:, axis] += rate.view(-1, 1, 1, 1) * fields[:, 3 + axis]
+    return moved
 
 
 def coarse(pair, factor):
