@@ -107,6 +107,8 @@ class SRMesh(MeshSource):
             self.grid = ChunkGrid(N, chunk or default_side(N, comm.size))
             self.grid.blocks(comm.size)
             self.device = choose_device(device, *node)
+        if self.card.caution and comm.rank == 0:
+            logger.warning("%s: %s", self.card.name, self.card.caution)
         self.lr, self.initial = lr, initial
         self.lattice = LagrangianLattice(N, box)
         origin = 0.0 if isinstance(lr, CatalogSource) else -0.5

@@ -64,7 +64,11 @@ def evolved(comm, seed=3, box=BOX):
 
 @pytest.fixture
 def weights(tmp_path, comm):
-    path = tmp_path / "w.safetensors"
+    return written(tmp_path / "w.safetensors", comm)
+
+
+def written(path, comm, **card):
+    """A small emulator that knows nothing, as a file."""
     if comm.rank == 0:
         torch.manual_seed(4)
         network = DensityEmulator(filters=2)
@@ -73,7 +77,7 @@ def weights(tmp_path, comm):
             network,
             ModelCard(
                 "untrained", "density", network.arguments, factor=2, channels=1,
-                cell=BOX / N, redshift=(0.0, 0.0), Omega_m=0.3,
+                cell=BOX / N, redshift=(0.0, 0.0), Omega_m=0.3, **card,
             ),
         )  # fmt: skip
     comm.Barrier()
@@ -188,6 +192,13 @@ def test_it_is_a_mesh_of_nbodykit(comm, weights, tmp_path):
     equal = np.array_equal(saved.compute().value, model.compute().value)
     assert everywhere(equal, comm)
     assert saved.attrs["SRModel"] == "untrained"
+
+
+def test_a_caution_is_told(comm, tmp_path, caplog):
+    path = written(tmp_path / "w.safetensors", comm, notes="Caution: no voids.\nAll else.")
+    SRMesh(evolved(comm), initial(comm), model=path, Nmesh=N)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (["untrained: Caution: no voids."] if comm.rank == 0 else [])
 
 
 def test_an_lr_mesh_moves_the_initial_conditions(comm, weights):
