@@ -46,21 +46,29 @@ redshifts=(4 3 2 1 0)
 
 simulate --seeds "${several[@]}" "${held_out[@]}" --redshifts "${redshifts[@]}"
 simulate --seeds "${train[@]}" --redshifts 2
-simulate --seeds 230005 --boxsize 50 --nmesh 32 --redshifts 2 # held out too
+# held out too
+simulate --seeds 240001 240002 --redshifts 2
+simulate --seeds 230005 --boxsize 50 --nmesh 32 --redshifts 2
 pairs z2 2 "${train[@]}"
 for z in "${redshifts[@]}"; do
-    [ "$z" = 3 ] || pairs styled "$z" "${several[@]}" # z = 3 is only looked at
+    pairs styled "$z" "${several[@]}"
     pairs test "$z" "${held_out[@]}"
 done
 
 run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_z2.toml"
 run python -m nbodykit_sr.train "$here/train_z2_tuned.toml"
-python -m nbodykit_sr.train export runs/z2_tuned z2.safetensors --mean-with runs/z2
-compare z2 2 230005 "${held_out[@]}"
+python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with runs/z2
+run python -m nbodykit_sr.train "$here/train_z2_redshift.toml"
+python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
+compare z2 2 230005 240001 240002 "${held_out[@]}"
 run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
+run python -m nbodykit_sr.train "$here/train_z3to4.toml"
+python -m nbodykit_sr.train export runs/z3to4 z3to4.safetensors
 for z in "${redshifts[@]}"; do
     compare styled "$z" "${held_out[@]}"
 done
+compare z3to4 3 "${held_out[@]}"
+compare z3to4 4 "${held_out[@]}"
