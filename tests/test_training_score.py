@@ -21,6 +21,12 @@ def settings(tmp_path):
     )
 
 
+def drawn(system):
+    """A batch of one sample."""
+    sample = system.sample(np.random.default_rng(0))
+    return {k: torch.as_tensor(v)[None] for k, v in sample.items()}
+
+
 def test_energy_score_is_proper():
     """Of all Gaussians, the one the truth is drawn from scores best, in width and in mean."""
     generator = torch.Generator().manual_seed(0)
@@ -44,8 +50,7 @@ def test_a_pdf_tells_how_much_but_not_where():
 
 def test_what_has_collapsed_counts(settings):
     """Fields scattered within a cell are told from those that stay: by `pdf` more than without."""
-    batch = make_system(settings).sample(np.random.default_rng(0))
-    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    batch = drawn(make_system(settings))
     generator = torch.Generator().manual_seed(0)
     scatter = torch.randn((2, *batch["hr"].shape[1:]), generator=generator)
     scattered = batch["hr"] + 0.5 * scatter / (batch["unit"] * 2 / 1.5625)
@@ -74,8 +79,7 @@ def test_cold_velocities_count_in_redshift_space(settings, tmp_path):
     make_pair(tmp_path / "six", channels=6)
     settings["pairs"] = {"train": [str(tmp_path / "six")]}
     settings["generator"] = {**settings["generator"], "channels": 6}
-    batch = make_system(settings).sample(np.random.default_rng(0))
-    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    batch = drawn(make_system(settings))
     batch["hr"][:, 3:] = torch.randn(batch["hr"][:, 3:].shape, generator=torch.manual_seed(0))
     warm = torch.cat([batch["hr"]] * 2)
     cold = warm.clone()
@@ -101,9 +105,7 @@ def test_members_differ_and_learn(settings):
     system = make_system(settings)
     trainer = Trainer(system, ALONE)
     trainer.run()
-    batch = {
-        k: torch.as_tensor(v)[None] for k, v in system.sample(np.random.default_rng(0)).items()
-    }
+    batch = drawn(system)
     with torch.no_grad():
         one, other = system.generate(trainer.generator, batch).chunk(2)
     assert one.shape == batch["hr"].shape
@@ -151,8 +153,7 @@ def test_a_critic_joins_the_score(settings):
     alone = {**settings, "run": settings["run"] + "2"}
     alone["stage"] = [{**settings["stage"][0], "adversarial_weight": 0.0}]
     joined, scored = Trainer(make_system(settings), ALONE), Trainer(make_system(alone), ALONE)
-    batch = joined.system.sample(np.random.default_rng(0))
-    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    batch = drawn(joined.system)
     seen = joined.system.critic_fields(batch, joined.system.generate(joined.generator, batch))
     assert seen.shape == joined.system.critic_fields(batch, joined.system.target(batch)).shape
     assert len(seen) == len(batch["lr"])
@@ -167,8 +168,7 @@ def test_the_critic_sees_distances(settings):
     """Of neighbours on the lattice: of one cell without displacement, and none past the faces."""
     settings["critic"] = {**settings["critic"], "distances": True, "density_factor": 0}
     system = make_system(settings)
-    batch = system.sample(np.random.default_rng(0))
-    batch = {k: torch.as_tensor(v)[None] for k, v in batch.items()}
+    batch = drawn(system)
     _, critic = system.networks()
     seen = system.critic_fields(batch, torch.zeros_like(batch["hr"]))
     assert torch.isfinite(critic(seen)).all()

@@ -147,27 +147,29 @@ class ScoreSystem(DisplacementSystem):
         """The energy score of the two members, a scalar."""
         s = self.configuration.score
         unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
-        rail = (unit * self._interpolated(batch)).repeat(3, 1, 1, 1, 1)
+        rail = unit * self._interpolated(batch)
+        bulk = rail.mean((2, 3, 4), keepdim=True).repeat(3, 1, 1, 1, 1)
         fields = torch.cat([fields, batch["hr"]]) * unit.repeat(3, 1, 1, 1, 1)
         displacement, velocity = fields[:, :3], s.velocity * fields[:, 3:]
         loss = s.field * energy_score(displacement)
         if velocity.shape[1]:
             loss = loss + s.field * energy_score(velocity)
         both = torch.cat([displacement, velocity], 1)
+        drawn = int(batch["noise"][0])
         for number, lag in enumerate(s.lags):
-            axis = int(batch["noise"][0] + number) % 3
+            axis = (drawn + number) % 3
             size = both.shape[2] - lag
             step = both.narrow(2 + axis, lag, size) - both.narrow(2 + axis, 0, size)
             loss = loss + s.difference * energy_score(step) / lag**0.5
             loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
-        matter, painted = self._matter(displacement, rail[:, :3])
+        matter, painted = self._matter(displacement, bulk[:, :3])
         loss = loss + matter
         if s.redshift:
-            axis = int(batch["noise"][0]) % 3
             rate = batch["rate"].repeat(3)
-            moved = [redshift_space(x, rate, axis) for x in (fields, rail)]
+            moved = [redshift_space(x, rate, drawn % 3) for x in (fields, bulk)]
             loss = loss + s.redshift * self._matter(*moved)[0]
         if s.spectra:
+            rail = rail.repeat(3, 1, 1, 1, 1)
             residuals = [displacement - rail[:, :3]]
             if velocity.shape[1]:
                 residuals.append(velocity - s.velocity * rail[:, 3:])
@@ -177,16 +179,18 @@ class ScoreSystem(DisplacementSystem):
             )
         return loss
 
-    def _matter(self, displacement, rail):
+    def _matter(self, displacement, bulk):
         """What is scored of the distribution of particles in space; and its densities.
 
         Parameters
         ----------
-        displacement, rail : (3B, 3, M, M, M) float tensors [cells]
-            Of the members and the truth, and interpolated.
+        displacement : (3B, 3, M, M, M) float tensor [cells]
+            Of the members and the truth.
+        bulk : (3B, 3, 1, 1, 1) float tensor [cells]
+            Their bulk motion, taken off.
         """
         s = self.configuration.score
-        shift = rail.mean((2, 3, 4))
+        shift = bulk.flatten(1)
         painted = list(densities(displacement, shift, s.meshes))
         logs = [torch.log(x + EMPTY) for x in painted]
         loss = s.density / 2 * sum(map(energy_score, logs))
@@ -223,8 +227,8 @@ def coarse(pair, factor):
 def pdf_distance(fields):
     """Mean Wasserstein distance of the one-point distributions of the members to the truth's, of
     (3B, ...) fields: two members, then the truth."""
-    one, other, truth = fields.flatten(1).sort(dim=1).values.chunk(3)
-    return ((one - truth).abs().mean() + (other - truth).abs().mean()) / 2
+    members, truth = members_and_truth(fields.flatten(1).sort(dim=1).values)
+    return (members - truth).abs().mean()
 
 
 def members_and_truth(fields):
