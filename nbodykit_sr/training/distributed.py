@@ -1,5 +1,6 @@
 """Ranks and their device: torch.distributed, whoever started them."""
 
+import gc
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ def join(device, rank, size, address):
 
 
 def leave(ranks):
-    """End the process group."""
+    """End the process group, once what `Ranks.wrap` gave is let go of.
+
+    A wrapped network that outlives the group takes it down when it dies, holding Python's lock
+    and waiting for threads that may need that lock to drop their last tensor: for ever.
+    """
     if ranks.size > 1:
+        gc.collect()  # wrapped networks refer to themselves
         torch.distributed.destroy_process_group()

@@ -182,6 +182,7 @@ class Trainer:
             samples.close()
             if watch:
                 watch.close()
+            self.wrapped = None  # must be gone before the ranks part: see `leave`
         return self.step == self.schedule.steps
 
     def _due(self, every):
