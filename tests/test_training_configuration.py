@@ -50,6 +50,7 @@ def test_the_examples_are_configurations(path):
         ({"stage": [{"steps": 3, "epochs": 1, "l2": 1}]}, ["steps = 3", "one of the two"]),
         ({"stage": [{"steps": 3, "l2": 1, "rate": 1}]}, ["stage[0].rate"]),
         ({"stage": {"steps": 3}}, ["stage", "a list"]),
+        ({"stage": [{"steps": 3, "l2": 1, "penalty_at": "fake"}]}, ["penalty_at", "both"]),
         ({"generator": 3}, ["generator is 3", "a table"]),
         ({"checkpoints": {"keep": 1}}, ["checkpoints.keep is 1"]),
     ],

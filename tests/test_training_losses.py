@@ -22,13 +22,14 @@ def test_penalty_of_a_linear_critic():
     weight = torch.randn(1, 2, 3, 3, 3)
     real, fake, mixing = torch.randn(4, 2, 3, 3, 3), torch.randn(4, 2, 3, 3, 3), torch.rand(4)
     norm = weight.norm()
-    found = gradient_penalty("wasserstein", linear_critic(weight), real, fake, mixing)
+    found = gradient_penalty("between", linear_critic(weight), real, fake, mixing)
     assert found == pytest.approx(float((norm - 1) ** 2), rel=1e-5)
-    found = gradient_penalty("logistic", linear_critic(weight), real, fake, mixing)
-    assert found == pytest.approx(float(norm**2), rel=1e-5)
+    for where in ("real", "both"):
+        found = gradient_penalty(where, linear_critic(weight), real, fake, mixing)
+        assert found == pytest.approx(float(norm**2), rel=1e-5)
 
 
-def test_penalty_is_taken_between_real_and_fake():
+def test_where_the_penalty_is_taken():
     seen = []
 
     def critic(x):
@@ -36,10 +37,10 @@ def test_penalty_is_taken_between_real_and_fake():
         return x.square().sum((1, 2, 3, 4))
 
     real, fake = torch.ones(2, 1, 1, 1, 1), torch.zeros(2, 1, 1, 1, 1)
-    gradient_penalty("wasserstein", critic, real, fake, torch.tensor([0.25, 1.0]))
-    gradient_penalty("logistic", critic, real, fake, None)
-    assert seen[0].flatten().tolist() == [0.25, 1.0]
-    assert seen[1].flatten().tolist() == [1.0, 1.0]
+    gradient_penalty("between", critic, real, fake, torch.tensor([0.25, 1.0]))
+    gradient_penalty("real", critic, real, fake, None)
+    gradient_penalty("both", critic, real, fake, torch.tensor([0.25, 0.75]))
+    assert [x.flatten().tolist() for x in seen] == [[0.25, 1.0], [1.0, 1.0], [0.0, 1.0]]
 
 
 def test_penalty_pulls_gradients_to_one():
@@ -49,7 +50,7 @@ def test_penalty_pulls_gradients_to_one():
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     penalties = []
     for _ in range(60):
-        penalty = gradient_penalty("wasserstein", critic, real, fake, mixing)
+        penalty = gradient_penalty("between", critic, real, fake, mixing)
         optimizer.zero_grad()
         penalty.backward()
         optimizer.step()

@@ -42,7 +42,7 @@ class Stage:
         Weight of the statistics loss (not in the papers; `losses.statistics_loss`).
     adversarial : str
         "none", "wasserstein" (with a gradient penalty: WGAN-GP), "logistic" or "relativistic" (both
-        with R1): see `losses.critic_loss`.
+        with R1 or R1 and R2): see `losses.critic_loss`.
     adversarial_weight : float
         Weight of the adversarial loss of the generator.
     learning_rate, critic_learning_rate : float
@@ -54,6 +54,8 @@ class Stage:
     penalty : float
         Weight of the gradient penalty on the batches that have it: lambda of WGAN-GP, or half
         gamma of R1. It is not multiplied by `penalty_every`.
+    penalty_at : str
+        "real" for R1, "both" for R1 and R2: see `losses.gradient_penalty`.
     penalty_every : int
         One critic update in this many has the penalty.
     warmup : int
@@ -74,6 +76,7 @@ class Stage:
     decay: float = 1.0
     critic_steps: int = 1
     penalty: float = 10.0
+    penalty_at: str = "real"
     penalty_every: int = 16
     warmup: int = 0
     batch_doubles_every: int = 0
@@ -86,6 +89,7 @@ class Stage:
         )
         kinds = ("none", "wasserstein", "logistic", "relativistic")
         one_of(f"adversarial of {where}", self.adversarial, kinds)
+        one_of(f"penalty_at of {where}", self.penalty_at, ("real", "both"))
         for name in ("l2", "statistics", "adversarial_weight", "penalty", "warmup"):
             value = getattr(self, name)
             require(value >= 0, f"{name} of {where} is {value}: zero or more needed")

@@ -235,7 +235,9 @@ class Trainer:
             mixing = batch["noise"].remainder(2**20).float() / 2**20
             with self.ranks.local_gradients(critic):
                 terms["penalty"] = gradient_penalty(
-                    kind, lambda x: self.system.score(critic, batch, x), real, fake, mixing
+                    "between" if kind == "wasserstein" else stage.penalty_at,
+                    lambda x: self.system.score(critic, batch, x),
+                    *(real, fake, mixing),
                 )
                 (stage.penalty * terms["penalty"]).backward()
         with self._autocast():

@@ -32,29 +32,33 @@ def generator_loss(kind, real, fake):
     return F.softplus(-fake).mean()
 
 
-def gradient_penalty(kind, critic, real, fake, mixing):
+def gradient_penalty(where, critic, real, fake, mixing):
     """Penalty on the gradient of the critic with respect to its fields.
 
-    "wasserstein": mean of ``(|gradient| - 1)**2`` between real and fake (Gulrajani et al. 2017).
-    The others: mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
+    "between" real and fake: mean of ``(|gradient| - 1)**2`` (WGAN-GP, Gulrajani et al. 2017).
+    "real": mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
+    "both": the same at either kind, half of the samples each (R1 and R2, Huang et al. 2024).
 
     Parameters
     ----------
+    where : str
     critic : callable
         (B, C, N, N, N) -> (B,).
     real, fake : (B, C, N, N, N) float tensors
     mixing : (B,) float tensor in [0, 1]
-        Where between fake (0) and real (1); ignored by R1.
+        Where between fake (0) and real (1), or to which of both it is nearer; ignored by "real".
     """
-    if kind == "wasserstein":
-        mixing = mixing.view(-1, 1, 1, 1, 1)
-        x = mixing * real.detach() + (1 - mixing) * fake.detach()
+    real, fake = real.detach(), fake.detach()
+    if where == "real":
+        x = real.clone()
     else:
-        x = real.detach().clone()
+        mixing = mixing.view(-1, 1, 1, 1, 1)
+        mixing = mixing.round() if where == "both" else mixing
+        x = mixing * real + (1 - mixing) * fake
     x.requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     square = gradient.square().sum((1, 2, 3, 4))
-    if kind == "wasserstein":
+    if where == "between":
         return (torch.sqrt(square + 1e-12) - 1).square().mean()
     return square.mean()
 
