@@ -45,6 +45,7 @@ held_out=(181210 230001)
 redshifts=(4 3 2 1 0)
 
 simulate --seeds "${several[@]}" "${held_out[@]}" --redshifts "${redshifts[@]}"
+simulate --seeds "${several[@]:0:4}" --redshifts 0.5
 simulate --seeds "${train[@]}" --redshifts 2
 # held out too
 simulate --seeds 240001 240002 --redshifts 2
@@ -54,6 +55,7 @@ for z in "${redshifts[@]}"; do
     pairs styled "$z" "${several[@]}"
     pairs test "$z" "${held_out[@]}"
 done
+pairs late 0.5 "${several[@]:0:4}"
 
 run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_z2.toml"
@@ -65,10 +67,16 @@ compare z2 2 230005 240001 240002 "${held_out[@]}"
 run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/train_styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
-run python -m nbodykit_sr.train "$here/train_z3to4.toml"
-python -m nbodykit_sr.train export runs/z3to4 z3to4.safetensors
+for range in z0to1 z3to4; do
+    run python -m nbodykit_sr.train "$here/train_$range.toml"
+    python -m nbodykit_sr.train export runs/$range $range.safetensors
+done
 for z in "${redshifts[@]}"; do
     compare styled "$z" "${held_out[@]}"
 done
-compare z3to4 3 "${held_out[@]}"
-compare z3to4 4 "${held_out[@]}"
+for z in 0 1; do
+    compare z0to1 "$z" "${held_out[@]}"
+done
+for z in 3 4; do
+    compare z3to4 "$z" "${held_out[@]}"
+done
