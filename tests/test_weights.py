@@ -1,5 +1,7 @@
 """The shipped models: small, whole, and chosen by what a snapshot is."""
 
+import resource
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +42,39 @@ def test_shipped_displacement_models(path):
     redshift = sum(card.redshift) / 2
     chosen = weights.choose(card.cell, redshift, card.channels)
     assert read_card(chosen).disagreement(card.cell, redshift) is None
+
+
+def test_saved_weights_are_readable_by_whom_the_umask_lets(tmp_path):
+    network = DisplacementGenerator(6, 2, 4, 4)
+    path, other = tmp_path / "x.safetensors", tmp_path / "other"
+    save_model(path, network, ModelCard("x", "displacement", network.arguments, 2, 6))
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+@pytest.mark.parametrize("place, words", [("no/x", "No such file"), ("", "directory")])
+def test_weights_that_cannot_be_written(tmp_path, place, words):
+    network = DisplacementGenerator(6, 2, 4, 4)
+    card = ModelCard("x", "displacement", network.arguments, 2, 6)
+    with pytest.raises(InputError, match=words):
+        save_model(tmp_path / place, network, card)
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
+def test_weights_are_not_left_in_part(tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    network = DisplacementGenerator(6, 2, 64, 64)
+    card = ModelCard("x", "displacement", network.arguments, 2, 6)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            save_model(tmp_path / "x.safetensors", network, card)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_choice(tmp_path, monkeypatch):

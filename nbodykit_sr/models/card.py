@@ -3,10 +3,11 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..errors import InputError, one_line
 from ..normalization import Normalization
@@ -144,10 +145,26 @@ class ModelCard:
 
 
 def save_model(path, network, card):
-    """Write weights and card, with a checksum of both, as one safetensors file."""
+    """Write weights and card, with a checksum of both, as one safetensors file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written; nothing is left then.
+    """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"card": json.dumps(asdict(card)), "sha256": fingerprint(network, card)}
-    save_file(state, str(path), metadata=metadata)
+    # not by save_file: its files are readable by their owner alone, whatever the umask
+    file = Path(path)
+    try:
+        file.write_bytes(save(state, metadata=metadata))
+    except OSError as error:
+        if file.is_file():
+            file.unlink()
+        raise InputError(
+            f"model {path} can't be written ({one_line(error)}): name a file in a folder that is "
+            "there, may be written to and has room"
+        ) from error
 
 
 def load_model(path):
