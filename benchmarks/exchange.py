@@ -10,7 +10,7 @@ import time
 
 from mpi4py import MPI
 
-from nbodykit_sr.chunks import ChunkGrid, default_side
+from nbodykit_sr.chunks import default_grid
 from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
 from nbodykit_sr.models.displacement import PADDING
 from nbodykit_sr.snapshot import open_snapshot
@@ -21,7 +21,7 @@ begun = time.perf_counter()
 snapshot = open_snapshot(sys.argv[1], comm)
 found = find_lattice(snapshot)
 located = time.perf_counter()
-grid = ChunkGrid(found[0].Nmesh, default_side(found[0].Nmesh, comm.size))
+grid = default_grid(found[0].Nmesh, comm.size)
 field = lattice_field(snapshot, LatticeDomain(grid, comm, PADDING), True, found)
 seconds = comm.allreduce(time.perf_counter() - begun, MPI.MAX)
 peak = comm.allreduce(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, MPI.MAX) * 1024

@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
-from .chunks import ChunkGrid, default_side
+from .chunks import ChunkGrid, default_grid
 from .device import choose_device
 from .domain import LatticeDomain, find_lattice, lattice_field, node_ranks
 from .errors import InputError, agreement
@@ -112,18 +112,20 @@ class SRCatalog(CatalogSource):
             logger.warning("%s: %s", card.name, card.caution)
         widest = comm.allreduce(widest, MPI.MIN)
         with agreement(comm):
-            side = default_side(lattice.Nmesh, comm.size, widest) if chunk is None else chunk
-            grid = ChunkGrid(lattice.Nmesh, side)
-            if region is not None:
-                grid = grid.select(region, lattice.cell)
+            if chunk is None:
+                grid = default_grid(lattice.Nmesh, comm.size, widest, region, lattice.cell)
+            else:
+                grid = ChunkGrid(lattice.Nmesh, chunk).select(region, lattice.cell)
             grid.blocks(comm.size)
-        if comm.rank == 0 and chunk is None and side < default_side(lattice.Nmesh, 1, widest):
-            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", side, comm.size)
+        usual = default_grid(lattice.Nmesh, 1, widest, region, lattice.cell).side
+        if comm.rank == 0 and chunk is None and grid.side < usual:
+            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
         self.card, self.lattice, self.grid = card, lattice.refine(card.factor), grid
         self.inference = ChunkedInference(generator, card.factor, lattice, units, seed, device)
         domain = LatticeDomain(grid, comm, PADDING)
         self.field = lattice_field(source, domain, card.channels == 6, found)
-        if card.displacement_range and self.field.largest > card.displacement_range * lattice.cell:
+        beyond = self.field.largest / lattice.cell > (card.displacement_range or np.inf)
+        if beyond and comm.rank == 0:
             logger.warning(
                 "largest LR displacement is %.3g cells, the model was trained up to %.3g",
                 self.field.largest / lattice.cell,

@@ -134,11 +134,13 @@ class ChunkGrid:
 
         Parameters
         ----------
-        region : three (low, high) pairs
+        region : three (low, high) pairs, or None for everything
             Lagrangian, comoving [Mpc/h]; may reach over the edges of the periodic box.
         cell : float
             Spacing of the lattice [Mpc/h].
         """
+        if region is None:
+            return self
         selection = []
         for axis, (low, high) in zip("xyz", region, strict=True):
             if not (np.isfinite(low) and np.isfinite(high) and low < high):
@@ -155,17 +157,18 @@ class ChunkGrid:
         return ChunkGrid(self.Nmesh, self.side, tuple(selection))
 
 
-def default_side(Nmesh, ranks=1, widest=DEFAULT_SIDE):
-    """A chunk side for a lattice: up to `widest` and half the lattice, a divisor if one is near.
+def default_grid(Nmesh, ranks=1, widest=DEFAULT_SIDE, region=None, cell=1.0):
+    """A chunk grid for a lattice: sides up to `widest` and half the lattice, a divisor if one is near.
 
-    Only more ranks than that leaves chunks for make it smaller, so results do not depend on
-    the number of ranks where that can be helped.
+    Only more ranks than that leaves chunks for, in the region if one is given, make it finer, so
+    results do not depend on the number of ranks where that can be helped.
     """
     widest = min(widest, max(Nmesh // 2, 1))
     side = next((n for n in range(widest, widest // 2, -1) if Nmesh % n == 0), widest)
-    while side > 1 and (-(-Nmesh // side)) ** 3 < ranks:
-        side = (side + 1) // 2
-    return side
+    grid = ChunkGrid(Nmesh, side).select(region, cell)
+    while grid.side > 1 and np.prod(grid.counts) < ranks:
+        grid = ChunkGrid(Nmesh, (grid.side + 1) // 2).select(region, cell)
+    return grid
 
 
 def _bisect(block, ranks):

@@ -13,7 +13,7 @@ from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.base.mesh import MeshSource
 
-from .chunks import ChunkGrid, default_side
+from .chunks import ChunkGrid, default_grid
 from .device import choose_device
 from .domain import LatticeDomain, LatticeField, node_ranks
 from .errors import InputError, agreement
@@ -104,7 +104,7 @@ class SRMesh(MeshSource):
             N, box = _sizes(lr, initial, Nmesh)
             self._check_fit(box / N, redshift(lr.attrs))
             self.growth = _growth(lr, initial, initial_redshift, self.card)
-            self.grid = ChunkGrid(N, chunk or default_side(N, comm.size))
+            self.grid = default_grid(N, comm.size) if chunk is None else ChunkGrid(N, chunk)
             self.grid.blocks(comm.size)
             self.device = choose_device(device, *node)
         if self.card.caution and comm.rank == 0:

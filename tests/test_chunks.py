@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbodykit_sr.chunks import ChunkGrid, default_side
+from nbodykit_sr.chunks import ChunkGrid, default_grid
 from nbodykit_sr.errors import InputError
 
 
@@ -45,12 +45,21 @@ def test_the_load_is_balanced(ranks):
 
 @pytest.mark.parametrize("Nmesh", [1, 2, 8, 16, 61, 64, 100, 640])
 def test_default_sides(Nmesh):
-    side = default_side(Nmesh)
+    side = default_grid(Nmesh).side
     assert 1 <= side <= 16 and (Nmesh < 2 or -(-Nmesh // side) >= 2)
-    assert default_side(64) == 16 and default_side(16) == 8 and default_side(61) == 16
+    assert [default_grid(n).side for n in (64, 16, 61)] == [16, 8, 16]
     for ranks in (1, 3, 8, 9, 100):
         if ranks <= Nmesh**3:
-            ChunkGrid(Nmesh, default_side(Nmesh, ranks)).blocks(ranks)
+            default_grid(Nmesh, ranks).blocks(ranks)
+
+
+def test_ranks_that_share_a_region_get_smaller_chunks():
+    region = ((0.0, 20.0),) * 3  # of 64 cells of 1.5625: 12.8 of them
+    grids = [default_grid(64, ranks, region=region, cell=1.5625) for ranks in (1, 2, 8, 9)]
+    assert [grid.side for grid in grids] == [16, 8, 8, 4]
+    one_site = default_grid(64, 2, region=((0.0, 1.0),) * 3, cell=1.5625)
+    with pytest.raises(InputError, match="fewer ranks"):
+        one_site.blocks(2)
 
 
 def test_a_region_selects_what_meets_it():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from nbodykit.lab import ArrayCatalog
 
-from nbodykit_sr.chunks import ChunkGrid, default_side
+from nbodykit_sr.chunks import ChunkGrid, default_grid
 from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.lattice import LagrangianLattice
@@ -71,7 +71,7 @@ def test_gas_particles_have_their_own_lattice(comm, data):
 
 def field_of(catalog, comm, velocity=True):
     found = find_lattice(catalog)
-    grid = ChunkGrid(found[0].Nmesh, default_side(found[0].Nmesh, comm.size))
+    grid = default_grid(found[0].Nmesh, comm.size)
     return lattice_field(catalog, LatticeDomain(grid, comm, 3), velocity, found)
 
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from mpi4py import MPI
 
-from ..chunks import ChunkGrid, default_side
+from ..chunks import default_grid
 from ..domain import LatticeDomain, find_lattice, lattice_field
 from ..errors import InputError, agreement
 from ..snapshot import open_snapshot
@@ -69,7 +69,7 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
     for name, catalog in zip(("lr", "hr"), catalogs, strict=True):
         this = found.pop(0)
         Nmesh = this[0].Nmesh
-        domain = LatticeDomain(ChunkGrid(Nmesh, default_side(Nmesh, comm.size)), comm, 0)
+        domain = LatticeDomain(default_grid(Nmesh, comm.size), comm, 0)
         field = lattice_field(catalog, domain, channels == 6, this)
         del this
         _write(partial / f"{name}.npy", field, comm)
