@@ -162,6 +162,11 @@ def test_the_mesh_is_the_network_on_the_periodic_box(comm, weights):
     )
 
 
+def test_no_chunk_of_zero(comm, weights):
+    with pytest.raises(InputError, match="chunk is 0"):
+        SRMesh(evolved(comm), initial(comm), model=weights, Nmesh=N, chunk=0)
+
+
 @pytest.mark.parametrize("chunk", [3, 5, 10])
 def test_any_chunk_and_any_ranks(comm, weights, chunk):
     if chunk == 10 and comm.size > 1:
