@@ -117,9 +117,12 @@ class SRCatalog(CatalogSource):
             else:
                 grid = ChunkGrid(lattice.Nmesh, chunk).select(region, lattice.cell)
             grid.blocks(comm.size)
-        usual = default_grid(lattice.Nmesh, 1, widest, region, lattice.cell).side
-        if comm.rank == 0 and chunk is None and grid.side < usual:
-            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
+        if comm.rank == 0 and chunk is None:
+            alone = default_grid(lattice.Nmesh, 1, widest, region, lattice.cell)
+            if grid.side < alone.side:
+                logger.warning(
+                    "chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size
+                )
         self.card, self.lattice, self.grid = card, lattice.refine(card.factor), grid
         self.inference = ChunkedInference(generator, card.factor, lattice, units, seed, device)
         domain = LatticeDomain(grid, comm, PADDING)

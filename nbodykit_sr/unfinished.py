@@ -8,6 +8,7 @@ import shutil
 import time
 
 from .errors import InputError
+from .files import whole_file
 
 # How long a resumed run waits for the one before to let go of the folder
 LOCK_SECONDS = 15.0
@@ -120,9 +121,8 @@ class UnfinishedRun:
 
     def replace(self, name, text):
         """Write a file of the folder, whole or not at all."""
-        with open(self._path(name) + ".new", "w") as file:
-            file.write(text)
-        os.replace(self._path(name) + ".new", self._path(name))
+        with whole_file(self._path(name)) as file:
+            file.write(text.encode())
 
     def clear(self):
         """Remove the folder of a run that is complete, its identity last."""

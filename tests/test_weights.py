@@ -44,37 +44,42 @@ def test_shipped_displacement_models(path):
     assert read_card(chosen).disagreement(card.cell, redshift) is None
 
 
-def test_saved_weights_are_readable_by_whom_the_umask_lets(tmp_path):
-    network = DisplacementGenerator(6, 2, 4, 4)
-    path, other = tmp_path / "x.safetensors", tmp_path / "other"
+def tiny(path, chan=4):
+    """Save a small model there."""
+    network = DisplacementGenerator(6, 2, chan, chan)
     save_model(path, network, ModelCard("x", "displacement", network.arguments, 2, 6))
+
+
+def test_saved_weights_are_readable_by_whom_the_umask_lets(tmp_path):
+    path, other = tmp_path / "x.safetensors", tmp_path / "other"
+    tiny(path)
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
 
 
 @pytest.mark.parametrize("place, words", [("no/x", "No such file"), ("", "directory")])
 def test_weights_that_cannot_be_written(tmp_path, place, words):
-    network = DisplacementGenerator(6, 2, 4, 4)
-    card = ModelCard("x", "displacement", network.arguments, 2, 6)
     with pytest.raises(InputError, match=words):
-        save_model(tmp_path / place, network, card)
+        tiny(tmp_path / place)
     assert tmp_path.is_dir() and not list(tmp_path.iterdir())
 
 
-def test_weights_are_not_left_in_part(tmp_path):
-    """A limit on the size of files stands for a full disk."""
-    network = DisplacementGenerator(6, 2, 64, 64)
-    card = ModelCard("x", "displacement", network.arguments, 2, 6)
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_weights_are_not_left_in_part(tmp_path, before):
+    """A limit on the size of files stands for a full disk; what was there stays."""
+    path = tmp_path / "x.safetensors"
+    if before:
+        path.write_bytes(before)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
     try:
         with pytest.raises(InputError, match="File too large"):
-            save_model(tmp_path / "x.safetensors", network, card)
+            tiny(path, chan=64)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, before)
-    assert not list(tmp_path.iterdir())
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([before] if before else [])
 
 
 def test_choice(tmp_path, monkeypatch):

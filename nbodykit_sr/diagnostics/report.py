@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import os
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +13,7 @@ import matplotlib
 import numpy as np
 
 from .. import version as own
+from ..files import whole_file
 from . import figures
 from .fields import redshift_of, require_box
 from .statistic import plain
@@ -57,7 +57,8 @@ def write_report(results, catalogs, folder, command):
         **results.to_dict(),
     }
     text = json.dumps(plain(document), indent=1, allow_nan=False)
-    _write(folder / "report.json", text)
+    with whole_file(folder / "report.json") as file:
+        file.write(text.encode())
     shown = []
     with matplotlib.rc_context(figures.RC):
         for name, title, figure, caption in _figures(results):
@@ -75,7 +76,8 @@ def write_report(results, catalogs, folder, command):
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html")
-    _write(folder / "report.html", page.render(document=document, figures=shown))
+    with whole_file(folder / "report.html") as file:
+        file.write(page.render(document=document, figures=shown).encode())
 
 
 def versions():
@@ -372,10 +374,3 @@ def _describe(kind, catalog):
             "made": made,
         }
     )
-
-
-def _write(path, text):
-    """At once: a reader never meets half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import InputError, one_line
+from ..files import whole_file
 from ..normalization import Normalization
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
@@ -150,17 +150,15 @@ def save_model(path, network, card):
     Raises
     ------
     InputError
-        If it cannot be written; nothing is left then.
+        If it cannot be written; nothing is left of it then.
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"card": json.dumps(asdict(card)), "sha256": fingerprint(network, card)}
     # not by save_file: its files are readable by their owner alone, whatever the umask
-    file = Path(path)
     try:
-        file.write_bytes(save(state, metadata=metadata))
+        with whole_file(path) as file:
+            file.write(save(state, metadata=metadata))
     except OSError as error:
-        if file.is_file():
-            file.unlink()
         raise InputError(
             f"model {path} can't be written ({one_line(error)}): name a file in a folder that is "
             "there, may be written to and has room"

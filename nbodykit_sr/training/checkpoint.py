@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import pickle
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError, one_line
+from ..files import whole_file
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -34,9 +34,11 @@ class CheckpointFolder:
         """Write `state` (nested dicts, lists, scalars and tensors) and drop the oldest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(step)
-        _write(path, lambda file: torch.save(state, file))
+        with whole_file(path) as file:
+            torch.save(state, file)
         digest = f"{_digest(path)}  {path.name}\n".encode()
-        _write(path.with_suffix(".sha256"), lambda file: file.write(digest))
+        with whole_file(path.with_suffix(".sha256")) as file:
+            file.write(digest)
         for old in self.steps()[: -self.keep]:
             for suffix in (".sha256", ".pt"):
                 self._path(old).with_suffix(suffix).unlink(missing_ok=True)
@@ -73,16 +75,6 @@ class CheckpointFolder:
 
     def _path(self, step):
         return self.folder / f"step-{step:08d}.pt"
-
-
-def _write(path, write):
-    """Write a file under another name, to the disk, and only then give it its own."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _digest(path):
