@@ -21,9 +21,9 @@ def generator(**arguments):
     """A network with random weights and noise amplitudes of about 0.1."""
     torch.manual_seed(1)
     network = DisplacementGenerator(**arguments)
-    for rung in network.rungs:
-        torch.nn.init.normal_(rung.noise0.std, 0, 0.1)
-        torch.nn.init.normal_(rung.noise1.std, 0, 0.1)
+    for level in network.levels:
+        torch.nn.init.normal_(level.noise0.std, 0, 0.1)
+        torch.nn.init.normal_(level.noise1.std, 0, 0.1)
     return network.requires_grad_(False)
 
 

@@ -12,8 +12,8 @@ from mpi4py import MPI
 
 from nbodykit_sr.chunks import default_grid
 from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.models.displacement import PADDING
-from nbodykit_sr.snapshot import open_snapshot
 
 comm = MPI.COMM_WORLD
 comm.Barrier()

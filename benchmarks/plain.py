@@ -25,10 +25,10 @@ def published(network, x, noise):
     """A generator's forward pass as it was published, nothing folded."""
     y = x
     x = network.stem(x)
-    for rung, noise0, noise1 in zip(network.rungs, noise[::2], noise[1::2]):
-        x = rung.act(rung.conv0(upsample(rung.noise0(x, noise0))))
-        x = rung.act(rung.conv1(rung.noise1(x, noise1)))
-        y = trim(upsample(y), 2) + rung.act(rung.proj(x))
+    for level, noise0, noise1 in zip(network.levels, noise[::2], noise[1::2]):
+        x = level.act(level.conv0(upsample(level.noise0(x, noise0))))
+        x = level.act(level.conv1(level.noise1(x, noise1)))
+        y = trim(upsample(y), 2) + level.act(level.proj(x))
     return y
 
 

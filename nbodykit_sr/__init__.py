@@ -6,6 +6,7 @@ lattice, a generator is loaded, and the super-resolved catalogue is computed as 
 
 from .catalog import SRCatalog
 from .errors import InputError
+from .io.snapshot import cosmology, open_snapshot
 from .lattice import LagrangianLattice
 from .mesh import SRMesh
 from .models.card import ModelCard, save_model
@@ -14,7 +15,6 @@ from .models.displacement import DisplacementGenerator
 from .models.loading import load_generator
 from .noise import site_noise
 from .normalization import Normalization
-from .snapshot import cosmology, open_snapshot
 from .version import __version__
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The chunk grid: how a lattice is cut, the same way whatever computes it."""
+"""The chunk grid: how a lattice is cut, independently of ranks and devices."""
 
 from dataclasses import dataclass
 from functools import cached_property

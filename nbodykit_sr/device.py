@@ -1,4 +1,4 @@
-"""Which processor a rank computes on."""
+"""Choice of the GPU or CPU cores that a rank computes on."""
 
 import logging
 import os

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from bigfile import Error as BigFileError
 from nbodykit.lab import BigFileMesh
 
-from .door import Parser, RankError, enter
+from .command import Parser, RankError, enter
 from .errors import InputError, agreement, one_line
-from .integrity import check_block
+from .io.checks import check_block
+from .io.snapshot import open_snapshot
 from .mesh import SRMesh
-from .snapshot import open_snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One kind of error for users, raised by every rank alike."""
+"""The exception for users' errors, and the agreement of all ranks before one raises it."""
 
 from contextlib import contextmanager
 

@@ -22,16 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from .catalog import SRCatalog
-from .door import UNFINISHED, Parser, RankError, enter, stop_requests
+from .command import UNFINISHED, Parser, RankError, enter, stop_requests
 from .errors import InputError, agreement, one_line
-from .layouts import header
+from .io.layout import header
+from .io.preflight import prepare_output
+from .io.snapshot import open_snapshot
+from .io.writer import SnapshotWriter, WrongValues
 from .models.displacement import PADDING
-from .output import prepare_output
 from .plan import check_disk, particle_bytes, plan
-from .snapshot import open_snapshot
 from .verify import Expectation
 from .verify import main as verify
-from .writer import SnapshotWriter, WrongValues
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Running a generator over chunks: padded LR chunks in, their SR particles out.
+"""Inference: padded LR chunks in, their SR particles out.
 
 Several chunks are in flight at a time, each in a thread of its own, while the caller writes those
 that are done. On a CPU one thread alone computes a chunk, so results do not depend on how many

@@ -1,4 +1,4 @@
-"""What a run takes: time, memory, network and disk, before it is started."""
+"""Estimates of a run's time, memory, network traffic and disk space."""
 
 import math
 import os

@@ -13,9 +13,9 @@ from argparse import RawDescriptionHelpFormatter
 
 from mpi4py import MPI
 
+from .command import UNFINISHED, Parser, enter, stop_requests
 from .device import choose_device
 from .domain import node_ranks
-from .door import UNFINISHED, Parser, enter, stop_requests
 from .errors import agreement
 from .training.configuration import build, one_of, read_toml
 from .training.distributed import join, leave

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 
 from tqdm import tqdm
 
-from .door import Parser, enter
+from .command import Parser, enter
 from .errors import InputError, agreement
-from .snapshot import open_snapshot
+from .io.snapshot import open_snapshot
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks of SR particles: of each chunk as it is written, and of a finished catalogue."""
+"""Verification of SR particles: of each chunk as it is written, and of a finished catalogue."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ import numpy as np
 
 from .chunks import ChunkGrid
 from .errors import InputError, agreement, one_line
-from .integrity import byte_sum
+from .io.checks import byte_sum
+from .io.snapshot import SnapshotHeader
+from .io.writer import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
-from .snapshot import SnapshotHeader
-from .writer import COLUMNS
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from nbodykit_sr.diagnostics import find_halos, mass_edges, mass_function, particle_mass, ratio
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.snapshot import open_snapshot
+from nbodykit_sr.io.snapshot import open_snapshot
 
 BOX = 10.0
 

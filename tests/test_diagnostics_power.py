@@ -19,7 +19,7 @@ from nbodykit_sr.diagnostics import (
 from nbodykit_sr.diagnostics.fields import particle_mesh, require_memory, spread
 from nbodykit_sr.diagnostics.power import with_redshift_position
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.snapshot import open_snapshot
+from nbodykit_sr.io.snapshot import open_snapshot
 
 BOX = 10.0
 

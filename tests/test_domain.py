@@ -7,8 +7,8 @@ from nbodykit.lab import ArrayCatalog
 from nbodykit_sr.chunks import ChunkGrid, default_grid
 from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.snapshot import open_snapshot
 
 pytestmark = pytest.mark.mpi
 

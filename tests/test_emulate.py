@@ -7,7 +7,7 @@ from mpi4py import MPI
 from nbodykit.lab import ArrayMesh, BigFileMesh, FFTPower
 
 from nbodykit_sr import emulate
-from nbodykit_sr.door import enter
+from nbodykit_sr.command import enter
 from nbodykit_sr.mesh import SRMesh
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator

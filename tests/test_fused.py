@@ -18,11 +18,11 @@ def network(**arguments):
     torch.manual_seed(20)
     generator = DisplacementGenerator(**arguments)
     with torch.no_grad():
-        for rung in generator.rungs:
-            for conv in (rung.conv0, rung.conv1):
+        for level in generator.levels:
+            for conv in (level.conv0, level.conv1):
                 torch.nn.init.kaiming_normal_(conv.weight, 0.2)
-            rung.noise0.std.normal_(0, 0.1)
-            rung.noise1.std.normal_(0, 0.1)
+            level.noise0.std.normal_(0, 0.1)
+            level.noise1.std.normal_(0, 0.1)
     return generator.eval().requires_grad_(False)
 
 
@@ -30,11 +30,11 @@ def published(generator, x, noise):
     """The generator step by step as Li et al. (2021) draw it in Fig. 7."""
     y = x
     x = generator.stem(x)
-    for b, rung in enumerate(generator.rungs):
-        x = upsample(rung.noise0(x, noise[2 * b]))
-        x = rung.noise1(rung.act(rung.conv0(x)), noise[2 * b + 1])
-        x = rung.act(rung.conv1(x))
-        y = trim(upsample(y), 2) + rung.act(rung.proj(x))
+    for b, level in enumerate(generator.levels):
+        x = upsample(level.noise0(x, noise[2 * b]))
+        x = level.noise1(level.act(level.conv0(x)), noise[2 * b + 1])
+        x = level.act(level.conv1(x))
+        y = trim(upsample(y), 2) + level.act(level.proj(x))
     return y
 
 
@@ -142,9 +142,9 @@ def test_bfloat16_keeps_the_power_spectrum():
     """P(k) of a periodic box within 0.1% of float32's, up to the SR Nyquist wavenumber."""
     torch.manual_seed(20)
     generator = DisplacementGenerator(channels=3, factor=4, chan_base=128, chan_min=32)
-    for rung in generator.rungs:
-        torch.nn.init.normal_(rung.noise0.std, 0, 0.1)
-        torch.nn.init.normal_(rung.noise1.std, 0, 0.1)
+    for level in generator.levels:
+        torch.nn.init.normal_(level.noise0.std, 0, 0.1)
+        torch.nn.init.normal_(level.noise1.std, 0, 0.1)
     n = 12
     k = np.stack(np.meshgrid(*3 * [np.fft.fftfreq(n, 1 / n)], indexing="ij"))
     red = np.maximum((k**2).sum(axis=0), 1) ** -0.75

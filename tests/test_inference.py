@@ -46,9 +46,9 @@ def padded_of(field):
 def random_generator():
     torch.manual_seed(2)
     generator = DisplacementGenerator(channels=6, factor=4, chan_base=32, chan_min=16)
-    for rung in generator.rungs:
-        torch.nn.init.normal_(rung.noise0.std, 0, 0.1)
-        torch.nn.init.normal_(rung.noise1.std, 0, 0.1)
+    for level in generator.levels:
+        torch.nn.init.normal_(level.noise0.std, 0, 0.1)
+        torch.nn.init.normal_(level.noise1.std, 0, 0.1)
     return generator
 
 

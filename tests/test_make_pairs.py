@@ -8,8 +8,8 @@ import pytest
 from mpi4py import MPI
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.snapshot import open_snapshot
 from nbodykit_sr.training.pairs import MATCHED, cross_correlation
 
 pytest.importorskip("fastpm")

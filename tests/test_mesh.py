@@ -8,13 +8,13 @@ from nbodykit.lab import ArrayCatalog, BigFileMesh, FFTPower, FieldMesh
 from pmesh.pm import ParticleMesh
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.mesh import SRMesh
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import PADDING, PADDING_HR, DensityEmulator
 from nbodykit_sr.models.displacement import InterpolatingGenerator
 from nbodykit_sr.normalization import growth_factor
 from nbodykit_sr.painting import LR_ORIGIN, correlation, initial_overdensity, lr_density, paint
-from nbodykit_sr.snapshot import open_snapshot
 
 pytestmark = pytest.mark.mpi
 

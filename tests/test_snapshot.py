@@ -8,7 +8,7 @@ import pytest
 from nbodykit.lab import FOF, FFTPower
 
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.snapshot import cosmology, open_snapshot
+from nbodykit_sr.io.snapshot import cosmology, open_snapshot
 
 pytestmark = pytest.mark.mpi
 

@@ -15,8 +15,8 @@ from training_cases import make_pair, make_system, table
 
 from nbodykit_sr.catalog import SRCatalog
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.models.loading import load_generator
-from nbodykit_sr.snapshot import open_snapshot
 from nbodykit_sr.train import _address, main
 from nbodykit_sr.training.configuration import Stage
 from nbodykit_sr.training.distributed import Ranks, join, leave
@@ -41,7 +41,7 @@ def lines(run, kind):
 
 
 class StopAt:
-    """True from the given call on, as a signal would make the list of `door.stop_requests`."""
+    """True from the given call on, as a signal would make the list of `command.stop_requests`."""
 
     def __init__(self, calls):
         self.calls = calls

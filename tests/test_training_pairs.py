@@ -5,8 +5,8 @@ import pytest
 from training_cases import fields, make_pair
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.snapshot import open_snapshot
 from nbodykit_sr.training.matching import build_pair
 from nbodykit_sr.training.pairs import Pair, open_pairs, write_pair
 

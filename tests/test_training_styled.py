@@ -17,8 +17,8 @@ def network():
     torch.manual_seed(0)
     network = StyledGenerator(3, 4, chan_base=8, chan_min=4)
     with torch.no_grad():
-        for rung in network.rungs:
-            rung.noise0.std.fill_(0.3)
+        for level in network.levels:
+            level.noise0.std.fill_(0.3)
         for slope in network.slopes.values():
             slope.normal_()
     return network
@@ -50,7 +50,7 @@ def test_folded_weights_do_what_the_style_does(network, chunk):
 
 def test_demodulation_keeps_norms(network):
     plain, styled = network.base.state_dict(), network.weights(0.9)
-    for name in ("rungs.0.conv0.weight", "rungs.1.conv1.weight"):
+    for name in ("levels.0.conv0.weight", "levels.1.conv1.weight"):
         norms = [w.flatten(1).norm(dim=1) for w in (plain[name], styled[name])]
         assert torch.allclose(*norms, rtol=1e-5)
         assert not torch.allclose(plain[name], styled[name], rtol=1e-2)

@@ -8,13 +8,13 @@ from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog
 
 from nbodykit_sr import generate, validate
+from nbodykit_sr.command import enter
 from nbodykit_sr.diagnostics import suite
 from nbodykit_sr.diagnostics.figures import HALOS, MATTER
 from nbodykit_sr.diagnostics.halos import find_halos
 from nbodykit_sr.diagnostics.pictures import picture
-from nbodykit_sr.door import enter
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.snapshot import open_snapshot
+from nbodykit_sr.io.snapshot import open_snapshot
 
 
 def interpolated(data, tmp_path, comm, seed=0):

@@ -1,4 +1,4 @@
-"""The page: figures with captions, a summary in numbers, and everything as JSON."""
+"""The report: an HTML page of figures with captions, and all numbers as JSON."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 
 from .. import version as own
-from ..files import whole_file
+from ..io.atomic import atomic_file
 from . import figures
 from .fields import redshift_of, require_box
 from .statistic import plain
@@ -57,7 +57,7 @@ def write_report(results, catalogs, folder, command):
         **results.to_dict(),
     }
     text = json.dumps(plain(document), indent=1, allow_nan=False)
-    with whole_file(folder / "report.json") as file:
+    with atomic_file(folder / "report.json") as file:
         file.write(text.encode())
     shown = []
     with matplotlib.rc_context(figures.RC):
@@ -76,7 +76,7 @@ def write_report(results, catalogs, folder, command):
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html")
-    with whole_file(folder / "report.html") as file:
+    with atomic_file(folder / "report.html") as file:
         file.write(page.render(document=document, figures=shown).encode())
 
 

@@ -1,4 +1,4 @@
-"""Traces the making could have left: jumps at chunk faces, and axes that are not alike."""
+"""Tests for artefacts: jumps at chunk faces, and anisotropy along the lattice axes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The one result type of all diagnostics: named columns with units, errors and provenance."""
+"""The result type of all diagnostics: named columns with units, errors and provenance."""
 
 import json
 from dataclasses import dataclass, field

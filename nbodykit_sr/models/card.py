@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import InputError, one_line
-from ..files import whole_file
+from ..io.atomic import atomic_file
 from ..normalization import Normalization
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
@@ -156,7 +156,7 @@ def save_model(path, network, card):
     metadata = {"card": json.dumps(asdict(card)), "sha256": fingerprint(network, card)}
     # not by save_file: its files are readable by their owner alone, whatever the umask
     try:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(save(state, metadata=metadata))
     except OSError as error:
         raise InputError(
@@ -186,10 +186,9 @@ def load_model(path):
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"model {path} is unreadable: {one_line(error)}") from None
-    network = build(card, state, path)
-    if checksum not in (None, fingerprint(network, card)):
+    if checksum not in (None, digest(state, card)):
         raise InputError(f"model {path} does not match its checksum: it was damaged or changed")
-    return network, card
+    return build(card, current_names(state), path), card
 
 
 def read_card(path):
@@ -238,13 +237,23 @@ def build(card, state, path):
     return network.eval().requires_grad_(False)
 
 
+def current_names(state):
+    """A state dict under today's names: in the first weights a level was called a rung."""
+    return {name.replace("rungs", "levels"): tensor for name, tensor in state.items()}
+
+
 def fingerprint(network, card):
     """SHA-256 of weights and card: the model's identity in provenance and on resume."""
-    digest = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest(network.state_dict(), card)
+
+
+def digest(state, card):
+    """SHA-256 of a state dict and a card."""
+    total = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        total.update(name.encode())
+        total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def interpolating(channels, factor=8):

@@ -15,11 +15,11 @@ PADDING = 3
 OUTPUT_TRIM = 3
 
 
-class Rung(nn.Module):
+class Level(nn.Module):
     """One doubling of the resolution: N -> 2N - 6 sites a side.
 
-    The feature rail runs through two noisy convolutions; the output rail adds their projection
-    to its own trilinear interpolation.
+    Features pass through two noisy convolutions; on the skip path the fields are interpolated
+    trilinearly and the projection of the features is added.
     """
 
     def __init__(self, channels_in, channels_out, fields, noise_gain):
@@ -51,7 +51,7 @@ class DisplacementGenerator(nn.Module):
     factor : int
         Resolution ratio on a side, a power of 2.
     chan_base, chan_min, chan_max : int
-        Rung b works with ``clip(chan_base >> b, chan_min, chan_max)`` channels. The paper's
+        Level b works with ``clip(chan_base >> b, chan_min, chan_max)`` channels. The paper's
         network: 512, 64, 512.
     noise_gain : float
         Factor on the learned noise amplitudes; 2 for weights of SRS-map2map.
@@ -70,16 +70,16 @@ class DisplacementGenerator(nn.Module):
         self.noise_gain = noise_gain
         widths = self.widths
         self.stem = nn.Sequential(nn.Conv3d(channels, widths[0], 1), activation())
-        self.rungs = nn.ModuleList(
-            Rung(p, n, channels, noise_gain) for p, n in zip(widths[:-1], widths[1:])
+        self.levels = nn.ModuleList(
+            Level(p, n, channels, noise_gain) for p, n in zip(widths[:-1], widths[1:])
         )
 
     @property
     def widths(self):
-        """Channels of the stem and of each rung's output."""
-        rungs = int(log2(self.factor))
+        """Channels of the stem and of each level's output."""
+        levels = int(log2(self.factor))
         return [
-            min(max(self.chan_base >> b, self.chan_min), self.chan_max) for b in range(rungs + 1)
+            min(max(self.chan_base >> b, self.chan_min), self.chan_max) for b in range(levels + 1)
         ]
 
     @property
@@ -96,7 +96,7 @@ class DisplacementGenerator(nn.Module):
         x : (B, C, N, N, N) float tensor, in units of the model's normalisation
             Sides may differ. ``N = n + 2 * PADDING`` for a chunk of n LR sites.
         noise : list of (B, 1, M, M, M) float tensors
-            Standard normal, two for each rung, of the sizes `noise_shapes` gives.
+            Standard normal, two for each level, of the sizes `noise_shapes` gives.
 
         Returns
         -------
@@ -105,13 +105,13 @@ class DisplacementGenerator(nn.Module):
         """
         y = x
         x = self.stem(x)
-        for b, rung in enumerate(self.rungs):
-            x, y = rung(x, y, noise[2 * b], noise[2 * b + 1])
+        for b, level in enumerate(self.levels):
+            x, y = level(x, y, noise[2 * b], noise[2 * b + 1])
         return y
 
 
 class InterpolatingGenerator(nn.Module):
-    """The output rail alone: trilinear interpolation, the baseline without parameters.
+    """The skip path alone: trilinear interpolation, the baseline without parameters.
 
     Takes and returns what `DisplacementGenerator` does; the noise is ignored.
     """

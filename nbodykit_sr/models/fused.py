@@ -5,9 +5,9 @@
   eight 2^3 convolutions on the coarse lattice, one for each parity of the fine site, whose results
   are interleaved and then filtered: 8 multiplications instead of 27, and no large input. The
   filter sums to 1, so the bias may go before it.
-- A chunk streams through the network slab by slab along its first axis: each rung holds only the
+- A chunk streams through the network slab by slab along its first axis: each level holds only the
   few planes that the next slab needs again. So working memory follows a chunk's cross-section.
-- Features are stored with the channel last, in `dtype`; the output rail is float32 throughout.
+- Features are stored with the channel last, in `dtype`; the skip path is float32 throughout.
 
 What holds, bit for bit: a call made on one thread (`torch.set_num_threads(1)` in the thread that
 calls; calls may run concurrently) gives the same in any process. On several threads oneDNN divides
@@ -62,7 +62,7 @@ class FusedGenerator(nn.Module):
             self.stem = nn.Linear(*generator.stem[0].weight.shape[1::-1])
             self.stem.weight.copy_(generator.stem[0].weight.flatten(1))
             self.stem.bias.copy_(generator.stem[0].bias)
-            self.rungs = nn.ModuleList(FusedRung(rung, dtype) for rung in generator.rungs)
+            self.levels = nn.ModuleList(FusedLevel(level, dtype) for level in generator.levels)
         self.to(next(generator.parameters()).device).requires_grad_(False)
 
     @torch.no_grad()
@@ -92,15 +92,15 @@ class FusedGenerator(nn.Module):
     def chunk(self, x, noise):
         """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
         x = x.float()
-        rails = [x]
-        for _ in self.rungs:
-            rails.append(x.new_empty(x.shape[0], *(2 * n - 6 for n in rails[-1].shape[1:])))
+        fields = [x]
+        for _ in self.levels:
+            fields.append(x.new_empty(x.shape[0], *(2 * n - 6 for n in fields[-1].shape[1:])))
         slabs = self.first(x)
-        for b, rung in enumerate(self.rungs):
-            slabs = rung.stream(slabs, *rails[b : b + 2], noise[2 * b], noise[2 * b + 1])
+        for b, level in enumerate(self.levels):
+            slabs = level.stream(slabs, *fields[b : b + 2], noise[2 * b], noise[2 * b + 1])
         for _ in slabs:
             pass
-        return rails[-1]
+        return fields[-1]
 
     def first(self, x):
         """Slabs of the stem's features, (D, H, W, C)."""
@@ -144,7 +144,7 @@ def working_memory(generator, shape, device="cpu"):
     output = 4 * channels * prod(factor * n + 6 for n in shape)
     widths = getattr(generator, "widths", [channels, channels])
     if not isinstance(generator, FusedGenerator):
-        # the last rung's input upsampled, and its two convolutions
+        # the last level's input upsampled, and its two convolutions
         features = widths[-2] + 2 * widths[-1]
         return memory + 2 * output + 4 * features * prod(factor * n + 8 for n in shape)
     size = generator.dtype.itemsize
@@ -158,24 +158,24 @@ def working_memory(generator, shape, device="cpu"):
     return memory
 
 
-class FusedRung(nn.Module):
-    """One doubling of the resolution, N -> 2N - 6 sites a side: see `Rung`."""
+class FusedLevel(nn.Module):
+    """One doubling of the resolution, N -> 2N - 6 sites a side: see `Level`."""
 
-    def __init__(self, rung, dtype):
+    def __init__(self, level, dtype):
         super().__init__()
         self.phases = nn.ModuleList(
-            Convolution(weight, rung.conv0.bias.repeat(2), dtype)
-            for weight in phase_kernels(rung.conv0.weight)
+            Convolution(weight, level.conv0.bias.repeat(2), dtype)
+            for weight in phase_kernels(level.conv0.weight)
         )
-        self.conv1 = Convolution(rung.conv1.weight, rung.conv1.bias, dtype, activated=True)
-        width = rung.conv1.out_channels
+        self.conv1 = Convolution(level.conv1.weight, level.conv1.bias, dtype, activated=True)
+        width = level.conv1.out_channels
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.filter0 = Filter(taps[:, None], width, dtype)
         self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=True)
-        self.register_buffer("std0", (rung.noise0.gain * rung.noise0.std)[None].to(dtype))
-        self.register_buffer("std1", (rung.noise1.gain * rung.noise1.std)[None].to(dtype))
-        self.register_buffer("proj", rung.proj.weight.flatten(1).clone())
-        self.register_buffer("proj_bias", rung.proj.bias[:, None].clone())
+        self.register_buffer("std0", (level.noise0.gain * level.noise0.std)[None].to(dtype))
+        self.register_buffer("std1", (level.noise1.gain * level.noise1.std)[None].to(dtype))
+        self.register_buffer("proj", level.proj.weight.flatten(1).clone())
+        self.register_buffer("proj_bias", level.proj.bias[:, None].clone())
 
     def stream(self, slabs, coarse, fine, noise0, noise1):
         """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
@@ -185,7 +185,7 @@ class FusedRung(nn.Module):
         slabs : iterable of (D, H, W, P) tensors
             Consecutive planes of the features of N planes in all.
         coarse, fine : (C, N, N, N) and (C, 2N - 6, 2N - 6, 2N - 6) float32 tensors
-            Output rail before and after this rung. `coarse` must be filled as far as `slabs` came.
+            Skip path before and after this level. `coarse` must be filled as far as `slabs` came.
         noise0, noise1 : (N, N, N) and (2N - 4, 2N - 4, 2N - 4) tensors
         """
         x, g, f = Window(1), Window(2), Window(2)

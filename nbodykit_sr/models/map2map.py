@@ -21,11 +21,11 @@ PUBLIC_OMEGA_M = 0.31
 
 _KEYS = [
     (r"block0\.0\.(weight|bias)", r"stem.0.\1"),
-    (r"blocks\.(\d+)\.conv\.0\.std", r"rungs.\1.noise0.std"),
-    (r"blocks\.(\d+)\.conv\.2\.(weight|bias)", r"rungs.\1.conv0.\2"),
-    (r"blocks\.(\d+)\.conv\.4\.std", r"rungs.\1.noise1.std"),
-    (r"blocks\.(\d+)\.conv\.5\.(weight|bias)", r"rungs.\1.conv1.\2"),
-    (r"blocks\.(\d+)\.proj\.0\.(weight|bias)", r"rungs.\1.proj.\2"),
+    (r"blocks\.(\d+)\.conv\.0\.std", r"levels.\1.noise0.std"),
+    (r"blocks\.(\d+)\.conv\.2\.(weight|bias)", r"levels.\1.conv0.\2"),
+    (r"blocks\.(\d+)\.conv\.4\.std", r"levels.\1.noise1.std"),
+    (r"blocks\.(\d+)\.conv\.5\.(weight|bias)", r"levels.\1.conv1.\2"),
+    (r"blocks\.(\d+)\.proj\.0\.(weight|bias)", r"levels.\1.proj.\2"),
 ]
 
 
@@ -130,9 +130,9 @@ def _rename(state, path):
 
 def _arguments(state, flavour, path):
     """Constructor arguments from the shapes of the weights."""
-    rungs = len([name for name in state if name.endswith("proj.weight")])
-    names = ["stem.0.weight"] + [f"rungs.{b}.conv1.weight" for b in range(rungs)]
-    if rungs == 0 or any(name not in state or state[name].dim() != 5 for name in names):
+    levels = len([name for name in state if name.endswith("proj.weight")])
+    names = ["stem.0.weight"] + [f"levels.{b}.conv1.weight" for b in range(levels)]
+    if levels == 0 or any(name not in state or state[name].dim() != 5 for name in names):
         raise InputError(f"model {path} lacks weights of the generator: the file is damaged")
     widths = [state[name].shape[0] for name in names]
     # c(b) = clip(base >> b, min, max): the smallest base that gives the widths above the minimum
@@ -140,7 +140,7 @@ def _arguments(state, flavour, path):
     base = max((width << b for b, width in enumerate(widths) if width > smallest), default=smallest)
     return {
         "channels": state["stem.0.weight"].shape[1],
-        "factor": 2**rungs,
+        "factor": 2**levels,
         "chan_base": base,
         "chan_min": smallest,
         "chan_max": max(widths),

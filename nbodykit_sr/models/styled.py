@@ -34,7 +34,7 @@ class StyledGenerator(nn.Module):
     channels = property(lambda self: self.base.channels)
     factor = property(lambda self: self.base.factor)
     widths = property(lambda self: self.base.widths)
-    rungs = property(lambda self: self.base.rungs)
+    levels = property(lambda self: self.base.levels)
     arguments = property(lambda self: self.base.arguments)
 
     def weights(self, a):

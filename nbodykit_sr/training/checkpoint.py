@@ -1,4 +1,4 @@
-"""Checkpoints that survive being killed at any moment."""
+"""Checkpoints of a training run, rotated, each with a digest."""
 
 import hashlib
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError, one_line
-from ..files import whole_file
+from ..io.atomic import atomic_file
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -34,10 +34,10 @@ class CheckpointFolder:
         """Write `state` (nested dicts, lists, scalars and tensors) and drop the oldest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(step)
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             torch.save(state, file)
         digest = f"{_digest(path)}  {path.name}\n".encode()
-        with whole_file(path.with_suffix(".sha256")) as file:
+        with atomic_file(path.with_suffix(".sha256")) as file:
             file.write(digest)
         for old in self.steps()[: -self.keep]:
             for suffix in (".sha256", ".pt"):

@@ -176,7 +176,7 @@ class Configuration:
         Of first weights, crops, rotations and noise.
     start : tuple of str
         Folders of other runs, perhaps of another factor, or ``.safetensors`` files, whose weights
-        this run takes one after the other (see `start.start_from`).
+        this run takes one after the other (see `warm_start.start_from`).
     batch : int
         Samples of a step, over all ranks together.
     device : str

@@ -79,8 +79,8 @@ class DisplacementSystem:
         network = StyledGenerator if g.styled else DisplacementGenerator
         generator = network(g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max)
         with torch.no_grad():
-            for rung in generator.rungs:
-                for noise in (rung.noise0, rung.noise1):
+            for level in generator.levels:
+                for noise in (level.noise0, level.noise1):
                     noise.std.fill_(g.noise_std)
         densities = c.density_factor**3 + 1 if c.density_factor else 0
         seen = 2 * g.channels + densities + 3 * c.distances + g.styled

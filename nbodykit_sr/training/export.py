@@ -1,4 +1,4 @@
-"""From a checkpoint to weights with their card."""
+"""Export of a checkpoint as weights with a model card."""
 
 import logging
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..models.card import ModelCard, build, save_model
 from .checkpoint import CheckpointFolder
-from .start import read_weights
+from .warm_start import read_weights
 
 # Settings that tell of the machine, not of the model
 LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", "checkpoints")

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..door import RankError
+from ..command import RankError
 from ..errors import InputError
 from .checkpoint import CheckpointFolder
 from .configuration import plain
 from .losses import critic_loss, generator_loss, gradient_penalty
 from .memory import device_memory, step_bytes, what_fits
+from .run_log import RunLog
 from .samples import Samples
-from .start import start_from
-from .watch import Watch
+from .warm_start import start_from
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -139,7 +139,7 @@ class Trainer:
         Parameters
         ----------
         stopped : list, optional
-            Becomes true when the run is to stop early, as `door.stop_requests` gives it.
+            Becomes true when the run is to stop early, as `command.stop_requests` gives it.
 
         Returns
         -------
@@ -148,7 +148,7 @@ class Trainer:
         """
         self.wrapped = [self.ranks.wrap(network) for network in (self.generator, self.critic)]
         c, main = self.configuration, self.ranks.rank == 0
-        watch = Watch(c.run, self.step) if main else None
+        run_log = RunLog(c.run, self.step) if main else None
         samples = Samples(self.system.sample, c.seed, self.ranks, c.workers)
         batches = samples.batches(self.schedule.batches(self.step))
         bar = tqdm(total=self.schedule.steps, initial=self.step, disable=not main or None)
@@ -161,12 +161,12 @@ class Trainer:
                 stop = self.ranks.any(stopped)
                 if main and self._due(c.log_every):
                     stage = self.schedule.at(self.step - 1)[0].name
-                    watch.write("train", self.step, stage=stage, **losses)
+                    run_log.write("train", self.step, stage=stage, **losses)
                     if bar.disable:
                         terms = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
                         log.info("step %d/%d: %s", self.step, self.schedule.steps, terms)
                 if main and c.evaluation.every and self._due(c.evaluation.every):
-                    self._evaluate(watch)
+                    self._evaluate(run_log)
                 if stop or self._due(c.checkpoints.every):
                     self._save()
         except (MemoryError, RuntimeError) as error:
@@ -180,8 +180,8 @@ class Trainer:
         finally:
             bar.close()
             samples.close()
-            if watch:
-                watch.close()
+            if run_log:
+                run_log.close()
             self.wrapped = None  # must be gone before the ranks part: see `leave`
         return self.step == self.schedule.steps
 
@@ -301,7 +301,7 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.ranks.device.type, torch.bfloat16)
 
-    def _evaluate(self, watch):
+    def _evaluate(self, run_log):
         generator = self.best_generator.eval()
         with torch.no_grad(), self._autocast():
             metrics, figure = self.system.evaluate(
@@ -313,9 +313,9 @@ class Trainer:
                 "step %d: %s", self.step, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items())
             )
             self.evaluation = {"step": self.step, **metrics}
-            watch.write("evaluation", self.step, **metrics)
+            run_log.write("evaluation", self.step, **metrics)
         if figure is not None:
-            watch.figure(self.step, figure)
+            run_log.figure(self.step, figure)
 
     # checkpoints
 

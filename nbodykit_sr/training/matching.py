@@ -1,4 +1,4 @@
-"""Matched snapshots to pairs of fields, over MPI: the one part of training that knows nbodykit."""
+"""Building pairs of fields from matched snapshots, over MPI: the one part of training that uses nbodykit."""
 
 import logging
 
@@ -8,7 +8,7 @@ from mpi4py import MPI
 from ..chunks import default_grid
 from ..domain import LatticeDomain, find_lattice, lattice_field
 from ..errors import InputError, agreement
-from ..snapshot import open_snapshot
+from ..io.snapshot import open_snapshot
 from .pairs import alignment, finish_pair, partial_folder
 
 log = logging.getLogger("nbodykit_sr.training")

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, found without taking it."""
+"""Estimates of the memory that a training step takes."""
 
 import os
 from dataclasses import replace

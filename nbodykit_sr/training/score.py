@@ -147,8 +147,8 @@ class ScoreSystem(DisplacementSystem):
         """The energy score of the two members, a scalar."""
         s = self.configuration.score
         unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
-        rail = unit * self._interpolated(batch)
-        bulk = rail.mean((2, 3, 4), keepdim=True).repeat(3, 1, 1, 1, 1)
+        interpolated = unit * self._interpolated(batch)
+        bulk = interpolated.mean((2, 3, 4), keepdim=True).repeat(3, 1, 1, 1, 1)
         fields = torch.cat([fields, batch["hr"]]) * unit.repeat(3, 1, 1, 1, 1)
         displacement, velocity = fields[:, :3], s.velocity * fields[:, 3:]
         loss = s.field * energy_score(displacement)
@@ -169,10 +169,10 @@ class ScoreSystem(DisplacementSystem):
             moved = [redshift_space(x, rate, drawn % 3) for x in (fields, bulk)]
             loss = loss + s.redshift * self._matter(*moved)[0]
         if s.spectra:
-            rail = rail.repeat(3, 1, 1, 1, 1)
-            residuals = [displacement - rail[:, :3]]
+            interpolated = interpolated.repeat(3, 1, 1, 1, 1)
+            residuals = [displacement - interpolated[:, :3]]
             if velocity.shape[1]:
-                residuals.append(velocity - s.velocity * rail[:, 3:])
+                residuals.append(velocity - s.velocity * interpolated[:, 3:])
             loss = loss + s.spectra * statistics_loss(
                 [members_and_truth(x) for x in residuals],
                 [members_and_truth(x) for x in painted[:2]],

@@ -13,13 +13,13 @@ from pathlib import Path
 import bigfile
 import numpy as np
 import pytest
-from holding import copy, ended, forked, generate, promptly, recorded, start, tree, wait_until
+from commands import copy, ended, forked, generate, promptly, recorded, start, tree, wait_until
 from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.output import prepare_output
-from nbodykit_sr.writer import SnapshotWriter
+from nbodykit_sr.io.preflight import prepare_output
+from nbodykit_sr.io.writer import SnapshotWriter
 
 CHUNKS = 8
 COMM = MPI.COMM_SELF
@@ -112,7 +112,7 @@ def written(output, seed=7, overwrite=False, resume=False):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("nbodykit_sr.writer.ROWS_PER_FILE", 6)
+    monkeypatch.setattr("nbodykit_sr.io.writer.ROWS_PER_FILE", 6)
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -8,9 +8,9 @@ import bigfile
 import numpy as np
 import pytest
 import torch
-from holding import ended, start
+from commands import ended, start
 
-from nbodykit_sr.door import enter
+from nbodykit_sr.command import enter
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.generate import main
 from nbodykit_sr.models.card import ModelCard, save_model

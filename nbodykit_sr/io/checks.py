@@ -1,4 +1,4 @@
-"""Checks of a BigFile before the library, which trusts its files, opens it."""
+"""Checks of BigFile headers, sizes and checksums before the library, which trusts them, opens it."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import InputError, one_line
+from ..errors import InputError, one_line
 
 # Far above any real block's header: a header that is longer is not one
 _LONGEST_HEADER = 2**24

@@ -1,10 +1,10 @@
-"""Starting a run from the weights of another run, or of a model."""
+"""Warm start: first weights of a run from another run or a model."""
 
 import logging
 from pathlib import Path
 
 from ..errors import InputError
-from ..models.card import ModelCard, load_model
+from ..models.card import ModelCard, current_names, load_model
 from .checkpoint import CheckpointFolder
 
 log = logging.getLogger("nbodykit_sr.training")
@@ -13,7 +13,7 @@ log = logging.getLogger("nbodykit_sr.training")
 def start_from(path, generator, critic, card):
     """Give the networks of a new run the weights of another.
 
-    The generator takes the rungs that both have: the other may be for a smaller or larger factor,
+    The generator takes the levels that both have: the other may be for a smaller or larger factor,
     and may be plain where this one is styled. The critic takes the other's weights if that was
     trained and has the same shape.
 
@@ -65,4 +65,4 @@ def read_weights(path):
     _, state = CheckpointFolder(path / "checkpoints").require()
     card = ModelCard.from_dict(state["card"])
     judge = state["critic"] if state["critic_updates"] else {}
-    return state["average"] or state["generator"], judge, card
+    return current_names(state["average"] or state["generator"]), judge, card

@@ -1,4 +1,4 @@
-"""Watching a run: JSON lines, TensorBoard and figures, written by rank 0."""
+"""Logs of a training run: JSON lines, TensorBoard and figures, written by rank 0."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 log = logging.getLogger("nbodykit_sr.training")
 
 
-class Watch:
+class RunLog:
     """The logs of a run: ``log.jsonl``, ``tensorboard/`` and ``figures/`` in its folder.
 
     Parameters

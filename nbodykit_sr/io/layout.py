@@ -1,4 +1,4 @@
-"""The two headers a catalogue can be written with: nbodykit's and MP-Gadget's."""
+"""Headers of the two output layouts: nbodykit's and MP-Gadget's."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How the commands end: one line for the user, the right status, no rank left behind."""
+"""Entry and exit of the commands: argument errors, signals, exit status, MPI abort."""
 
 import argparse
 import signal

@@ -1,6 +1,6 @@
-"""What the test_hold files share: running the command, alone or by mpirun, and making it fail.
+"""What the robustness tests share: running the command, alone or by mpirun, and making it fail.
 
-As a script, ``python holding.py TROUBLE ARGUMENT ...`` is ``generate`` in trouble: TROUBLE is
+As a script, ``python commands.py TROUBLE ARGUMENT ...`` is ``generate`` in trouble: TROUBLE is
 ``slow:SECONDS`` for each chunk, or ``KIND:RANK`` for a rank that fails after its first chunk, by
 an exception (``raise``), for lack of memory (``memory``) or by SIGKILL (``kill``).
 """
@@ -30,7 +30,7 @@ def environment():
         PRTE_MCA_hwloc_default_binding_policy="none",
         OMPI_ALLOW_RUN_AS_ROOT="1",
         OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-        PYTHONPATH=str(HERE.parents[1]),
+        PYTHONPATH=str(HERE.parents[2]),
     )
     return env
 
@@ -101,7 +101,7 @@ def forked(function):
 
 def generate(*arguments):
     """The command's exit status, run in this process, alone."""
-    from nbodykit_sr.door import enter
+    from nbodykit_sr.command import enter
     from nbodykit_sr.generate import main
 
     try:
@@ -146,7 +146,7 @@ def promptly(begun):
 
 def _trouble(kind, value):
     """Make the writer of this process fail, or slow."""
-    from nbodykit_sr.writer import SnapshotWriter
+    from nbodykit_sr.io.writer import SnapshotWriter
 
     write = SnapshotWriter.write
 
@@ -163,7 +163,7 @@ def _trouble(kind, value):
 
 
 if __name__ == "__main__":
-    from nbodykit_sr.door import enter
+    from nbodykit_sr.command import enter
     from nbodykit_sr.generate import main
 
     _trouble(*sys.argv[1].split(":"))

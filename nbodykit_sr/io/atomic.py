@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Atomic file writes."""
 
 import os
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path):
+def atomic_file(path):
     """A file to write, as bytes, that gets its name once all of it is on the disk.
 
     A reader never meets half of it, whatever is killed meanwhile. If the block fails, a file that

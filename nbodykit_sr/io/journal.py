@@ -1,4 +1,4 @@
-"""The folder of a run that is not finished: who works in it, and what is done."""
+"""The folder of an unfinished run: its lock, its identity and the journal of written chunks."""
 
 import fcntl
 import json
@@ -7,8 +7,8 @@ import re
 import shutil
 import time
 
-from .errors import InputError
-from .files import whole_file
+from ..errors import InputError
+from .atomic import atomic_file
 
 # How long a resumed run waits for the one before to let go of the folder
 LOCK_SECONDS = 15.0
@@ -121,7 +121,7 @@ class UnfinishedRun:
 
     def replace(self, name, text):
         """Write a file of the folder, whole or not at all."""
-        with whole_file(self._path(name)) as file:
+        with atomic_file(self._path(name)) as file:
             file.write(text.encode())
 
     def clear(self):

@@ -1,6 +1,6 @@
 """Thousands of damaged files: a clear error or the right answer, in bounded memory and time.
 
-The work is done in a process of its own, ``python test_hold_fuzz.py KIND SEED CASES FOLDER DATA``, whose
+The work is done in a process of its own, ``python test_fuzz.py KIND SEED CASES FOLDER DATA``, whose
 memory is limited and which an alarm ends: what crashes, hangs or grows there is a failure here.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from holding import environment, tree
+from commands import environment, tree
 
 MEMORY = 1.5e9  # bytes above what the libraries take
 SECONDS = 20  # for one case; it takes hundredths of one
@@ -122,7 +122,7 @@ class Headers:
             (self.path / name).write_bytes(self.content[name])
 
     def check(self, name, content):
-        from nbodykit_sr.snapshot import SnapshotHeader
+        from nbodykit_sr.io.snapshot import SnapshotHeader
 
         header = SnapshotHeader.read(self.path)
         self.check_attrs(header.attrs, content if name == "Header/attr-v2" else None)
@@ -164,7 +164,7 @@ class Snapshots(Headers):
 
         from nbodykit_sr.chunks import ChunkGrid
         from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
-        from nbodykit_sr.snapshot import open_snapshot
+        from nbodykit_sr.io.snapshot import open_snapshot
 
         source = open_snapshot(self.path, MPI.COMM_SELF)
         source.check_sums()
@@ -187,7 +187,7 @@ class Catalogues:
     """Outputs of `generate`, which `verify` must find wrong, or sound where nothing that counts is."""
 
     def __init__(self, folder, data):
-        from holding import generate
+        from commands import generate
 
         self.path = folder / "SR"
         assert (

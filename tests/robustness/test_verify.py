@@ -14,17 +14,17 @@ import bigfile
 import numpy as np
 import pytest
 import torch
-from holding import copy, ended, environment, forked, generate, start, tree
+from commands import copy, ended, environment, forked, generate, start, tree
 from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.catalog import SRCatalog
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.generate import main
+from nbodykit_sr.io.writer import SnapshotWriter, WrongValues
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
 from nbodykit_sr.verify import PROVENANCE, Expectation, verify
-from nbodykit_sr.writer import SnapshotWriter, WrongValues
 
 OPTIONS = ["--model=interpolate", "--seed=7", "--factor=2", "--chunk=4"]
 

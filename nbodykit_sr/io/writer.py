@@ -1,4 +1,4 @@
-"""Writing a catalogue chunk by chunk into a BigFile, so that a killed run can go on."""
+"""Resumable writing of a catalogue, chunk by chunk, into a BigFile."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import bigfile
 import numpy as np
 
-from .errors import InputError, agreement, one_line
-from .integrity import attributes, byte_sum, check_block, header_text
-from .unfinished import LOCK_SECONDS, UnfinishedRun
+from ..errors import InputError, agreement, one_line
+from .checks import attributes, byte_sum, check_block, header_text
+from .journal import LOCK_SECONDS, UnfinishedRun
 
 # Rows in one physical file of a block, as nbodykit and bigfile write them
 ROWS_PER_FILE = 32 * 1024**2

@@ -1,9 +1,9 @@
-"""May a catalogue be written there? Asked before anything is computed."""
+"""Checks that an output may be written, made before anything is computed."""
 
 import os
 
-from .errors import InputError, agreement
-from .integrity import attributes
+from ..errors import InputError, agreement
+from .checks import attributes
 
 
 def prepare_output(path, comm, overwrite=False, resume=False, inputs=()):

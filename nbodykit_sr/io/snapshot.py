@@ -11,8 +11,8 @@ import numpy as np
 from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
-from .errors import InputError, agreement, one_line
-from .integrity import attributes, check_block, file_sum
+from ..errors import InputError, agreement, one_line
+from .checks import attributes, check_block, file_sum
 
 # Rows of a column that one dask task reads
 ROWS = 2**21

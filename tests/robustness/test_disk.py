@@ -8,12 +8,12 @@ import subprocess
 import time
 
 import pytest
-from holding import ended, forked, generate, promptly, recorded, start, tree, wait_until
+from commands import ended, forked, generate, promptly, recorded, start, tree, wait_until
 from mpi4py import MPI
-from test_hold_resume import written
+from test_resume import written
 
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.output import prepare_output
+from nbodykit_sr.io.preflight import prepare_output
 from nbodykit_sr.plan import check_disk
 
 CHUNKS = 64
@@ -57,7 +57,7 @@ def test_full_disk(arguments, small_disk, tmp_path, capfd):
     assert run(arguments, tmp_path / "SR") == 0
 
     def filled():
-        from nbodykit_sr.writer import SnapshotWriter
+        from nbodykit_sr.io.writer import SnapshotWriter
 
         write = SnapshotWriter.write
 
@@ -175,7 +175,7 @@ def test_vanished_output(arguments, tmp_path, capfd):
     output = tmp_path / "SR"
 
     def vanished():
-        from nbodykit_sr.writer import SnapshotWriter
+        from nbodykit_sr.io.writer import SnapshotWriter
 
         write = SnapshotWriter.write
 

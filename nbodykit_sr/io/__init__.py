@@ -1,0 +1,1 @@
+"""Snapshots in, catalogues out: every file of the user's is read and written here."""
