@@ -11,6 +11,7 @@ from safetensors.torch import save
 from ..errors import InputError, one_line
 from ..io.atomic import atomic_file
 from ..normalization import Normalization
+from .convex import ConvexGenerator, StyledConvexGenerator
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
 from .styled import StyledGenerator
@@ -19,6 +20,8 @@ NETWORKS = {
     "displacement": DisplacementGenerator,
     "interpolate": InterpolatingGenerator,
     "styled displacement": StyledGenerator,
+    "convex displacement": ConvexGenerator,
+    "styled convex displacement": StyledConvexGenerator,
     "density": DensityEmulator,
 }
 

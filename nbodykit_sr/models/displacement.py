@@ -31,14 +31,17 @@ class Level(nn.Module):
         self.proj = nn.Conv3d(channels_out, fields, 1)
         self.act = activation()
 
-    def forward(self, x, y, noise0, noise1):
+    def forward(self, x, y, noise0, noise1, spacing=None):
         x = self.noise0(x, noise0)
         # the same numbers: the paper's form to read and compare with, the faster one to train
         x = upsampled_convolution(x, self.conv0) if self.training else self.conv0(upsample(x))
         x = self.act(x)
         x = self.act(self.conv1(self.noise1(x, noise1)))
-        y = trim(upsample(y), 2) + self.act(self.proj(x))
-        return x, y
+        return x, self.skip(y, x, spacing) + self.act(self.proj(x))
+
+    def skip(self, y, x, spacing):
+        """The coarse fields `y` on the finer lattice, features `x` and LR spacing at hand."""
+        return trim(upsample(y), 2)
 
 
 class DisplacementGenerator(nn.Module):
@@ -88,7 +91,11 @@ class DisplacementGenerator(nn.Module):
         names = ("channels", "factor", "chan_base", "chan_min", "chan_max", "noise_gain")
         return {name: getattr(self, name) for name in names}
 
-    def forward(self, x, noise):
+    def spacing_at(self, level, spacing=None):
+        """The lattice spacing before a level, where the network needs to know: `ConvexGenerator`."""
+        return None
+
+    def forward(self, x, noise, spacing=None):
         """Super-resolve a padded chunk.
 
         Parameters
@@ -97,6 +104,8 @@ class DisplacementGenerator(nn.Module):
             Sides may differ. ``N = n + 2 * PADDING`` for a chunk of n LR sites.
         noise : list of (B, 1, M, M, M) float tensors
             Standard normal, two for each level, of the sizes `noise_shapes` gives.
+        spacing : float, optional
+            For `ConvexGenerator`: LR cell in units of the displacement.
 
         Returns
         -------
@@ -106,7 +115,7 @@ class DisplacementGenerator(nn.Module):
         y = x
         x = self.stem(x)
         for b, level in enumerate(self.levels):
-            x, y = level(x, y, noise[2 * b], noise[2 * b + 1])
+            x, y = level(x, y, noise[2 * b], noise[2 * b + 1], self.spacing_at(b, spacing))
         return y
 
 

@@ -1,4 +1,4 @@
-"""The displacement generator at speed: `FusedGenerator` gives what `DisplacementGenerator` gives.
+"""The displacement generators at speed: `FusedGenerator` gives what the plain one gives.
 
 - Trilinear x2 is nearest-neighbour x2 followed by the filter [1, 2, 1]/4 along each axis, and that
   filter commutes with a convolution. So the upsampling and the 3^3 convolution after it become
@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .convex import ConvexLevel, combine_planes
 from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def fuse(generator, dtype=torch.float32):
     """The fast equivalent of a generator; the generator itself where there is none."""
-    if type(generator) is DisplacementGenerator:
+    if isinstance(generator, DisplacementGenerator):
         return FusedGenerator(generator, dtype)
     return generator
 
@@ -45,7 +46,7 @@ class FusedGenerator(nn.Module):
 
     Parameters
     ----------
-    generator : DisplacementGenerator
+    generator : DisplacementGenerator or ConvexGenerator
         Its weights are copied and folded; later changes of them are not seen.
     dtype : torch.float32 or torch.bfloat16
         Of the features and of the convolutions. float32 agrees with the generator to 1e-6 of the
@@ -62,7 +63,10 @@ class FusedGenerator(nn.Module):
             self.stem = nn.Linear(*generator.stem[0].weight.shape[1::-1])
             self.stem.weight.copy_(generator.stem[0].weight.flatten(1))
             self.stem.bias.copy_(generator.stem[0].bias)
-            self.levels = nn.ModuleList(FusedLevel(level, dtype) for level in generator.levels)
+            self.levels = nn.ModuleList(
+                FusedLevel(level, dtype, generator.spacing_at(b))
+                for b, level in enumerate(generator.levels)
+            )
         self.to(next(generator.parameters()).device).requires_grad_(False)
 
     @torch.no_grad()
@@ -161,7 +165,7 @@ def working_memory(generator, shape, device="cpu"):
 class FusedLevel(nn.Module):
     """One doubling of the resolution, N -> 2N - 6 sites a side: see `Level`."""
 
-    def __init__(self, level, dtype):
+    def __init__(self, level, dtype, spacing):
         super().__init__()
         self.phases = nn.ModuleList(
             Convolution(weight, level.conv0.bias.repeat(2), dtype)
@@ -174,8 +178,11 @@ class FusedLevel(nn.Module):
         self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=True)
         self.register_buffer("std0", (level.noise0.gain * level.noise0.std)[None].to(dtype))
         self.register_buffer("std1", (level.noise1.gain * level.noise1.std)[None].to(dtype))
-        self.register_buffer("proj", level.proj.weight.flatten(1).clone())
-        self.register_buffer("proj_bias", level.proj.bias[:, None].clone())
+        # projected increments, then the logits of convex upsampling where the level has it
+        heads = [level.proj, level.mix] if isinstance(level, ConvexLevel) else [level.proj]
+        self.register_buffer("proj", torch.cat([head.weight.flatten(1) for head in heads]))
+        self.register_buffer("proj_bias", torch.cat([head.bias for head in heads])[:, None])
+        self.spacing = spacing
 
     def stream(self, slabs, coarse, fine, noise0, noise1):
         """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
@@ -227,16 +234,19 @@ class FusedLevel(nn.Module):
     def project(self, x, coarse, fine, start):
         """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""
         stop = start + len(x)
-        # plane j of `fine` is the (j + 3)th of trilinear x2 of all of `coarse`
-        first, last = (start + 2) // 2, (stop + 5) // 2
-        y = coarse[:, first:last, 1:-1, 1:-1]
-        for axis in (3, 2, 1):
-            y = double(y, axis)
-        skip = start + 2 - 2 * first
         # in float32: rounded increments would add white noise to the small scales
         p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).float().T)
-        p = F.leaky_relu_(p, SLOPE).view(-1, *x.shape[:3])
-        torch.add(y[:, skip : skip + len(x)], p, out=fine[:, start:stop])
+        p, logits = p.view(-1, *x.shape[:3]).tensor_split([len(fine)])
+        # plane j of `fine` is the (j + 3)th of x2 of all of `coarse`
+        first, last = (start + 2) // 2, (stop + 5) // 2
+        y, skip = coarse[:, first:last, 1:-1, 1:-1], start + 2 - 2 * first
+        if len(logits):
+            y = combine_planes(y, logits, skip, self.spacing)
+        else:
+            for axis in (3, 2, 1):
+                y = double(y, axis)
+            y = y[:, skip : skip + len(x)]
+        torch.add(y, F.leaky_relu_(p, SLOPE), out=fine[:, start:stop])
 
 
 class Convolution(nn.Module):

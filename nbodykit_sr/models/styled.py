@@ -22,9 +22,11 @@ class StyledGenerator(nn.Module):
     Parameters are those of `DisplacementGenerator`.
     """
 
+    network = DisplacementGenerator
+
     def __init__(self, *args, **kwargs):
         super().__init__()
-        self.base = DisplacementGenerator(*args, **kwargs)
+        self.base = self.network(*args, **kwargs)
         self.slopes = nn.ParameterDict()
         for name, parameter in self.base.named_parameters():
             if name.endswith(("weight", "std")):
@@ -54,9 +56,13 @@ class StyledGenerator(nn.Module):
             state[name] = parameter
         return state
 
+    def options(self, a):
+        """What of the network's arguments depends on the scale factor `a`, besides weights."""
+        return {}
+
     def at(self, a):
-        """The plain `DisplacementGenerator` at scale factor `a`: what inference uses."""
-        plain = DisplacementGenerator(**self.arguments)
+        """The plain generator at scale factor `a`: what inference uses."""
+        plain = self.network(**{**self.base.arguments, **self.options(a)})
         plain.load_state_dict({name: value.detach() for name, value in self.weights(a).items()})
         device = next(self.parameters()).device
         return plain.to(device).train(self.training).requires_grad_(False)
@@ -74,7 +80,8 @@ class StyledGenerator(nn.Module):
         for b, scale_factor in enumerate(a):
             sample = slice(b, b + 1)
             arguments = (x[sample], [field[sample] for field in noise])
-            out.append(functional_call(self.base, self.weights(scale_factor), arguments))
+            weights = self.weights(scale_factor)
+            out.append(functional_call(self.base, weights, arguments, self.options(scale_factor)))
         return torch.cat(out)
 
 

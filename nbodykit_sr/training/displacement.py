@@ -9,17 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from ..models.blocks import trim
-from ..models.card import ModelCard
+from ..models.card import NETWORKS, ModelCard
 from ..models.critic import Critic, smallest_input
 from ..models.displacement import (
     OUTPUT_TRIM,
     PADDING,
-    DisplacementGenerator,
     InterpolatingGenerator,
     noise_layers,
     noise_shapes,
 )
-from ..models.styled import StyledGenerator
 from ..noise import site_noise
 from ..normalization import Normalization, growth_rate
 from .augmentation import ELEMENTS, periodic_crop, transform
@@ -76,8 +74,7 @@ class DisplacementSystem:
 
     def networks(self):
         g, c = self.configuration.generator, self.configuration.critic
-        network = StyledGenerator if g.styled else DisplacementGenerator
-        generator = network(g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max)
+        generator = self._generator()
         with torch.no_grad():
             for level in generator.levels:
                 for noise in (level.noise0, level.noise1):
@@ -86,6 +83,23 @@ class DisplacementSystem:
         seen = 2 * g.channels + densities + 3 * c.distances + g.styled
         critic = Critic(seen, c.blocks, c.chan_base, c.chan_min, c.chan_max)
         return generator, critic
+
+    def _generator(self):
+        g, manifest = self.configuration.generator, self.train[0].manifest
+        network = NETWORKS[self._network_name]
+        options = {}
+        if g.convex:
+            unit = g.length if g.styled else self.normalization.displacement(manifest.a)
+            options = {"spacing": float(self.cell / unit), "mixed": g.convex}
+            if g.styled:
+                options["Omega_m"] = manifest.Omega_m
+        return network(g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max, **options)
+
+    @property
+    def _network_name(self):
+        """Its key in `NETWORKS`."""
+        g = self.configuration.generator
+        return "styled " * g.styled + "convex " * (g.convex > 0) + "displacement"
 
     @property
     def samples_per_epoch(self):
@@ -265,9 +279,7 @@ class DisplacementSystem:
         redshifts = [1 / pair.manifest.a - 1 for pair in self.train]
         return ModelCard(
             name=Path(self.configuration.run).name,
-            network="styled displacement"
-            if self.configuration.generator.styled
-            else "displacement",
+            network=self._network_name,
             arguments=generator.arguments,
             factor=self.factor,
             channels=self.configuration.generator.channels,

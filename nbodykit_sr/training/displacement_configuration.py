@@ -60,6 +60,8 @@ class GeneratorTable:
         Displacement that is 1 at z = 0, comoving [Mpc/h].
     styled : bool
         Condition generator and critic on the scale factor (`StyledGenerator`).
+    convex : int
+        How many of the last levels upsample convexly (`ConvexGenerator`); 0: the published network.
     """
 
     channels: int = 6
@@ -69,12 +71,14 @@ class GeneratorTable:
     noise_std: float = 0.0
     length: float = 6.0
     styled: bool = False
+    convex: int = 0
 
     def __post_init__(self):
         one_of("generator.channels", self.channels, (3, 6))
         for name in ("chan_base", "chan_min", "chan_max", "length"):
             value = getattr(self, name)
             require(value > 0, f"generator.{name} is {value}: more than zero needed")
+        require(self.convex >= 0, f"generator.convex is {self.convex}: zero or more needed")
 
 
 @dataclass(frozen=True, kw_only=True)

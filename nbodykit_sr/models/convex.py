@@ -1,0 +1,181 @@
+"""The displacement generator with convex upsampling: particles choose which neighbours to join.
+
+In the published generator the displacement is interpolated trilinearly from level to level, and a
+patch that collapses into a halo needs increments that cancel that interpolation site by site.
+Here the Eulerian position of each finer particle is a convex combination of those of the eight
+coarser particles around it, with weights that the network chooses,
+
+    w = softmax(log w_trilinear + W x),
+
+so that a patch collapses by joining one of them, level by level, as halos assemble. With W = 0
+this is the published generator. RAFT (Teed & Deng 2020) upsamples optical flow in this way.
+"""
+
+from itertools import product
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..normalization import growth_factor
+from .displacement import DisplacementGenerator, Level
+from .styled import StyledGenerator
+
+# The corners of a cell of the coarse lattice, and the eight fine sites in it, [coarse cells]
+CORNERS = torch.tensor(list(product((0.0, 1.0), repeat=3)))
+FINE = torch.tensor(list(product((0.25, 0.75), repeat=3)))
+# Trilinear weights, (corner, fine site)
+TRILINEAR = (1 - (CORNERS[:, None] - FINE).abs()).prod(2)
+
+
+class ConvexLevel(Level):
+    """A `Level` whose skip path is a convex combination of positions instead of an interpolation."""
+
+    def __init__(self, channels_in, channels_out, fields, noise_gain):
+        super().__init__(channels_in, channels_out, fields, noise_gain)
+        self.mix = nn.Conv3d(channels_out, len(CORNERS), 1)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def skip(self, y, x, spacing):
+        return combine(y, self.mix(x), spacing)
+
+
+def combine(y, logits, spacing):
+    """Move the particles of the finer lattice to convex combinations of the coarser ones.
+
+    Parameters
+    ----------
+    y : (B, C, N, N, N) float tensor
+        Displacement, and velocity if C is 6, of the coarse lattice.
+    logits : (B, 8, 2N - 6, 2N - 6, 2N - 6) float tensor
+        What is added to the logarithms of the trilinear weights of the `CORNERS`.
+    spacing : float or tensor
+        Of the coarse lattice, in units of the displacement.
+
+    Returns
+    -------
+    (B, C, 2N - 6, 2N - 6, 2N - 6) float tensor
+    """
+    logits = logits.float()
+    batch, _, *sides = logits.shape
+    cells = [side // 2 for side in sides]
+    # (B, cells, corner, fine site)
+    logits = logits.view(batch, -1, cells[0], 2, cells[1], 2, cells[2], 2)
+    logits = logits.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5)
+    weights = (logits + TRILINEAR.to(logits).log()).softmax(4)
+    # (B, cells, C, corner)
+    around = torch.stack(
+        [
+            y[:, :, 1 + i : 1 + i + cells[0], 1 + j : 1 + j + cells[1], 1 + k : 1 + k + cells[2]]
+            for i, j, k in product((0, 1), repeat=3)
+        ],
+        -1,
+    ).permute(0, 2, 3, 4, 1, 5)
+    sites = y.new_zeros(2, y.shape[1], len(CORNERS))
+    sites[0, :3], sites[1, :3] = CORNERS.T, FINE.T
+    corner, fine = sites * spacing
+    out = (around + corner).reshape(-1, *corner.shape) @ weights.flatten(0, 3) - fine
+    out = out.view(batch, *cells, -1, 2, 2, 2).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return out.reshape(batch, -1, *sides)
+
+
+def combine_planes(y, logits, skip, spacing):
+    """`combine` for some planes, without its small matrices: for inference.
+
+    A fine particle's eight coarse neighbours are the values at its site of the coarse fields
+    upsampled to the nearest neighbour, shifted by two fine sites or not along each axis.
+
+    Parameters
+    ----------
+    y : (C, D, H, W) float32 tensor
+        The coarse planes around, with one site more than needed at each end of the other axes.
+    logits : (8, M, 2H - 2, 2W - 2) float32 tensor
+        Of M fine planes.
+    skip : int
+        Fine planes of the first cell of coarse planes that come before the first of these: 0 or 1.
+    spacing : float
+
+    Returns
+    -------
+    (C, M, 2H - 2, 2W - 2) float32 tensor
+    """
+    _, count, height, width = logits.shape
+    # along each axis: where the fine sites lie in their cells, and the log of the linear weights
+    sites = [
+        torch.arange(first, first + n, device=y.device) % 2 / 2 + 0.25
+        for first, n in zip((skip, 0, 0), logits.shape[1:])
+    ]
+    near = [
+        (1 - (corner[:, None] - site).abs()).log() for corner, site in zip(CORNERS.T.to(y), sites)
+    ]
+    rows = near[1][:, :, None] + near[2][:, None]
+    weights = torch.softmax(logits + near[0][:, :, None, None] + rows[:, None], 0)
+    out = y.new_zeros(len(y), count, height, width)
+    torch.mm(CORNERS.T.to(y), weights.view(len(CORNERS), -1), out=out[:3].view(3, -1))
+    for axis, site in enumerate(sites):
+        out[axis] -= site.view([-1 if other == axis else 1 for other in range(3)])
+    out[:3] *= spacing
+    y = y.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for weight, (i, j, k) in zip(weights, product((0, 2), repeat=3)):
+        i += skip
+        out.addcmul_(y[:, i : i + count, j : j + height, k : k + width], weight)
+    return out
+
+
+class ConvexGenerator(DisplacementGenerator):
+    """A `DisplacementGenerator` with convex upsampling at its last levels.
+
+    Parameters
+    ----------
+    spacing : float
+        LR cell in units of the displacement's normalisation (at the redshift it is used at).
+    mixed : int, optional
+        How many of the last levels have it; all by default.
+
+    The others are those of `DisplacementGenerator`.
+    """
+
+    def __init__(self, *args, spacing, mixed=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        levels = len(self.levels)
+        self.spacing, self.mixed = spacing, levels if mixed is None else mixed
+        if not 1 <= self.mixed <= levels:
+            raise InputError(f"mixed is {mixed}: from 1 to the {levels} levels of the generator")
+        widths = self.widths
+        for b in range(levels - self.mixed, levels):
+            self.levels[b] = ConvexLevel(*widths[b : b + 2], self.channels, self.noise_gain)
+
+    @property
+    def arguments(self):
+        return {**super().arguments, "spacing": self.spacing, "mixed": self.mixed}
+
+    def spacing_at(self, level, spacing=None):
+        return (self.spacing if spacing is None else spacing) / 2**level
+
+
+class StyledConvexGenerator(StyledGenerator):
+    """A `ConvexGenerator` conditioned on the scale factor.
+
+    Parameters
+    ----------
+    spacing : float
+        LR cell in units of the displacement's normalisation at z = 0.
+    Omega_m : float
+        Of the normalisation, which grows as D(a).
+
+    The others are those of `ConvexGenerator`.
+    """
+
+    network = ConvexGenerator
+
+    def __init__(self, *args, Omega_m, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.Omega_m = Omega_m
+
+    @property
+    def arguments(self):
+        return {**super().arguments, "Omega_m": self.Omega_m}
+
+    def options(self, a):
+        return {"spacing": self.base.spacing / float(growth_factor(float(a), self.Omega_m))}

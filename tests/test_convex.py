@@ -1,0 +1,148 @@
+"""The generator with convex upsampling: against the published one, its geometry, fast and cut."""
+
+import numpy as np
+import pytest
+import torch
+
+from nbodykit_sr import SRCatalog, open_snapshot
+from nbodykit_sr.models.card import NETWORKS, ModelCard, load_model, save_model
+from nbodykit_sr.models.convex import (
+    CORNERS,
+    FINE,
+    ConvexGenerator,
+    StyledConvexGenerator,
+    combine,
+)
+from nbodykit_sr.models.displacement import DisplacementGenerator, standard_noise
+from nbodykit_sr.models.fused import SLAB_BYTES, fuse
+from nbodykit_sr.normalization import growth_factor
+from nbodykit_sr.training.augmentation import ELEMENTS, transform
+
+SIZE = dict(channels=6, factor=8, chan_base=32, chan_min=8)
+
+
+def randomised(generator):
+    """With random noise amplitudes and mixing, as training makes them."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if "mix" in name or name.endswith("std"):
+                parameter.normal_(0, 0.5)
+            if name.startswith("slopes"):
+                parameter.normal_(0, 0.2)
+    return generator.eval().requires_grad_(False)
+
+
+def chunk(*shape, batch=1):
+    torch.manual_seed(4)
+    x = torch.randn(batch, 6, *shape)
+    return x, standard_noise(8, x)
+
+
+@pytest.mark.parametrize("mixed", [1, 3])
+def test_it_starts_as_the_published_generator(mixed):
+    published = randomised(DisplacementGenerator(**SIZE))
+    convex = ConvexGenerator(**SIZE, spacing=0.4, mixed=mixed)
+    convex.load_state_dict(published.state_dict(), strict=False)
+    x, noise = chunk(7, 9, 8)
+    difference = convex(x, noise) - published(x, noise)
+    assert difference.abs().max() < 1e-6 * published(x, noise).abs().max()
+
+
+def test_particles_may_join_any_neighbour():
+    """With all weight on one corner each fine particle lies on that coarse one and moves with it."""
+    spacing, y = 0.3, torch.randn(1, 6, 5, 5, 5)
+    for corner in range(len(CORNERS)):
+        logits = torch.zeros(1, 8, 4, 4, 4)
+        logits[:, corner] = 100
+        out = combine(y, logits, spacing)
+        i, j, k = (CORNERS[corner].int() + 1).tolist()
+        joined = y[:, :, i : i + 2, j : j + 2, k : k + 2]
+        joined = joined.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+        apart = (CORNERS[corner] - FINE).T.view(3, 1, 2, 1, 2, 1, 2).expand(3, 2, 2, 2, 2, 2, 2)
+        apart = apart.reshape(3, 4, 4, 4) * spacing
+        torch.testing.assert_close(out[:, :3], joined[:, :3] + apart)
+        torch.testing.assert_close(out[:, 3:], joined[:, 3:])
+
+
+def test_positions_stay_between_the_neighbours():
+    """Whatever the weights, a particle lies in the bounding box of the particles around it."""
+    spacing, y = 0.5, torch.randn(1, 3, 6, 6, 6)
+    out = combine(y, 3 * torch.randn(1, 8, 6, 6, 6), spacing)
+    site = torch.arange(6) * spacing
+    position = y + torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
+    around = position.unfold(2, 2, 1).unfold(3, 2, 1).unfold(4, 2, 1)[:, :, 1:-1, 1:-1, 1:-1]
+    around = around.flatten(5)
+    fine = (1.25 + torch.arange(6) / 2) * spacing
+    out = out + torch.stack(torch.meshgrid(fine, fine, fine, indexing="ij"))
+    cell = out.view(1, 3, 3, 2, 3, 2, 3, 2)
+    for parity in np.ndindex(2, 2, 2):
+        here = cell[:, :, :, parity[0], :, parity[1], :, parity[2]]
+        assert (here <= around.amax(5) + 1e-5).all() and (here >= around.amin(5) - 1e-5).all()
+
+
+@pytest.mark.parametrize("element", ELEMENTS[1::7])
+def test_turning_the_box_turns_the_combination(element):
+    y, logits = np.random.default_rng(5).normal(size=(2, 6, 6, 6, 6)).astype("f4")
+    y, logits = y[:3], np.resize(logits, (8, 6, 6, 6))
+
+    def combined(y, logits):
+        return combine(torch.from_numpy(y.copy())[None], torch.from_numpy(logits)[None], 0.5)[0]
+
+    # logits are scalar fields, but the corners that they speak for turn too
+    corners = 2 * CORNERS.numpy()[:, :, None, None, None] - 1
+    turned = np.stack([transform(corner, element) for corner in corners])[..., 0, 0, 0]
+    moved = np.empty_like(logits)
+    moved[((turned + 1) / 2 @ [4, 2, 1]).astype(int)] = transform(logits, element)
+    one = combined(transform(y, element), moved).numpy()
+    np.testing.assert_allclose(one, transform(combined(y, logits).numpy(), element), atol=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [1, 2, 3])
+@pytest.mark.parametrize("slab", [1, 1 << 15, 6 << 20])
+def test_the_fused_one_gives_the_same(mixed, slab, monkeypatch):
+    monkeypatch.setitem(SLAB_BYTES, "cpu", slab)
+    generator = randomised(ConvexGenerator(**SIZE, spacing=0.3, mixed=mixed))
+    x, noise = chunk(8, 7, 9)
+    reference = generator(x, noise)
+    assert (fuse(generator)(x, noise) - reference).abs().max() < 1e-6 * reference.abs().max()
+    rough = fuse(generator, torch.bfloat16)(x, noise)
+    assert (rough - reference).abs().max() < 2e-2 * reference.abs().max()
+
+
+def test_the_spacing_follows_the_growth_of_the_units():
+    generator = randomised(StyledConvexGenerator(**SIZE, spacing=0.4, mixed=2, Omega_m=0.3))
+    a = torch.tensor([0.25, 0.8])
+    x, noise = chunk(7, 7, 7, batch=2)
+    both = generator(x, noise, a)
+    for b in range(2):
+        plain = generator.at(a[b])
+        assert plain.spacing == pytest.approx(0.4 / growth_factor(float(a[b]), 0.3))
+        alone = plain(x[b : b + 1], [field[b : b + 1] for field in noise])
+        torch.testing.assert_close(both[b : b + 1], alone)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["convex displacement", "styled convex displacement"])
+def test_one_universe(comm, data, tmp_path, name):
+    """From its file on any number of ranks: the bits of one rank, and what other chunks give."""
+    options = {"Omega_m": 0.28} if name.startswith("styled") else {}
+    network = randomised(NETWORKS[name](**SIZE, spacing=0.5, mixed=2, **options))
+    card = ModelCard("test", name, network.arguments, factor=8, channels=6)
+    path = tmp_path / "convex.safetensors"
+    if comm.rank == 0:
+        save_model(path, network, card)
+    comm.Barrier()
+    assert load_model(path)[0].arguments == network.arguments
+
+    def positions(comm, chunk):
+        sr = SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), model=path, chunk=chunk)
+        ids = np.concatenate(comm.allgather(sr["ID"].compute()))
+        return np.concatenate(comm.allgather(sr["Position"].compute()))[np.argsort(ids)]
+
+    alone = comm.Split(comm.rank)
+    together = positions(comm, 4)
+    assert np.array_equal(together, positions(alone, 4))
+    others = positions(alone, 3)
+    apart = np.abs(others - together)
+    assert np.minimum(apart, 12.5 - apart).max() < 1e-5 * 12.5
