@@ -4,32 +4,37 @@ In the order in which data flows: a snapshot is opened, its particles are put on
 lattice, a generator is loaded, and the super-resolved catalogue is computed as it is looked at.
 """
 
-from .catalog import SRCatalog
-from .errors import InputError
-from .io.snapshot import cosmology, open_snapshot
-from .lattice import LagrangianLattice
-from .mesh import SRMesh
-from .models.card import ModelCard, save_model
-from .models.density import DensityEmulator
-from .models.displacement import DisplacementGenerator
-from .models.loading import load_generator
-from .noise import site_noise
-from .normalization import Normalization
+from importlib import import_module
+
 from .version import __version__
 
-__all__ = [
-    "open_snapshot",
-    "cosmology",
-    "LagrangianLattice",
-    "Normalization",
-    "site_noise",
-    "DisplacementGenerator",
-    "DensityEmulator",
-    "ModelCard",
-    "load_generator",
-    "save_model",
-    "SRCatalog",
-    "SRMesh",
-    "InputError",
-    "__version__",
-]
+# Where each public name lives. They are imported when they are asked for, so that networks and
+# training also run where there is torch but no MPI and no nbodykit.
+_MODULES = {
+    "open_snapshot": "io.snapshot",
+    "cosmology": "io.snapshot",
+    "LagrangianLattice": "lattice",
+    "Normalization": "normalization",
+    "site_noise": "noise",
+    "DisplacementGenerator": "models.displacement",
+    "ConvexGenerator": "models.convex",
+    "DensityEmulator": "models.density",
+    "ModelCard": "models.card",
+    "load_generator": "models.loading",
+    "save_model": "models.card",
+    "SRCatalog": "catalog",
+    "SRMesh": "mesh",
+    "InputError": "errors",
+}
+
+__all__ = [*_MODULES, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

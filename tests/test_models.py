@@ -1,6 +1,8 @@
 """The generator against the public code's vectors; cards and files of weights."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -166,3 +168,13 @@ def test_training_computes_the_same():
     x = torch.randn(1, 3, 7, 8, 9, dtype=torch.float64)
     noise = standard_noise(8, x)
     torch.testing.assert_close(generator.train()(x, noise), generator.eval()(x, noise))
+
+
+def test_networks_and_training_need_neither_mpi_nor_nbodykit():
+    """They run on a GPU machine that has torch alone."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('mpi4py', 'nbodykit', 'bigfile', 'dask')));"
+        "import nbodykit_sr.inference, nbodykit_sr.training.displacement, nbodykit_sr.training.loop;"
+        "assert nbodykit_sr.ConvexGenerator and 'SRCatalog' in dir(nbodykit_sr)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=240)
