@@ -33,6 +33,15 @@ setup(
     extras_require={
         "report": ["matplotlib", "jinja2"],
         "train": ["matplotlib", "tensorboard"],
+        "docs": [
+            "sphinx",
+            "myst-nb",
+            "furo",
+            "numpydoc",
+            "sphinx-copybutton",
+            "matplotlib",
+            "jinja2",
+        ],
         "test": [
             "pytest",
             "hypothesis",

@@ -201,9 +201,10 @@ def big_boxes(results):
 
     Returns
     -------
-    list of (str, int, Plan)
-        What computes, LR Nmesh, cost. The time of reading and sharing is that of the part
-        exchange, which grows with the LR particles of a rank.
+    list of dict
+        LR Nmesh, what computes and how many of it, hours, and memory a rank, network and disk
+        [bytes]. The time of reading and sharing is that of the part exchange, which grows with
+        the LR particles of a rank.
     """
     pieces = results["plan"]
     largest = max(results["exchange"], key=lambda row: (row["Nmesh"], row["ranks"]))
@@ -213,26 +214,25 @@ def big_boxes(results):
         side, chunk = max(gpu["chunks"].items(), key=lambda item: int(item[0]))
         seconds = chunk["seconds per particle"]["bfloat16"] * (8 * int(side)) ** 3
         runs.append(("GPUs", int(side), seconds, (1, 8), (64, 1024)))
-    return [
-        (
-            what,
-            Nmesh,
-            plan(
-                ChunkGrid(Nmesh, side),
-                ranks,
-                factor=PAPER["factor"],
-                channels=PAPER["channels"],
-                layout="nbodykit",
-                chunk_seconds=seconds,
-                start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
-                working_memory=pieces["memory foretold"] - BASE_MEMORY,
-                padding=PADDING,
-            ),
-        )
-        for what, side, seconds, *numbers in runs
-        for Nmesh, counts in zip((640, 2560), numbers)
-        for ranks in counts
-    ]
+    boxes = []
+    for what, side, seconds, *numbers in runs:
+        for Nmesh, counts in zip((640, 2560), numbers):
+            for ranks in counts:
+                cost = plan(
+                    ChunkGrid(Nmesh, side),
+                    ranks,
+                    factor=PAPER["factor"],
+                    channels=PAPER["channels"],
+                    layout="nbodykit",
+                    chunk_seconds=seconds,
+                    start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
+                    working_memory=pieces["memory foretold"] - BASE_MEMORY,
+                    padding=PADDING,
+                )
+                bytes_ = {name: getattr(cost, name) for name in ("rank_memory", "network", "disk")}
+                box = {"Nmesh": Nmesh, "what": what, "ranks": ranks, "hours": cost.seconds / 3600}
+                boxes.append(box | bytes_)
+    return boxes
 
 
 def machine():
@@ -317,11 +317,12 @@ def report(results):
             f"--plan foretells {p['foretold']:.1f} s, the run takes {p['took']:.1f} s: "
             f"{100 * (p['foretold'] / p['took'] - 1):+.0f}%.\n"
         )
-    if "plan" in results and "exchange" in results:
+    if "foretold" in results:
         rows = [
-            [f"{n}^3 -> {8 * n}^3", f"{cost.ranks} {what}", f"{cost.seconds / 3600:.2g}"]
-            + [f"{value / 1e9:.3g}" for value in (cost.rank_memory, cost.network, cost.disk)]
-            for what, n, cost in big_boxes(results)
+            [f"{box['Nmesh']}^3 -> {8 * box['Nmesh']}^3", f"{box['ranks']} {box['what']}"]
+            + [f"{box['hours']:.2g}"]
+            + [f"{box[name] / 1e9:.3g}" for name in ("rank_memory", "network", "disk")]
+            for box in results["foretold"]
         ]
         header = ["foretold", "on as many as", "hours", "memory a rank [GB]", "network [GB]"]
         text.append(table([*header, "disk [GB]"], rows))
@@ -347,6 +348,8 @@ def main():
         for name in args.only:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             results[name] = PARTS[name](benchmark)
+            if {"plan", "exchange"} <= results.keys():
+                results["foretold"] = big_boxes(results)
             if args.output:
                 Path(args.output).write_text(json.dumps(results, indent=1) + "\n")
     print(report(results))

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Lint, then the whole test suite, in one process and under 2, 3 and 4 ranks.
+# Lint, then the site, then the whole test suite, in one process and under 2, 3 and 4 ranks.
 #
 #     bash mpi_scripts/test.sh [--all] [PYTEST ARGUMENT ...]
 #
-# --all runs the tests marked slow as well. Installs what is missing.
+# --all runs the tests marked slow and the tutorials as well. Installs what is missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 selection=(-m "not slow")
+notebooks=--no-notebooks
 limit=1800 # s, of one run of pytest: one that hangs is ended, the others still tell their part
 if [ "${1:-}" = --all ]; then
     selection=(-m "")
+    notebooks=
     limit=14400
     shift
 fi
@@ -43,6 +45,7 @@ step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "import-linter" lint-imports --no-logo
 step "1 process" timeout -k 10 $limit $pytest "${selection[@]}" "$@"
+[ "$chosen" -gt 0 ] || step "docs" bash mpi_scripts/docs.sh $notebooks
 for n in 2 3 4; do
     step "$n ranks" test_ranks "$n" "${selection[@]}" "$@"
 done

@@ -1,6 +1,6 @@
 """Statistics that say whether a super-resolved catalogue can be believed.
 
-Functions on nbodykit catalogues and meshes, over MPI; each returns `Statistic`s.
+Functions on nbodykit catalogues and meshes, over MPI; each returns one `Statistic` or several.
 """
 
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles

@@ -1,0 +1,160 @@
+"""Pages of the site that are made from their sources: models, commands, settings and benchmarks.
+
+`conf.py` has them written into `reference/made`, which git ignores, before Sphinx reads it.
+"""
+
+import importlib.util
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+from typing import get_args, get_type_hints
+
+from facts import BANDS, HALOS, HR_HALOS, ROOT, cards, caution, redshifts, results, table
+from numpydoc.docscrape import ClassDoc
+
+from nbodykit_sr import train
+
+# A page for each command: what its --help says
+COMMANDS = {
+    "generate": "generate",
+    "emulate": "emulate",
+    "train": "train",
+    "pairs": "train pairs",
+    "export": "train export",
+    "validate": "validate",
+}
+
+
+def write(folder):
+    """Write all pages into `folder`."""
+    pages = {f"model-{card.name}": model(card) for card in cards()}
+    pages |= {f"command-{name}": command(name, line) for name, line in COMMANDS.items()}
+    pages |= {f"settings-{name.replace(' ', '-')}": system(name) for name in train.SYSTEMS}
+    pages |= {"benchmarks": benchmarks()}
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.md"):
+        if old.stem not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text() != text:  # what did not change is not built again
+            path.write_text(text)
+
+
+def words(value):
+    """A value of a card in words."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def escaped(text):
+    """Text none of which is markup."""
+    return text.replace("<", "\\<").replace("|", "\\|").replace("*", "\\*")
+
+
+def model(card):
+    """All that a card says."""
+    seen = card.displacement_range
+    facts = {
+        "network": f"{card.network}, factor {card.factor} on a side, channels: {card.channels}",
+        "LR cell": f"{card.cell:.6g} Mpc/h",
+        "redshift": redshifts(card),
+        "Omega_m of its units": card.Omega_m or "the snapshot's",
+        "displacements seen": f"up to {seen:.3g} LR cells" if seen else "not recorded",
+        "trained on": card.simulation,
+        "licence": card.licence,
+    }
+    text = [f"# {card.name}\n"]
+    if card.caution:
+        text.append(f":::{{warning}}\n{caution(card).capitalize()}.\n:::\n")
+    notes = str(card.notes).removeprefix(card.caution).strip()
+    text += [table(["", ""], facts.items()), escaped(notes) + "\n", "## What was measured\n"]
+    text += measured(card.evaluation)
+    text += ["## How it was trained\n"]
+    plain = {key: value for key, value in card.training.items() if isinstance(value, str)}
+    text += [f"**{key.capitalize()}**: {escaped(value)}.\n" for key, value in plain.items()]
+    rest = {key: value for key, value in card.training.items() if key not in plain}
+    text += [f"```json\n{json.dumps(rest, indent=1)}\n```\n"]
+    return "\n".join(text)
+
+
+def measured(evaluation, level=3):
+    """The measurements in a card, table by table."""
+    rows = [[n, words(value)] for n, value in evaluation.items() if not isinstance(value, dict)]
+    text = [table(["quantity", "value"], rows)] if rows else []
+    for name, part in evaluation.items():
+        if isinstance(part, dict):
+            text.append(f"{'#' * level} {name[:1].upper()}{escaped(name[1:])}\n")
+            text += [box(part)] if HR_HALOS in part else measured(part, level + 1)
+    return text
+
+
+def box(part):
+    """HR, interpolation and SR of one box."""
+    runs = {name: run for name, run in part.items() if isinstance(run, dict)}
+    names = dict.fromkeys(key for run in runs.values() for key in run)
+    header = {
+        "P_SR/P_HR": f"P / P_HR at k = {', '.join(BANDS)} h/Mpc",
+        "cross-correlation": "cross-correlation with HR there",
+        "halos": f"FOF halos of at least {', '.join(map(str, HALOS))} particles",
+    }
+    rows = [["HR"] + [words(part[HR_HALOS]) if name == "halos" else "" for name in names]]
+    rows += [[which] + [words(run.get(name, "")) for name in names] for which, run in runs.items()]
+    return table(["", *(header.get(name, name) for name in names)], rows)
+
+
+def command(name, line):
+    """What a command's parser says of it."""
+    module, *rest = line.split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"nbodykit_sr.{module}", *rest, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "92"},
+    )
+    return f"# {name}\n\n```text\n{done.stdout}```\n"
+
+
+def system(name):
+    """The settings of a training system, table by table."""
+    path, _ = train.SYSTEMS[name]
+    configuration = pkgutil.resolve_name(f"nbodykit_sr.training.{path}")
+    first, *tables = sections(configuration)
+    text = [f'# system = "{name}"\n', f"{ClassDoc(configuration)['Summary'][0]}\n", first[1]]
+    return "\n".join(text + [f"## {title}\n\n{rows}" for title, rows in tables])
+
+
+def sections(kind, title=""):
+    """The (title, table) of a configuration and of each table within it."""
+    hints, rows, below = get_type_hints(kind), [], []
+    told = {}
+    for base in reversed(kind.__mro__):
+        if is_dataclass(base):
+            for entry in ClassDoc(base)["Attributes"]:
+                told |= {n.strip(): " ".join(entry.desc) for n in entry.name.split(",")}
+    for f in fields(kind):
+        inner = [one for one in (hints[f.name], *get_args(hints[f.name])) if is_dataclass(one)]
+        if inner:
+            many = inner[0] is not hints[f.name]
+            below += sections(inner[0], f"[[{f.name}]]" if many else f"[{f.name}]")
+            continue
+        default = f.default if f.default is not MISSING else f.default_factory
+        shown = "needed" if default is MISSING else f"`{json.dumps(default)}`"
+        rows.append([f"`{f.name}`", shown, escaped(told.get(f.name, ""))])
+    return [(title, table(["setting", "default", "what it is"], rows)), *below]
+
+
+def benchmarks():
+    """The benchmark results as their own report shows them."""
+    path = ROOT / "benchmarks" / "run.py"
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location("benchmarks_run", path)
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    text = ["# Benchmarks\n", (path.parent / "README.md").read_text().split("\n", 1)[1]]
+    return "\n".join(text + [f"## {name}\n\n{run.report(one)}" for name, one in results().items()])

@@ -1,0 +1,51 @@
+"""What README and site say: numbers from their sources, links that lead somewhere."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    if not {"_build", "made"} & set(path.parts)
+)
+
+
+@pytest.fixture
+def facts(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    import facts
+
+    yield facts
+    del sys.modules["facts"]
+
+
+def prose(text):
+    """A page without code, equations and link targets."""
+    return re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    for link in re.findall(
+        r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    ):
+        if "://" in link or "/made/" in link or link.startswith("made/"):
+            continue  # the site's build looks at the pages that it makes
+        assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_models_are_told_as_their_cards_have_them(facts):
+    """What a model is said to reach lies between the noise seeds of a box in its card."""
+    for card in facts.cards():
+        assert f"`{card.name}`" in facts.models()
+        if card.network == "density":
+            continue
+        (_, box), *_ = facts.boxes(card.evaluation)
+        counts = [run["halos"][1] for name, run in box.items() if name.startswith("model")]
+        found = facts.worth(card)["halos"][0] * box[facts.HR_HALOS][1]
+        assert min(counts) - 1e-6 <= found <= max(counts) + 1e-6
