@@ -23,6 +23,7 @@ setup(
     # mpi_scripts/install.sh installs it.
     install_requires=[
         "bigfile>=0.1.50",
+        "h5py>=3.5",
         "mpi4py>=3.1",
         "torch>=2.4",
         "numpy>=2",

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import numpy as np
 from mpi4py import MPI
@@ -190,15 +191,8 @@ def find_lattice(catalog):
                 f"Position runs from {position.min():g} to {position.max():g} Mpc/h in a box of "
                 f"{BoxSize:g} Mpc/h: check the units of the snapshot"
             )
-    base = comm.allreduce(int(ids.min()) if len(ids) else 2**62, op=MPI.MIN)
-    last = comm.allreduce(int(ids.max()) if len(ids) else -1, op=MPI.MAX)
-    if last - base != Nmesh**3 - 1:
-        raise InputError(
-            f"ID runs from {base} to {last}: {Nmesh}^3 particles of a lattice have {Nmesh**3} consecutive "
-            "IDs; some are missing or repeated, or the particles do not come from a lattice"
-        )
     corner = LagrangianLattice(Nmesh, BoxSize, 0.0)
-    site = corner.site(ids, base)
+    site = _sites(comm, corner, ids, position)
     offset = _offset(comm, corner, corner.displacement(site, position), catalog.attrs)
     lattice = LagrangianLattice(Nmesh, BoxSize, offset)
     return lattice, site, lattice.displacement(site, position)
@@ -293,6 +287,45 @@ def _check_finite(name, values):
             f"{name} is not finite for {bad.sum()} particles, the first {values[bad][0].tolist()}: "
             "the snapshot is damaged"
         )
+
+
+def _sites(comm, corner, ids, position):
+    """Sites of particles, (n, 3) int64, however their code numbers a lattice.
+
+    Codes count from 0 or 1, or go on after the gas, or give the gas every second number; x or z is
+    the slowest axis. The right order of the axes leaves the smallest displacements.
+    """
+    base = comm.allreduce(int(ids.min()) if len(ids) else 2**62, op=MPI.MIN)
+    last = comm.allreduce(int(ids.max()) if len(ids) else -1, op=MPI.MAX)
+    step, rest = divmod(last - base, max(corner.size - 1, 1))
+    if comm.allreduce(int(((ids - base) % max(step, 1)).any())) or rest or step > 2:
+        raise InputError(
+            f"ID runs from {base} to {last}: {corner.Nmesh}^3 particles of a lattice have {corner.size} "
+            "consecutive IDs, or every second one; some are missing or repeated, or the particles do not "
+            "come from a lattice"
+        )
+    step = max(step, 1)
+    site = corner.site(ids, base, step)
+    # mean square distance along each axis (rows) from each digit of the ID, the slowest first [cells]
+    square = np.zeros((3, 3))
+    for i, j in product(range(3), range(3)):
+        away = position[:, i] / corner.cell - site[:, j]
+        away -= corner.Nmesh * np.rint(away / corner.Nmesh)
+        square[i, j] = away @ away
+    square = comm.allreduce(square) / corner.size
+    orders = list(permutations(range(3)))  # of the digits, along x, y, z
+    rms = [np.sqrt(square[range(3), order].sum() / 3) for order in orders]
+    best, chance = int(np.argmin(rms)), corner.Nmesh / np.sqrt(12)
+    if rms[best] > 0.9 * chance:
+        raise InputError(
+            "the IDs do not number a lattice, whichever of the axes is slowest or fastest: displacements "
+            f"would be {rms[best]:.3g} cells rms, by chance they are {chance:.3g}; the initial conditions "
+            "were a glass, or the IDs do not go with these positions"
+        )
+    if comm.rank == 0:
+        slowest = "xyz"[orders[best].index(0)]
+        logger.info("IDs from %d in steps of %d, %s slowest", base, step, slowest)
+    return site[:, orders[best]]
 
 
 def _offset(comm, corner, displacement, attrs):

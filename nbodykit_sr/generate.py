@@ -298,7 +298,7 @@ def parse(argv):
     """Options from the command line."""
     parser = Parser(prog="python -m nbodykit_sr.generate", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("input", help="LR snapshot: an MP-Gadget BigFile folder, such as PART_008")
+    add("input", help="LR snapshot, such as PART_008, of MP-Gadget or another code")
     add("output", help="folder of the SR catalogue")
     add(
         "--model",

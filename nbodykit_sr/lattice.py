@@ -60,9 +60,9 @@ class LagrangianLattice:
             self.Nmesh * factor, self.BoxSize, 0.5 - factor * (0.5 - self.offset)
         )
 
-    def site(self, ids, base=1):
-        """Sites of particle IDs, (n, 3) int64; x is the slowest index."""
-        flat = np.asarray(ids).astype(np.int64) - base
+    def site(self, ids, base=1, step=1):
+        """Sites of particle IDs base, base + step, ..., (n, 3) int64; x is the slowest index."""
+        flat = (np.asarray(ids).astype(np.int64) - base) // step
         return np.stack(np.unravel_index(flat, (self.Nmesh,) * 3), axis=-1)
 
     def id(self, site, base=1):

@@ -11,7 +11,7 @@ import numpy as np
 from .chunks import ChunkGrid
 from .errors import InputError, agreement, one_line
 from .io.checks import byte_sum
-from .io.snapshot import SnapshotHeader
+from .io.formats.bigfile import BigFileHeader
 from .io.writer import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
@@ -143,7 +143,7 @@ def verify(path, comm):
 
 
 def _open(path):
-    header = SnapshotHeader.read(path)
+    header = BigFileHeader.read(path)
     missing = [name for name in PROVENANCE if name not in header.raw]
     if "SRLayout" in missing:
         raise InputError(f"{path} is no catalogue of generate: its Header has no SRLayout")

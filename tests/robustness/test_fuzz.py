@@ -29,31 +29,28 @@ NUMBERS = [b"-1", b"0", b"1", b"7", b"2147483648", b"18446744073709551616", b"9"
 NUMBERS += [b"nan", b"1e400", b"FFFFFFFF", b"../..", b"\xff\xfe", b""]
 
 
-@pytest.mark.parametrize("kind", ["header", "snapshot", "catalogue", "safetensors", "checkpoint"])
+CASES = {
+    "header": (300, 5000),
+    "snapshot": (100, 2000),
+    "gadget": (100, 2000),
+    "swift": (100, 2000),
+    "binary": (100, 2000),
+    "catalogue": (150, 2000),
+    "safetensors": (200, 3000),
+    "checkpoint": (150, 2000),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
 def test_damaged_files(kind, tmp_path, data):
-    fuzz(
-        kind,
-        0,
-        {"header": 300, "snapshot": 100, "catalogue": 150, "safetensors": 200, "checkpoint": 150}[
-            kind
-        ],
-        tmp_path,
-        data,
-    )
+    fuzz(kind, 0, CASES[kind][0], tmp_path, data)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["header", "snapshot", "catalogue", "safetensors", "checkpoint"])
+@pytest.mark.parametrize("kind", CASES)
 def test_many_damaged_files(kind, tmp_path, data):
-    """Ten thousand and more."""
-    cases = {
-        "header": 5000,
-        "snapshot": 2000,
-        "catalogue": 2000,
-        "safetensors": 3000,
-        "checkpoint": 2000,
-    }[kind]
-    fuzz(kind, 10**6, cases, tmp_path, data)
+    """Twenty thousand."""
+    fuzz(kind, 10**6, CASES[kind][1], tmp_path, data)
 
 
 def fuzz(kind, seed, cases, folder, data):
@@ -122,9 +119,9 @@ class Headers:
             (self.path / name).write_bytes(self.content[name])
 
     def check(self, name, content):
-        from nbodykit_sr.io.snapshot import SnapshotHeader
+        from nbodykit_sr.io.formats import read_header
 
-        header = SnapshotHeader.read(self.path)
+        header = read_header(self.path)
         self.check_attrs(header.attrs, content if name == "Header/attr-v2" else None)
         assert header.size == 512
         for column in header.columns:
@@ -181,6 +178,34 @@ class Snapshots(Headers):
             pass  # bytes changed places: their sum, BigFile's checksum, does not tell
         else:
             np.testing.assert_array_equal(field, self.whole)
+
+
+class OtherCodes(Snapshots):
+    """Snapshots of other codes, which keep no checksums: sane numbers, or a refusal.
+
+    Half of the cases damage the first bytes, where what describes the data lies.
+    """
+
+    def __init__(self, folder, data, write):
+        sys.path.append(str(Path(__file__).parents[1]))
+        from formats import Box
+
+        self.path = folder / "snap.hdf5"
+        write(Box(data / self.pattern), str(folder / "snap"))
+        if not self.path.exists():
+            (folder / "snap").rename(self.path)
+        self.content = {"snap.hdf5": self.path.read_bytes()}
+        self.read()
+
+    def case(self, draw):
+        content = self.content["snap.hdf5"]
+        head = draw.choice([8192, len(content)])
+        self.path.write_bytes(mutated(content[:head], draw) + content[head:])
+        source, field = self.read()
+        attrs = source.attrs
+        assert np.isfinite(attrs["BoxSize"]).all() and (attrs["BoxSize"] > 0).all()
+        assert 0 < attrs["Time"] <= 2 and 0 < attrs["Omega0"] < 2 and 0 < attrs["HubbleParam"] < 2
+        assert field.shape == (6, 14, 14, 14) and np.isfinite(field).all()
 
 
 class Catalogues:
@@ -345,6 +370,9 @@ class Harm:
 
 
 KINDS = {
+    "binary": lambda *where: OtherCodes(*where, lambda box, path: box.gadget_binary(path)),
+    "gadget": lambda *where: OtherCodes(*where, lambda box, path: box.gadget_hdf5(path)),
+    "swift": lambda *where: OtherCodes(*where, lambda box, path: box.swift(path)),
     "catalogue": Catalogues,
     "header": Headers,
     "snapshot": Snapshots,

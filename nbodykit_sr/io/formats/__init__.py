@@ -1,0 +1,56 @@
+"""Snapshot formats, one module each: what a snapshot says of itself as a `SnapshotHeader`."""
+
+import os
+
+from ...errors import InputError
+from .bigfile import BigFileHeader
+from .gadget_binary import BinaryHeader
+from .gadget_hdf5 import GadgetHeader
+from .hdf5 import SIGNATURE, attributes_of
+from .header import SnapshotHeader
+from .parts import named, part_files
+from .swift import SwiftHeader
+
+__all__ = ["SnapshotHeader", "read_header"]
+
+
+def read_header(path, dataset=None):
+    """The header of a snapshot of any known format, found by looking at what is there.
+
+    On one rank, no communication.
+
+    Parameters
+    ----------
+    path : str or Path
+        A BigFile folder; an HDF5 or Gadget binary file; one of several such files, their folder,
+        or their name without number and ending.
+    dataset : str, optional
+        Particle type or prefix of the columns; dark matter by default.
+
+    Returns
+    -------
+    SnapshotHeader
+
+    Raises
+    ------
+    InputError
+    """
+    path = os.fspath(path)
+    files = part_files(path)
+    if not files:
+        return BigFileHeader.read(path, dataset)
+    first = named(path, files)
+    try:
+        with open(first, "rb") as file:
+            begin = file.read(len(SIGNATURE))
+    except OSError as error:
+        raise InputError(f"snapshot {first} is unreadable: {error.strerror}") from None
+    if begin == SIGNATURE:
+        swift = str(attributes_of(first, "Header").get("Code", "")).strip() == "SWIFT"
+        return (SwiftHeader if swift else GadgetHeader).read(path, files, dataset)
+    if begin[:4] in (b"\x00\x01\x00\x00", b"\x08\x00\x00\x00"):
+        return BinaryHeader.read(path, files, dataset)
+    raise InputError(
+        f"snapshot {first} is of no known format: a BigFile folder, HDF5 of Gadget, AREPO or SWIFT, or "
+        "Gadget's little-endian binary is needed"
+    )

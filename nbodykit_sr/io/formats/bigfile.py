@@ -1,0 +1,149 @@
+"""BigFile snapshots: MP-Gadget's, FastPM's, and the catalogues of this package."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import bigfile
+import numpy as np
+
+from ...errors import InputError, one_line
+from ..checks import attributes, check_block
+from .header import GADGET_MASS, KPC, MPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
+
+
+@dataclass(frozen=True)
+class BigFileHeader(SnapshotHeader):
+    """Header of a BigFile; `blocks` maps a column to the `BlockHeader` of its block."""
+
+    blocks: dict
+
+    @classmethod
+    def read(cls, path, dataset=None):
+        """Read and check a header; on one rank, no communication.
+
+        Parameters
+        ----------
+        path : str or Path
+        dataset : str, optional
+            Prefix of the columns: "1/" (dark matter), or the root where Position is there.
+
+        Raises
+        ------
+        InputError
+        """
+        path = os.fspath(path)
+        _check_folder(path)
+        if dataset is None:
+            dataset = "" if os.path.isdir(os.path.join(path, "Position")) else "1/"
+        dataset = dataset.strip("/") + "/" if dataset.strip("/") else ""
+        if ".." in dataset.split("/") or dataset.startswith("/"):
+            raise InputError(
+                f"dataset is {dataset!r}: a folder inside the snapshot is needed, such as '1/'"
+            )
+        raw = attributes(os.path.join(path, "Header"))
+        blocks = {}
+        for name in ("Position", "Velocity", "ID"):
+            folder = os.path.join(path, dataset, name)
+            if os.path.isdir(folder):
+                blocks[name] = check_block(folder, vector=name != "ID")
+        if "Position" not in blocks:
+            raise InputError(
+                f"snapshot {path} has no block {dataset}Position: choose the particle type with dataset='1/'"
+            )
+        size = sum(blocks["Position"].rows)
+        for name, block in blocks.items():
+            if sum(block.rows) != size:
+                raise InputError(
+                    f"snapshot {path}: block {dataset}{name} has {sum(block.rows)} rows but Position has "
+                    f"{size}: it is truncated"
+                )
+        attrs, length, velocity = _units(path, dataset, raw)
+        identity = _identity(path, [f"{dataset}{name}/header" for name in blocks])
+        columns = tuple(blocks)
+        return cls(path, dataset, columns, size, length, velocity, attrs, raw, identity, blocks)
+
+    @property
+    def checksums(self):
+        return [
+            (block.file(number), rows * block.width, block.sums[number])
+            for block in self.blocks.values()
+            for number, rows in enumerate(block.rows)
+        ]
+
+    def stored_rows(self, name, start, stop):
+        try:
+            with bigfile.File(self.path) as file, file[self.dataset + name] as block:
+                return block[start:stop]
+        except (bigfile.Error, OSError) as error:
+            line = one_line(error)
+            raise InputError(
+                f"block {self.dataset}{name} of {self.path} is unreadable: {line}"
+            ) from None
+
+
+def _check_folder(path):
+    unfinished = path.rstrip("/") + ".partial"
+    if path.rstrip("/").endswith(".partial") or os.path.isfile(os.path.join(path, "../run.json")):
+        raise InputError(
+            f"{path} is of a run that stopped midway: finish it with generate --resume"
+        )
+    if not os.path.isdir(path):
+        if os.path.isdir(unfinished):
+            raise InputError(
+                f"snapshot {path} is unfinished: its run stopped midway; finish it with generate --resume"
+            )
+        raise InputError(
+            f"snapshot {path} does not exist: give the folder of a BigFile, such as PART_008, or files of "
+            "another code"
+        )
+    if not os.path.isfile(os.path.join(path, "Header", "attr-v2")):
+        raise InputError(
+            f"snapshot {path} has no Header: it is no BigFile, or an incomplete one, and holds no files of "
+            "another code"
+        )
+
+
+def _identity(path, headers):
+    digest = hashlib.sha256()
+    for name in ["Header/attr-v2", *headers]:
+        with open(os.path.join(path, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _units(path, dataset, raw):
+    """Catalogue attrs, and the factors from the file's units."""
+    header = RawHeader(path, raw)
+    ours = "SRLayout" in raw and dataset == ""
+    kind = int(dataset[0]) if dataset[:1].isdigit() else 1
+    unit_length = MPC if ours else header.positive("UnitLength_in_cm", default=KPC)
+    unit_velocity = 1e5 if ours else header.positive("UnitVelocity_in_cm_per_s", default=1e5)
+    unit_mass = header.number("UnitMass_in_g", default=GADGET_MASS)
+    length = in_mpc(unit_length)
+    box, a = header.numbers("BoxSize") * length, header.positive("Time")
+    velocity = unit_velocity / 1e5
+    if not ours and not header.number("UsePeculiarVelocity", default=0):
+        # without the flag MP-Gadget writes a times the peculiar velocity in snapshots, and
+        # 1 / sqrt(a) times it in initial conditions, which have no TimeIC
+        velocity *= 1 / a if "TimeIC" in raw else np.sqrt(a)
+    mass = header.number("ParticleMass") if "ParticleMass" in raw else None
+    masses = np.ravel(raw.get("MassTable", []))
+    if kind < len(masses) and np.isfinite(masses[kind]) and masses[kind] > 0:
+        mass = float(masses[kind]) * unit_mass / GADGET_MASS
+    Omega0 = header.number("Omega0")
+    attrs = catalogue_attrs(
+        path,
+        box=box,
+        a=a,
+        Omega0=Omega0,
+        h=header.number("HubbleParam"),
+        OmegaLambda=header.number("OmegaLambda", default=1 - Omega0),
+        OmegaBaryon=header.number("OmegaBaryon", default=0.0),
+        particle_mass=mass,
+    )
+    for name, value in raw.items():
+        if name.startswith("SR"):
+            plain = isinstance(value, str) or np.size(value) != 1
+            attrs[name] = value if plain else np.ravel(value)[0]
+    return attrs, length, velocity

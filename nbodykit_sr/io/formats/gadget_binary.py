@@ -1,0 +1,105 @@
+"""Gadget-1 and 2 binary snapshots, by nbodykit's reader."""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from nbodykit.io.gadget import Gadget1File
+
+from ...errors import InputError, one_line
+from .header import RawHeader, SnapshotHeader, catalogue_attrs, length_from_density, particle_type
+from .parts import cut, identity_of, named, whole
+
+_NAMES = {"Position": "Position", "Velocity": "GadgetVelocity", "ID": "ID"}
+_COLUMNS = [
+    ("Position", ("auto", 3), "all"),
+    ("GadgetVelocity", ("auto", 3), "all"),
+    ("ID", "auto", "all"),
+    ("Mass", "auto", None),
+]
+
+
+@dataclass(frozen=True)
+class BinaryHeader(SnapshotHeader):
+    """Header of a binary snapshot; `files` and `counts` are its files and the rows in each."""
+
+    files: tuple
+    counts: tuple
+
+    @classmethod
+    def read(cls, path, files, dataset=None):
+        """Read and check the headers of all files; on one rank.
+
+        Lengths are over h, comoving, in kpc or Mpc, which the matter density tells; velocities
+        are peculiar ones over sqrt(a) [km/s].
+
+        Raises
+        ------
+        InputError
+        """
+        raw = _attributes(named(path, files), 1)
+        files = whole(path, files, max(1, int(raw.number("NumFiles"))))
+        total = raw.numbers("Nall") + raw.numbers("NallHW") * 2.0**32
+        kind = particle_type(path, dataset, total)
+        counts = [int(_attributes(name, kind).numbers("Npart")[kind]) for name in files]
+        if sum(counts) != total[kind]:
+            raise InputError(
+                f"snapshot {path} has {sum(counts)} particles of type {kind}, its header says "
+                f"{total[kind]:.0f}: it is truncated"
+            )
+        a, box, Omega0 = raw.scale_factor(), raw.number("BoxSize"), raw.positive("Omega0")
+        mass = raw.numbers("Massarr")[kind]
+        if not mass > 0:
+            first = next(name for name, count in zip(files, counts, strict=True) if count)
+            with _opened(first, kind) as file:
+                mass = float(file.read(["Mass"], 0, 1)["Mass"][0])
+        length = length_from_density(path, box, mass, sum(counts), Omega0)
+        attrs = catalogue_attrs(
+            path,
+            box=box * length,
+            a=a,
+            Omega0=Omega0,
+            h=raw.number("HubbleParam"),
+            OmegaLambda=raw.number("OmegaLambda"),
+            particle_mass=mass,
+        )
+        return cls(
+            path=path,
+            dataset=f"{kind}/",
+            columns=tuple(_NAMES),
+            size=sum(counts),
+            length=length,
+            velocity=np.sqrt(a),
+            attrs=attrs,
+            raw={},
+            identity=identity_of(files),
+            files=tuple(files),
+            counts=tuple(counts),
+        )
+
+    def stored_rows(self, name, start, stop):
+        column, pieces = _NAMES[name], [np.empty((0, 1 if name == "ID" else 3))]
+        for number, first, last in cut(self.counts, start, stop):
+            with _opened(self.files[number], int(self.dataset[0])) as file:
+                pieces.append(file.read([column], first, last)[column])
+        values = np.concatenate(pieces[1:] or pieces)
+        # the reader takes IDs of 4 bytes for signed ones
+        return values.view(f"u{values.itemsize}") if name == "ID" else values
+
+
+@contextmanager
+def _opened(path, kind):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a block Mass that is not there, nor need be
+            file = Gadget1File(path, columndefs=_COLUMNS, ptype=kind)
+        yield file
+    except Exception as error:  # whatever numbers a damaged file makes of its header
+        reason = one_line(error) or type(error).__name__
+        raise InputError(f"{path} is unreadable, truncated or damaged: {reason}") from None
+
+
+def _attributes(path, kind):
+    with _opened(path, kind) as file:
+        return RawHeader(path, file.attrs)

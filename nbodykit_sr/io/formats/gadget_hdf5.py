@@ -1,0 +1,53 @@
+"""HDF5 snapshots of Gadget-2, 3 and 4, AREPO and GIZMO."""
+
+import numpy as np
+
+from .hdf5 import HDF5Header, attributes_of, first_mass, particles
+from .header import GADGET_MASS, catalogue_attrs, in_mpc, length_from_density
+from .parts import identity_of, named
+
+
+class GadgetHeader(HDF5Header):
+    """Comoving lengths over h, masses over h, peculiar velocities over sqrt(a), Time the scale factor."""
+
+    @classmethod
+    def read(cls, path, files, dataset=None):
+        """Read and check the headers of all files; on one rank.
+
+        Raises
+        ------
+        InputError
+        """
+        # Gadget-4 keeps cosmology and units in Parameters
+        raw = attributes_of(named(path, files), "Parameters", "Header")
+        kind, where = particles(path, files, dataset, raw)
+        a, Omega0 = raw.scale_factor(), raw.positive("Omega0", "Omega_Matter")
+        mass = raw.numbers("MassTable", default=np.zeros(kind + 1))[kind] or first_mass(where)
+        box = raw.numbers("BoxSize")
+        lengths = ("UnitLength_in_cm", "UnitLength_In_CGS")
+        if any(name in raw for name in lengths):
+            length = in_mpc(raw.positive(*lengths))
+            mass *= raw.positive("UnitMass_in_g", "UnitMass_In_CGS", default=GADGET_MASS)
+            mass /= GADGET_MASS
+        else:
+            length = length_from_density(path, box[0], mass, where["size"], Omega0)
+        velocity = raw.positive("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS", default=1e5)
+        attrs = catalogue_attrs(
+            path,
+            box=box * length,
+            a=a,
+            Omega0=Omega0,
+            h=raw.number("HubbleParam"),
+            OmegaLambda=raw.number("OmegaLambda", "Omega_Lambda", default=1 - Omega0),
+            OmegaBaryon=raw.number("OmegaBaryon", "Omega_Baryon", default=0.0),
+            particle_mass=mass,
+        )
+        return cls(
+            path=path,
+            length=length,
+            velocity=velocity / 1e5 * np.sqrt(a),
+            attrs=attrs,
+            raw={},
+            identity=identity_of(where["files"]),
+            **where,
+        )

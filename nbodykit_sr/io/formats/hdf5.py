@@ -1,0 +1,168 @@
+"""Snapshots in HDF5, one or several files: groups PartType0, PartType1, ... beside a Header."""
+
+import math
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from ...errors import InputError, one_line
+from .header import RawHeader, SnapshotHeader, particle_type
+from .parts import cut, whole
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+NAMES = {"Position": "Coordinates", "Velocity": "Velocities", "ID": "ParticleIDs"}
+
+# Attributes of more numbers than this are none that a snapshot is described by
+_LONGEST = 1024
+
+
+@dataclass(frozen=True)
+class HDF5Header(SnapshotHeader):
+    """Header of an HDF5 snapshot; `files` and `counts` are its files and the rows in each."""
+
+    files: tuple
+    counts: tuple
+
+    def stored_rows(self, name, start, stop):
+        pieces = []
+        for number, first, last in cut(self.counts, start, stop):
+            with opened(self.files[number]) as file:
+                pieces.append(file[self.dataset + NAMES[name]][first:last])
+        return np.concatenate(pieces) if pieces else np.empty((0, 1 if name == "ID" else 3))
+
+
+@contextmanager
+def opened(path):
+    """An HDF5 file; whatever the library finds wrong with it is an InputError."""
+    try:
+        # a lock can't be had on every file system, and nothing is written
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged file h5py raises nearly anything
+        reason = one_line(error) or type(error).__name__
+        raise InputError(f"{path} is unreadable, truncated or damaged: {reason}") from None
+
+
+def attributes_of(path, *groups):
+    """Attributes of some groups of a file, the later ones first; texts as str.
+
+    Returns
+    -------
+    RawHeader
+    """
+    found = {}
+    with opened(path) as file:
+        if "Header" not in file:
+            raise InputError(f"{path} has no group Header: it is no snapshot")
+        for group in groups:
+            for name, value in file[group].attrs.items() if group in file else ():
+                if isinstance(value, bytes | np.bytes_):
+                    value = value.decode("utf-8", "replace")
+                if isinstance(value, str) or (
+                    np.size(value) <= _LONGEST and np.asarray(value).dtype.kind in "biuf"
+                ):
+                    found[name] = value
+    return RawHeader(path, found)
+
+
+def particles(path, files, dataset, raw):
+    """Where the particles of one type lie.
+
+    Parameters
+    ----------
+    path : str
+    files : list of str
+    dataset : str or None
+        The particle type that is wanted; dark matter by default.
+    raw : RawHeader
+        Of one of the files.
+
+    Returns
+    -------
+    kind : int
+        The type.
+    where : dict
+        dataset, columns, size, files, counts of an `HDF5Header`.
+
+    Raises
+    ------
+    InputError
+        If files, datasets or rows of them are missing.
+    """
+    files = whole(path, files, int(raw.number("NumFilesPerSnapshot", default=1)))
+    total = raw.numbers("NumPart_Total")
+    high = raw.numbers("NumPart_Total_HighWord", default=np.zeros(len(total)))
+    if len(high) == len(total):
+        total = total + high * 2.0**32
+    kind = particle_type(path, dataset, total)
+    group, columns, counts = f"PartType{kind}/", None, []
+    for name in files:
+        here = attributes_of(name, "Header").numbers("NumPart_ThisFile")
+        count = int(here[kind]) if kind < len(here) else 0
+        counts.append(count)
+        if not count:
+            continue
+        with opened(name) as file:
+            held = tuple(column for column in NAMES if group + NAMES[column] in file)
+            for column in held:
+                _check_dataset(name, column, file[group + NAMES[column]], count)
+        if columns not in (None, held):
+            raise InputError(f"{name} has {held} where files before it have {columns}")
+        columns = held
+    if "Position" not in (columns or ()):
+        raise InputError(f"snapshot {path} has no {group}Coordinates: it is damaged")
+    if sum(counts) != total[kind]:
+        raise InputError(
+            f"snapshot {path} has {sum(counts)} particles of type {kind}, its Header says {total[kind]:.0f}: "
+            "it is truncated"
+        )
+    return kind, {
+        "dataset": group,
+        "columns": columns,
+        "size": sum(counts),
+        "files": tuple(files),
+        "counts": tuple(counts),
+    }
+
+
+def first_mass(where):
+    """Mass of the first particle in the file's units, or 0 where none is kept.
+
+    Parameters
+    ----------
+    where : dict
+        Of `particles`.
+    """
+    name = next(name for name, count in zip(where["files"], where["counts"]) if count)
+    with opened(name) as file:
+        masses = file.get(where["dataset"] + "Masses")
+        return float(masses[0]) if masses is not None else 0.0
+
+
+def _check_dataset(path, column, data, count):
+    """Rows, numbers a row and their type; that the file holds them, not fill values."""
+    wanted = (count,) if column == "ID" else (count, 3)
+    if not isinstance(data, h5py.Dataset) or data.shape != wanted:
+        shape = getattr(data, "shape", None)
+        raise InputError(
+            f"{data.name} of {path} has shape {shape}, its Header says {wanted}: it is truncated"
+        )
+    if data.dtype.kind not in ("iu" if column == "ID" else "f"):
+        raise InputError(f"{data.name} of {path} holds {data.dtype}: plain numbers are needed")
+    if data.is_virtual:
+        folder = os.path.dirname(path)
+        for source in {entry.file_name for entry in data.virtual_sources()} - {"."}:
+            if not os.path.isfile(os.path.join(folder, source)):
+                raise InputError(f"{path} refers to {source}, which is missing: copy it there")
+    elif data.chunks:
+        chunks = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True))
+        if data.id.get_num_chunks() != chunks:
+            raise InputError(f"{data.name} of {path} lacks parts: it is truncated")
+    elif data.id.get_storage_size() < data.nbytes:
+        raise InputError(f"{data.name} of {path} has no data: it is truncated")

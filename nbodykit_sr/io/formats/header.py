@@ -1,0 +1,245 @@
+"""What every format says of a snapshot, in nbodykit's units."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InputError
+
+KPC = 3.085678e21  # cm
+MPC = 3.085678e24  # cm
+GADGET_MASS = 1.989e43  # g, Gadget's 1e10 Msun
+CRITICAL_DENSITY = 27.7536627  # of the universe today [1e10 Msun/h / (Mpc/h)^3]
+
+
+@dataclass(frozen=True)
+class SnapshotHeader:
+    """What a snapshot's header says; each format reads its own, and its rows.
+
+    Attributes
+    ----------
+    path, dataset : str
+        The snapshot and the prefix of its columns.
+    columns : tuple of str
+        Of Position, Velocity, ID.
+    size : int
+        Particles.
+    length, velocity : float
+        What turns the file's positions into comoving Mpc/h, its velocities into peculiar km/s.
+    attrs : dict
+        For the catalogue, see `catalogue_attrs`; in files of this package also how they were made.
+    raw : dict
+        The header as it stands in the file.
+    identity : str
+        Differs where the snapshot differs.
+    """
+
+    path: str
+    dataset: str
+    columns: tuple
+    size: int
+    length: float
+    velocity: float
+    attrs: dict
+    raw: dict
+    identity: str
+
+    @property
+    def checksums(self):
+        """(file, bytes, sum of the bytes) of each file of which the format keeps a checksum."""
+        return []
+
+    def stored_rows(self, name, start, stop):
+        """Rows of a column as the file has them; raises InputError where it cannot be read."""
+        raise NotImplementedError
+
+    def rows(self, name, start, stop):
+        """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64."""
+        values = self.stored_rows(name, start, stop)
+        if name == "Position":
+            return values.astype("f8") * self.length
+        if name == "Velocity":
+            return (values * np.float64(self.velocity)).astype("f4")
+        return values.reshape(-1).astype("u8")
+
+
+def catalogue_attrs(path, box, a, Omega0, h, OmegaLambda=None, OmegaBaryon=0.0, particle_mass=None):
+    """The attributes of a snapshot's catalogue, checked.
+
+    Parameters
+    ----------
+    path : str
+    box : float or array
+        Comoving [Mpc/h]; a cube.
+    a, Omega0, h, OmegaLambda, OmegaBaryon : float
+        Scale factor, density parameters today (flat by default), Hubble's constant / 100 km/s/Mpc.
+    particle_mass : float, optional
+        [1e10 Msun/h]
+
+    Returns
+    -------
+    dict
+        BoxSize (3) [Mpc/h], Time, Redshift, Omega0, OmegaLambda, OmegaBaryon, HubbleParam,
+        ParticleMass [1e10 Msun/h] where known, source.
+
+    Raises
+    ------
+    InputError
+    """
+    box = np.ravel(box)
+    if not (box == box[0]).all():
+        raise InputError(f"BoxSize of {path} is {box.tolist()} Mpc/h: a cubic box is needed")
+    for name, value in (("BoxSize", box[0]), ("Time", a)):
+        if not value > 0:
+            raise InputError(
+                f"{name} in the Header of {path} is {value:g}: a positive number is needed"
+            )
+    for name, value in (("Omega0", Omega0), ("HubbleParam", h)):
+        if not 0 < value < 2:
+            raise InputError(
+                f"{name} in the Header of {path} is {value:g}: a number between 0 and 2 is needed"
+            )
+    if a > 2:
+        raise InputError(f"Time in the Header of {path} is {a:g}: a scale factor is needed")
+    attrs = {
+        "BoxSize": np.full(3, box[0]),
+        "Time": a,
+        "Redshift": 1 / a - 1,
+        "Omega0": Omega0,
+        "OmegaLambda": 1 - Omega0 if OmegaLambda is None else OmegaLambda,
+        "OmegaBaryon": OmegaBaryon,
+        "HubbleParam": h,
+        "source": path,
+    }
+    if particle_mass is not None and np.isfinite(particle_mass) and particle_mass > 0:
+        attrs["ParticleMass"] = particle_mass
+    return attrs
+
+
+class RawHeader(dict):
+    """Attributes of a header, name to value, of which numbers are asked for by name."""
+
+    def __init__(self, path, values):
+        super().__init__(values)
+        self.path = path
+
+    def numbers(self, *names, default=None):
+        """The values of the first of these names that is there, finite, (n,) float64.
+
+        Raises
+        ------
+        InputError
+            If none is there and there is no default, or the value is not finite.
+        """
+        found = next((name for name in names if name in self), None)
+        if found is None and default is None:
+            raise InputError(
+                f"the Header of {self.path} has no {names[0]}: it is no cosmological snapshot"
+            )
+        try:
+            values = np.ravel(np.asarray(default if found is None else self[found], dtype="f8"))
+        except (ValueError, TypeError):
+            values = np.array([np.nan])
+        if not (len(values) and np.isfinite(values).all()):
+            raise InputError(
+                f"{found} in the Header of {self.path} is {self.get(found)}: a finite number is needed"
+            )
+        return values
+
+    def number(self, *names, default=None):
+        """The first of `numbers`."""
+        return float(self.numbers(*names, default=default)[0])
+
+    def positive(self, *names, default=None):
+        """`number`, which must be above zero."""
+        value = self.number(*names, default=default)
+        if not value > 0:
+            raise InputError(
+                f"{names[0]} in the Header of {self.path} is {value:g}: a positive number is needed"
+            )
+        return value
+
+    def scale_factor(self):
+        """Time, which codes of Gadget's kind give as the scale factor, held against Redshift."""
+        a = self.positive("Time")
+        z = self.number("Redshift", default=1 / a - 1)
+        if abs(a * (1 + z) - 1) > 1e-2:
+            raise InputError(
+                f"Time in the Header of {self.path} is {a:g} but Redshift is {z:g}: Time must be the scale "
+                "factor of a cosmological run"
+            )
+        return a
+
+
+def in_mpc(centimetres):
+    """A unit of length in Mpc.
+
+    Codes write a kpc of four digits or of seven: a unit within 1e-3 of a power of ten of a kpc is
+    that power, so that sizes do not come out as 99.99996 Mpc/h.
+    """
+    length = centimetres / MPC
+    power = 10.0 ** round(np.log10(length))
+    return power if abs(length / power - 1) < 1e-3 else length
+
+
+def particle_type(path, dataset, counts):
+    """The number of the particle type that is wanted: dark matter where nothing is said.
+
+    Parameters
+    ----------
+    path : str
+    dataset : str or None
+        "1/" or "PartType1".
+    counts : sequence of int
+        Particles of each type.
+
+    Raises
+    ------
+    InputError
+    """
+    held = {number: int(count) for number, count in enumerate(counts) if count}
+    if dataset is None:
+        if 1 in held or len(held) == 1:
+            return 1 if 1 in held else next(iter(held))
+        raise InputError(
+            f"snapshot {path} has no dark matter of type 1, but particles of type and number {held}: choose "
+            "one type by dataset, such as '2/'"
+        )
+    match = re.fullmatch(r"/?(?:PartType)?(\d)/?", dataset)
+    if not match or int(match[1]) not in held:
+        raise InputError(
+            f"dataset is {dataset!r}: snapshot {path} has particles of type and number {held}; such as "
+            f"'{next(iter(held), 1)}/' is needed"
+        )
+    return int(match[1])
+
+
+def length_from_density(path, box, mass, total, Omega0):
+    """Mpc/h of a unit of length that the header leaves out: kpc/h or Mpc/h, whichever gives Omega0.
+
+    Parameters
+    ----------
+    path : str
+    box : float
+        In the unknown unit.
+    mass : float
+        Of a particle [1e10 Msun/h].
+    total : int
+        Particles.
+    Omega0 : float
+
+    Raises
+    ------
+    InputError
+        If neither does, within a factor of 10 (gas may hold a part of the matter).
+    """
+    for unit in (1e-3, 1.0):
+        matter = mass * total / (CRITICAL_DENSITY * Omega0 * (box * unit) ** 3)
+        if 0.1 < matter < 10:
+            return unit
+    raise InputError(
+        f"the Header of {path} has no units, and {total} particles of mass {mass:g} in a box of {box:g} "
+        f"give the matter density {Omega0:g} neither in kpc/h nor in Mpc/h with 1e10 Msun/h: put "
+        "UnitLength_in_cm there"
+    )

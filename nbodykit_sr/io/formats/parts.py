@@ -1,0 +1,107 @@
+"""Snapshots in one or several files: which files, which rows of which, and whether they changed."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from ...errors import InputError
+
+_PART = re.compile(r"(?P<stem>.+)\.(?P<number>\d{1,6})(?P<ending>\.hdf5|\.h5|)")
+_ENDINGS = (".hdf5", ".h5")
+_SAMPLE = 2**16  # bytes
+
+
+def part_files(path):
+    """The files of a snapshot that is no folder of a BigFile, in the order of their numbers.
+
+    Parameters
+    ----------
+    path : str
+        A file, one of several numbered files, their folder, or what their names begin with.
+
+    Returns
+    -------
+    list of str
+        Empty where there are none.
+
+    Raises
+    ------
+    InputError
+        If a folder holds several snapshots.
+    """
+    path = Path(path)
+    if path.is_file():
+        match = _PART.fullmatch(path.name)
+        return _siblings(path.parent, match["stem"], match["ending"]) if match else [str(path)]
+    if path.is_dir():
+        if (path / "Header").exists() or (path / "run.json").exists():
+            return []
+        names = sorted(os.listdir(path))
+        kinds = {(m["stem"], m["ending"]) for name in names if (m := _PART.fullmatch(name))}
+        single = [name for name in names if name.endswith(_ENDINGS)]
+        if not kinds and len(single) == 1:
+            return [str(path / single[0])]
+        if len(kinds or single) > 1:
+            raise InputError(
+                f"folder {path} holds {len(kinds or single)} snapshots: name a file of one of them"
+            )
+        return _siblings(path, *kinds.pop()) if kinds else []
+    for ending in _ENDINGS:
+        if path.with_name(path.name + ending).is_file():
+            return [str(path) + ending]
+    for ending in (*_ENDINGS, ""):
+        if path.with_name(f"{path.name}.0{ending}").is_file():
+            return _siblings(path.parent, path.name, ending)
+    return []
+
+
+def named(path, files):
+    """The file that stands for the snapshot: the one that was named, or the first."""
+    return path if os.path.isfile(path) else files[0]
+
+
+def whole(path, files, number):
+    """The files of a snapshot, of which its header says the number.
+
+    Raises
+    ------
+    InputError
+        If some are missing.
+    """
+    if number == 1:
+        return [named(path, files)]
+    if len(files) != number:
+        raise InputError(
+            f"snapshot {path} has {len(files)} files, its Header says {number}: some are missing"
+        )
+    return files
+
+
+def cut(counts, start, stop):
+    """Rows `start` to `stop` of all files together: (file, first row in it, last)."""
+    first = 0
+    for number, count in enumerate(counts):
+        low, high = max(start, first), min(stop, first + count)
+        if low < high:
+            yield number, low - first, high - first
+        first += count
+
+
+def identity_of(files):
+    """A digest of the files' sizes and of their first, middle and last bytes."""
+    digest = hashlib.sha256()
+    for name in files:
+        size = os.path.getsize(name)
+        digest.update(f"{size},".encode())
+        with open(name, "rb") as file:
+            for start in (0, size // 2, max(size - _SAMPLE, 0)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _siblings(folder, stem, ending):
+    matches = [match for name in os.listdir(folder) if (match := _PART.fullmatch(name))]
+    ours = [match for match in matches if (match["stem"], match["ending"]) == (stem, ending)]
+    return [str(Path(folder, match[0])) for match in sorted(ours, key=lambda m: int(m["number"]))]

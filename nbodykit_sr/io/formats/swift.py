@@ -1,0 +1,46 @@
+"""HDF5 snapshots of SWIFT: comoving lengths and masses without h, peculiar velocities."""
+
+from .hdf5 import HDF5Header, attributes_of, first_mass, particles
+from .header import catalogue_attrs, in_mpc
+from .parts import identity_of, named
+
+_SOLAR_MASS = 1.98841e33  # g, SWIFT's
+
+
+class SwiftHeader(HDF5Header):
+    """Units from the group Units, cosmology from the group Cosmology."""
+
+    @classmethod
+    def read(cls, path, files, dataset=None):
+        """Read and check the headers of all files; on one rank.
+
+        Raises
+        ------
+        InputError
+        """
+        raw = attributes_of(named(path, files), "Units", "Cosmology", "Header")
+        _, where = particles(path, files, dataset, raw)
+        h, Omega0 = raw.positive("h"), raw.number("Omega_m")
+        centimetres = raw.positive("Unit length in cgs (U_L)")
+        length = in_mpc(centimetres) * h
+        mass = first_mass(where) * raw.positive("Unit mass in cgs (U_M)") * h / (1e10 * _SOLAR_MASS)
+        seconds = raw.positive("Unit time in cgs (U_t)")
+        attrs = catalogue_attrs(
+            path,
+            box=raw.numbers("BoxSize") * length,
+            a=raw.positive("Scale-factor"),
+            Omega0=Omega0,
+            h=h,
+            OmegaLambda=raw.number("Omega_lambda", default=1 - Omega0),
+            OmegaBaryon=raw.number("Omega_b", default=0.0),
+            particle_mass=mass,
+        )
+        return cls(
+            path=path,
+            length=length,
+            velocity=centimetres / seconds / 1e5,
+            attrs=attrs,
+            raw={},
+            identity=identity_of(where["files"]),
+            **where,
+        )
