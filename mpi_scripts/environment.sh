@@ -23,9 +23,10 @@ ranks() {
 
 # The ecosystem's most common failure is a launcher of one MPI and a library of another: every rank
 # then believes to be alone, and each of them does the whole job.
+probe='from mpi4py import MPI; print("size", MPI.COMM_WORLD.size)'
 check_mpi() {
     local sizes
-    if ! sizes=$(ranks 2 python -c 'from mpi4py import MPI; print("size", MPI.COMM_WORLD.size)' 2>&1)
+    if ! sizes=$(ranks 2 python -c "$probe" 2>&1)
     then
         echo "$sizes" >&2
         echo "mpi: '$mpirun -n 2' does not run here (above is what it says): make mpirun of the MPI" \

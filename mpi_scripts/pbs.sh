@@ -10,30 +10,30 @@
 #     mpirun -n RANKS python -m nbodykit_sr.generate SNAPSHOT OUTPUT --model MODEL --plan
 #
 # Five minutes before its time is up the job warns its ranks and submits itself again, to go on where
-# it was. Change walltime and SECONDS_ALLOWED together.
+# it was. Change walltime and SECONDS_ALLOWED together. It was tried with a stand-in for qsub, not
+# yet on a PBS.
 #PBS -N nbodykit_sr
 #PBS -l select=2:ncpus=32:mpiprocs=4:ngpus=4:mem=64gb
 #PBS -l walltime=04:00:00
 #PBS -j oe
 set -euo pipefail
-SECONDS_ALLOWED=$((4 * 3600 - 300))
+SECONDS_ALLOWED=${SECONDS_ALLOWED:-$((4 * 3600 - 300))}
 : "${SNAPSHOT:?give it by qsub -v}" "${OUTPUT:?give it by qsub -v}" "${MODEL:?give it by qsub -v}"
 
 cd "${PBS_O_WORKDIR:-.}"
-export PATH="${NBODYKIT_SR_VENV:-$PWD/.venv}/bin:$PATH"
-export OPTIONS=${OPTIONS:-} OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
-resume=()
-[ ! -d "$OUTPUT.partial" ] || resume=(--resume)
-
-# every rank picks its GPU by its number on the node
-status=0
+export OPTIONS=${OPTIONS:-} RESTARTS=${RESTARTS:-0} OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+source mpi_scripts/job.sh
+( # the warning, which PBS does not give
+    sleep "$SECONDS_ALLOWED" &
+    trap 'kill $!' TERM
+    wait $! && kill -USR1 $$
+) >/dev/null 2>&1 &
+clock=$!
+ranks=$(wc -l <"$PBS_NODEFILE")
+choose_launcher "$ranks" "$mpirun -n $ranks" "mpiexec -n $ranks"
 # shellcheck disable=SC2086  # OPTIONS is a list of words
-timeout -s USR1 -k 240 --preserve-status "$SECONDS_ALLOWED" \
-    mpirun -n "$(wc -l <"$PBS_NODEFILE")" \
-    python -m nbodykit_sr.generate "$SNAPSHOT" "$OUTPUT" --model "$MODEL" "${resume[@]}" \
-    $OPTIONS || status=$?
-if [ "$status" = 75 ]; then # warned: the chunks in flight were finished and recorded
-    echo "pbs.sh: time is nearly up: submitting again, to go on from the chunks written"
-    exec qsub -v SNAPSHOT,OUTPUT,MODEL,OPTIONS mpi_scripts/pbs.sh
-fi
-exit "$status"
+run_job "$RESTARTS" "$SNAPSHOT" "$OUTPUT" --model "$MODEL" $OPTIONS
+kill "$clock" 2>/dev/null || true
+[ "$again" = no ] && exit "$status"
+RESTARTS=$((RESTARTS + 1))
+exec qsub -v SNAPSHOT,OUTPUT,MODEL,OPTIONS,RESTARTS mpi_scripts/pbs.sh

@@ -17,7 +17,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=04:00:00
-#SBATCH --signal=USR1@300
+#SBATCH --signal=B:USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=nbodykit_sr-%j.log
@@ -27,17 +27,12 @@ snapshot=$1 output=$2 model=$3
 shift 3
 
 cd "${SLURM_SUBMIT_DIR:-.}"
-export PATH="${NBODYKIT_SR_VENV:-$PWD/.venv}/bin:$PATH"
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-resume=()
-[ ! -d "$output.partial" ] || resume=(--resume)
-
-# every rank picks its GPU by its number on the node
-status=0
-srun --kill-on-bad-exit=1 python -m nbodykit_sr.generate "$snapshot" "$output" \
-    --model "$model" "${resume[@]}" "$@" || status=$?
-if [ "$status" = 75 ]; then # warned: the chunks in flight were finished and recorded
-    echo "slurm.sh: time is nearly up: back to the queue, to go on from the chunks written"
-    exec scontrol requeue "$SLURM_JOB_ID"
-fi
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS # which srun no longer takes from the job by itself
+source mpi_scripts/job.sh
+srun="srun --kill-on-bad-exit=1"
+choose_launcher "$SLURM_NTASKS" "$srun" "$srun --mpi=pmix" "$srun --mpi=pmi2" \
+    "$mpirun -n $SLURM_NTASKS"
+run_job "${SLURM_RESTART_COUNT:-0}" "$snapshot" "$output" --model "$model" "$@"
+[ "$again" = no ] || exec scontrol requeue "$SLURM_JOB_ID"
 exit "$status"

@@ -1,6 +1,7 @@
-"""Entry and exit of the commands: argument errors, signals, exit status, MPI abort."""
+"""Entry and exit of the commands: argument errors, launcher, signals, exit status, MPI abort."""
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -10,6 +11,16 @@ from .errors import InputError
 
 # Status of a run that stopped on SIGTERM or SIGUSR1 with its work recorded: to be requeued
 UNFINISHED = 75
+
+# Where launchers tell a process how many ranks they started, and which of them it is; the innermost
+# launcher first. PMIx tells the number by its library only.
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("PMI_SIZE", "PMI_RANK"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ("", "PMIX_RANK"),
+)
 
 
 class RankError(RuntimeError):
@@ -21,6 +32,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise InputError(f"{message}; see --help")
+
+
+def check_launcher(comm):
+    """Refuse to run where the launcher started several ranks and each believes to be alone.
+
+    Raises
+    ------
+    InputError
+        On the launcher's first rank; the others exit with status 2, so that it is said once.
+    """
+    size, rank = _launched()
+    if comm.size > 1 or size == 1:
+        return
+    if rank > 0:
+        sys.exit(2)
+    raise InputError(
+        f"the launcher started {size} ranks but MPI shows each of them no other, so each would do "
+        "the whole job: use the mpirun of the MPI that mpi4py was built with, or srun --mpi=pmix"
+    )
+
+
+def _launched():
+    """How many ranks the launcher says it started, at least, and which of them this is."""
+    for size, rank in _LAUNCHERS:
+        number, said = os.environ.get(rank, ""), os.environ.get(size, "")
+        if number.isdecimal():
+            return int(said) if said.isdecimal() else int(number) + 1, int(number)
+    return 1, 0
 
 
 @contextmanager
@@ -46,6 +85,7 @@ def enter(run, command, comm, argv=None):
     RankError; `UNFINISHED` where the run says so; anything else ends every rank with status 1.
     """
     try:
+        check_launcher(comm)
         status = run(argv, comm) or 0
     except InputError as error:
         if comm.rank == 0:

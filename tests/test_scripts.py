@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from mpi4py import MPI
+
+from nbodykit_sr.command import check_launcher, enter
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "mpi_scripts"
 
 
 def alone(**variables):
-    """The environment of a process that is no rank of ours."""
-    mpi = re.compile("(OMPI|PMIX|PRTE|PMI|MPI)_")
+    """The environment of a process that is no rank or job of ours."""
+    mpi = re.compile("(OMPI|PMIX|PRTE|PMI|MPI|SLURM|PBS)_")
     ours = {name: value for name, value in os.environ.items() if not mpi.match(name)}
     return ours | {"OMP_NUM_THREADS": "1"} | variables
 
@@ -47,52 +50,126 @@ def test_scripts_parse(script):
     run("bash", "-n", str(SCRIPTS / script))
 
 
-@pytest.mark.parametrize("status", [0, 2, 75])
-@pytest.mark.parametrize("begun", [False, True])
-def test_slurm_requeues_an_unfinished_run_and_resumes(commands, tmp_path, status, begun):
-    commands("srun", f"exit {status}")
-    commands("scontrol", "exit 0")
-    if begun:
-        (tmp_path / "SR.partial").mkdir()
-    output = run(
-        "bash",
-        str(SCRIPTS / "slurm.sh"),
-        "LR",
-        str(tmp_path / "SR"),
-        "MODEL",
-        "--seed",
-        "7",
-        status=0 if status == 75 else status,
-        NBODYKIT_SR_VENV=str(tmp_path),
-        SLURM_JOB_ID="11",
-    )
-    assert ("scontrol: requeue 11" in output) == (status == 75)
-    assert ("--resume" in output) == begun
-    assert "LR" in output and "--model MODEL" in output and "--seed 7" in output
+# a launcher whose ranks see each other, and that does as it is told when it runs the command
+LAUNCHER = """
+case "$*" in *COMM_WORLD*) echo "size {ranks}"; exit;; esac
+trap 'exit 75' USR1
+{begin}
+sleep 30 >/dev/null 2>&1 & wait
+"""
+WARNED = """mkdir -p {tmp}/SR.partial; echo '{{}}' >>{tmp}/SR.partial/journal.0
+kill -USR1 $PPID"""
 
 
-@pytest.mark.parametrize("status", [0, 2, 75])
-@pytest.mark.parametrize("begun", [False, True])
-def test_pbs_submits_an_unfinished_run_again_and_resumes(commands, tmp_path, status, begun):
-    commands("mpirun", f"exit {status}")
-    commands("qsub", 'echo "seed $OPTIONS"')
+@pytest.fixture
+def job(commands, tmp_path):
+    """A way to run either script where launchers and queue are such; gives what it said."""
     (tmp_path / "nodes").write_text("node1\nnode1\nnode2\nnode2\n")
-    if begun:
-        (tmp_path / "SR.partial").mkdir()
-    output = run(
-        "bash",
-        str(SCRIPTS / "pbs.sh"),
-        status=0 if status == 75 else status,
-        NBODYKIT_SR_VENV=str(tmp_path),
-        PBS_NODEFILE=str(tmp_path / "nodes"),
-        SNAPSHOT="LR",
-        OUTPUT=str(tmp_path / "SR"),
-        MODEL="MODEL",
-        OPTIONS="--seed 7",
-    )
-    assert "mpirun: -n 4 " in output
-    assert ("qsub: -v" in output and "seed --seed 7" in output) == (status == 75)
-    assert ("--resume" in output) == begun
+    commands("scontrol", "exit 0")
+    commands("qsub", 'echo "$OPTIONS, restart $RESTARTS"')
+
+    def run_job(script, begin, *options, status=0, restarts=0, srun=4, mpirun=4):
+        begin = begin.format(tmp=tmp_path)
+        commands("srun", LAUNCHER.format(ranks=srun, begin=begin))
+        for name in ("mpirun", "mpiexec"):
+            commands(name, LAUNCHER.format(ranks=mpirun, begin=begin))
+        words = {"SNAPSHOT": "LR", "OUTPUT": f"{tmp_path}/SR/", "MODEL": "MODEL"}
+        slurm = [*words.values(), *options] if script == "slurm.sh" else []
+        return run(
+            "bash",
+            f"mpi_scripts/{script}",
+            *slurm,
+            status=status,
+            NBODYKIT_SR_VENV=str(tmp_path),
+            PBS_NODEFILE=str(tmp_path / "nodes"),
+            SLURM_JOB_ID="11",
+            SLURM_NTASKS="4",
+            SLURM_RESTART_COUNT=str(restarts),
+            RESTARTS=str(restarts),
+            OPTIONS=" ".join(options),
+            **words,
+        )
+
+    return run_job
+
+
+def again(said):
+    return "scontrol: requeue 11" in said or "qsub: -v" in said
+
+
+scripts = pytest.mark.parametrize("script", ["slurm.sh", "pbs.sh"])
+
+
+@scripts
+def test_a_warned_job_goes_on(job, script):
+    said = job(script, WARNED, "--seed", "7")
+    assert again(said) and "LR" in said and "--model MODEL --seed 7 --resume" in said
+    assert script == "slurm.sh" or "--seed 7, restart 1" in said
+
+
+@scripts
+@pytest.mark.parametrize("status", [0, 2, 75])
+def test_a_job_that_was_not_warned_ends_with_its_status(job, script, status):
+    """75 without a warning: somebody stopped the ranks."""
+    assert not again(job(script, f"exit {status}", status=status))
+
+
+@scripts
+def test_a_job_is_not_queued_again_for_ever(job, script):
+    said = job(script, "kill -USR1 $PPID", status=75)
+    assert not again(said) and "no chunk was added" in said
+    assert again(job(script, WARNED, restarts=19))
+    said = job(script, WARNED, restarts=20, status=75)
+    assert not again(said) and "for the 21th time" in said
+
+
+@scripts
+def test_overwrite_begins_anew_the_first_time_only(job, script):
+    assert "--resume" not in job(script, WARNED, "--overwrite")
+    assert "--resume" in job(script, WARNED, "--overwrite", restarts=1)
+
+
+def test_the_launcher_that_works_is_found(job):
+    assert "started by 'srun --kill-on-bad-exit=1'" in job("slurm.sh", "exit 0")
+    assert "started by 'mpirun -n 4'" in job("slurm.sh", "exit 0", srun=1)
+    for script in ("slurm.sh", "pbs.sh"):
+        said = job(script, "echo began; exit 0", srun=1, mpirun=1, status=2)
+        assert "no launcher starts 4 ranks" in said and "began" not in said
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "{rank}"},
+        {"PMI_SIZE": "2", "PMI_RANK": "{rank}"},
+        {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "{rank}", "SLURM_NTASKS": "2"},
+    ],
+)
+def test_ranks_alone_are_refused_by_every_command(monkeypatch, capsys, variables):
+    """Before anything is looked at; the first of them says it for all."""
+
+    def never(argv, comm):
+        raise AssertionError("it ran")
+
+    for name in [name for name in os.environ if re.match("(OMPI|PMI|SLURM)_", name)]:
+        monkeypatch.delenv(name)
+    for rank in (0, 1):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(rank=rank))
+        with pytest.raises(SystemExit) as stop:
+            enter(never, "generate", MPI.COMM_SELF)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 - rank and ("started 2 ranks" in said) == (rank == 0)
+
+
+def test_a_batch_script_may_run_a_single_process(monkeypatch):
+    """There SLURM_NTASKS is that of the job."""
+    for name in [name for name in os.environ if re.match("(OMPI|PMI|PMIX|SLURM)_", name)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    check_launcher(MPI.COMM_SELF)
 
 
 def test_mixed_launcher_and_library_are_named(tmp_path):

@@ -20,8 +20,9 @@ HERE = Path(__file__)
 
 
 def environment():
-    """For commands: without what this process's own MPI put there."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
+    """For commands: without what this process's own launcher put there."""
+    launcher = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
     env.update(
         OMP_NUM_THREADS="1",
         OMPI_MCA_rmaps_base_oversubscribe="1",
