@@ -32,9 +32,9 @@ from pmesh.pm import ParticleMesh
 from nbodykit_sr.errors import InputError, agreement
 from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.normalization import growth_factor
 from nbodykit_sr.painting import LR_ORIGIN, initial_overdensity, paint
 from nbodykit_sr.training.triplets import write_triplet
+from nbodykit_sr.universe import growth_factor
 
 # Particle-mesh cells per particle cell, on a side: both runs have the same force mesh
 FORCE_MESH = {"LR": 4, "HR": 2}

@@ -22,6 +22,7 @@ from .models.displacement import PADDING
 from .models.loading import load_generator
 from .noise import check_seed
 from .plan import particle_bytes
+from .universe import Universe
 from .version import __version__
 from .weights import choose
 
@@ -43,7 +44,7 @@ class SRCatalog(CatalogSource):
     Parameters
     ----------
     source : nbodykit CatalogSource
-        Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize,
+        Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize (3),
         Redshift or Time, and Omega0. The communicator is taken from it.
     model : str, optional
         A `.safetensors` or `.pt` file, or "interpolate": trilinear interpolation. By default the
@@ -91,20 +92,21 @@ class SRCatalog(CatalogSource):
         node = node_ranks(comm)
         with agreement(comm):
             check_seed(seed)
+            universe = Universe.of(source.attrs, "BoxSize", "a", "Omega0")
         found = find_lattice(source)
         lattice = found[0]
         with agreement(comm):
-            a = _scale_factor(source.attrs)
+            a, z = universe.a, universe.redshift
             velocity = "Velocity" in source.columns
             network, card = load_model(
-                model, flavour, lattice.cell, 1 / a - 1, 6 if velocity else 3, factor
+                model, flavour, lattice.cell, z, 6 if velocity else 3, factor
             )
-            _check_fit(card, factor, lattice.cell, 1 / a - 1, velocity, force, comm)
+            _check_fit(card, factor, lattice.cell, z, velocity, force, comm)
             if hasattr(network, "at"):  # a network for many redshifts, taken at this one
                 network = network.at(a)
             units = np.ones(card.channels)
             if card.network != "interpolate":
-                units = card.normalization(_omega_m(source.attrs, card)).units(a, card.channels)
+                units = card.normalization(universe.Omega0).units(a, card.channels)
             device = choose_device(device, *node)
             generator = prepare(network, device, dtype or "float32")
             widest = widest_side(generator, device)
@@ -137,7 +139,9 @@ class SRCatalog(CatalogSource):
         self.chunks = domain.chunks
         self._cache = _ChunkCache(self, cache_size)
         self._size = sum(piece.size for piece in self.chunks) * card.factor**3
-        self.attrs.update(_attrs(source.attrs, a, self.lattice, card))
+        self.attrs.update(universe.attrs)
+        if "ParticleMass" in source.attrs:
+            self.attrs["ParticleMass"] = float(source.attrs["ParticleMass"]) / card.factor**3
         self.attrs.update(
             SRLayout="nbodykit",
             SRSeed=str(seed),
@@ -269,35 +273,3 @@ def _check_fit(card, factor, cell, redshift, velocity, force, comm):
         raise InputError(f"{problem}: choose a model that fits, or --force")
     if problem and comm.rank == 0:
         logger.warning("%s: going on as forced", problem)
-
-
-def _scale_factor(attrs):
-    if "Time" in attrs:
-        a = float(np.ravel(attrs["Time"])[0])
-    elif "Redshift" in attrs:
-        a = 1 / (1 + float(np.ravel(attrs["Redshift"])[0]))
-    else:
-        raise InputError(
-            "Redshift is absent: set source.attrs['Redshift'], the model's units need it"
-        )
-    if not 0 < a <= 2:
-        raise InputError(f"Time is {a:g}: a scale factor is needed")
-    return a
-
-
-def _omega_m(attrs, card):
-    if card.Omega_m is not None:
-        return card.Omega_m
-    if "Omega0" not in attrs:
-        raise InputError("Omega0 is absent: set source.attrs['Omega0'], the model's units need it")
-    return float(np.ravel(attrs["Omega0"])[0])
-
-
-def _attrs(source, a, lattice, card):
-    """What of the source's attrs holds for the SR particles too."""
-    kept = ("Omega0", "OmegaLambda", "OmegaBaryon", "HubbleParam")
-    attrs = {name: source[name] for name in kept if name in source}
-    attrs.update(BoxSize=np.full(3, lattice.BoxSize), Time=a, Redshift=1 / a - 1)
-    if "ParticleMass" in source:
-        attrs["ParticleMass"] = float(source["ParticleMass"]) / card.factor**3
-    return attrs

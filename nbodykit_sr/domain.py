@@ -10,6 +10,7 @@ from pmesh.domain import Layout
 
 from .errors import InputError, agreement, one_line
 from .lattice import LagrangianLattice, cube_root, particle_ids
+from .universe import Universe
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +176,8 @@ def find_lattice(catalog):
     """
     comm = catalog.comm
     with agreement(comm):
-        BoxSize = _box(catalog)
-        Nmesh = cube_root(catalog.csize)
+        universe = Universe.of(catalog.attrs, "BoxSize")
+        box, Nmesh = universe.BoxSize, cube_root(catalog.csize)
         for name in ("Position", "ID"):
             if name not in catalog.columns:
                 raise InputError(
@@ -186,15 +187,15 @@ def find_lattice(catalog):
         position, ids = _compute(catalog, "Position", "ID")
         ids = particle_ids(ids)
         _check_finite("Position", position)
-        if len(position) and (abs(position - BoxSize / 2) > BoxSize * 0.501).any():
+        if len(position) and (abs(position - box / 2) > box * 0.501).any():
             raise InputError(
                 f"Position runs from {position.min():g} to {position.max():g} Mpc/h in a box of "
-                f"{BoxSize:g} Mpc/h: check the units of the snapshot"
+                f"{box:g} Mpc/h: check the units of the snapshot"
             )
-    corner = LagrangianLattice(Nmesh, BoxSize, 0.0)
+    corner = LagrangianLattice(Nmesh, box, 0.0)
     site = _sites(comm, corner, ids, position)
-    offset = _offset(comm, corner, corner.displacement(site, position), catalog.attrs)
-    lattice = LagrangianLattice(Nmesh, BoxSize, offset)
+    offset = _offset(comm, corner, corner.displacement(site, position), universe)
+    lattice = LagrangianLattice(Nmesh, box, offset)
     return lattice, site, lattice.displacement(site, position)
 
 
@@ -252,21 +253,6 @@ def node_ranks(comm):
         return local.rank, local.size
     finally:
         local.Free()
-
-
-def _box(catalog):
-    if "BoxSize" not in catalog.attrs:
-        raise InputError(
-            "BoxSize is absent: set catalog.attrs['BoxSize'] [Mpc/h] or use open_snapshot"
-        )
-    box = np.ravel(np.asarray(catalog.attrs["BoxSize"], dtype="f8"))
-    if not (
-        len(box) in (1, 3) and np.isfinite(box).all() and (box > 0).all() and (box == box[0]).all()
-    ):
-        raise InputError(
-            f"BoxSize is {box.tolist()}: a cubic box of positive side [Mpc/h] is needed"
-        )
-    return float(box[0])
 
 
 def _compute(catalog, *names):
@@ -328,7 +314,7 @@ def _sites(comm, corner, ids, position):
     return site[:, orders[best]]
 
 
-def _offset(comm, corner, displacement, attrs):
+def _offset(comm, corner, displacement, universe):
     """Where in its cell a site lies, from the mean displacement over a corner lattice."""
     fixed = np.rint(displacement / corner.cell * _FIXED_POINT).astype("i8").sum(axis=0)
     mean = comm.allreduce(fixed) / _FIXED_POINT / corner.size
@@ -338,7 +324,7 @@ def _offset(comm, corner, displacement, attrs):
             f"the mean displacement is {np.round(mean, 4).tolist()} cells along x, y, z: particles of a "
             "lattice are shifted alike along all axes; the IDs do not number a lattice"
         )
-    baryons = float(np.ravel(attrs.get("OmegaBaryon", 0))[0] / np.ravel(attrs.get("Omega0", 1))[0])
+    baryons = (universe.OmegaBaryon or 0) / (universe.Omega0 or 1)
     conventions = {
         f"{name}{shift_name}": start + shift
         for name, start in (("cell corners", 0.0), ("cell centres", 0.5))

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,8 @@ from .inference import one_thread
 from .lattice import LagrangianLattice
 from .models.card import fingerprint, load_model
 from .models.density import PADDING, PADDING_HR
-from .normalization import growth_factor
-from .painting import (
-    box_size,
-    correlation,
-    initial_overdensity,
-    lr_density,
-    mesh_size,
-    redshift,
-)
+from .painting import correlation, initial_overdensity, lr_density, mesh_size
+from .universe import Universe, growth_factor
 from .version import __version__
 
 logger = logging.getLogger(__name__)
@@ -101,9 +94,11 @@ class SRMesh(MeshSource):
                     f"{initial.comm.size}: open both with one communicator"
                 )
             self.network, self.card = _load(model or DEFAULT_MODEL)
-            N, box = _sizes(lr, initial, Nmesh)
-            self._check_fit(box / N, redshift(lr.attrs))
-            self.growth = _growth(lr, initial, initial_redshift, self.card)
+            universe = Universe.of(lr.attrs, "BoxSize", "a", "Omega0")
+            start = _start(initial.attrs, initial_redshift)
+            N, box = _sizes(lr, initial, Nmesh, universe.BoxSize, start.BoxSize), universe.BoxSize
+            self._check_fit(box / N, universe.redshift)
+            self.growth = growth_factor(start.a, universe.Omega0)
             self.grid = default_grid(N, comm.size) if chunk is None else ChunkGrid(N, chunk)
             self.grid.blocks(comm.size)
             self.device = choose_device(device, *node)
@@ -112,9 +107,8 @@ class SRMesh(MeshSource):
         self.lr, self.initial = lr, initial
         self.lattice = LagrangianLattice(N, box)
         origin = 0.0 if isinstance(lr, CatalogSource) else -0.5
-        z = redshift(lr.attrs)
-        self.attrs.update({} if z is None else {"Redshift": z})
         self.attrs.update(
+            Redshift=universe.redshift,
             SROrigin=origin,
             SRModel=self.card.name,
             SRModelHash=fingerprint(self.network, self.card),
@@ -196,8 +190,7 @@ class SRMesh(MeshSource):
         return float(mean)
 
     def _check_fit(self, cell, z):
-        known = self.card.redshift or (0.0, 0.0)
-        problem = self.card.disagreement(cell, known[0] if z is None else z)
+        problem = self.card.disagreement(cell, z)
         if problem:
             self._object(problem)
 
@@ -218,15 +211,15 @@ def _load(path):
     return network, card
 
 
-def _sizes(lr, initial, Nmesh):
-    """LR cells a side and BoxSize [Mpc/h], the same for both inputs or an InputError."""
+def _sizes(lr, initial, Nmesh, box, other):
+    """LR cells a side, if sizes and boxes [Mpc/h] of both inputs go together."""
     if isinstance(lr, CatalogSource):
         N = Nmesh or mesh_size(lr)
     else:
         N = mesh_size(lr)
         if Nmesh not in (None, N):
             raise InputError(f"Nmesh is {Nmesh} but the LR mesh has {N} cells a side: leave it out")
-    box, other, M = box_size(lr), box_size(initial), mesh_size(initial)
+    M = mesh_size(initial)
     if abs(other / box - 1) > 1e-6:
         raise InputError(
             f"BoxSize of LR is {box:g} Mpc/h, of the initial conditions {other:g} Mpc/h: both "
@@ -236,25 +229,20 @@ def _sizes(lr, initial, Nmesh):
         raise InputError(
             f"the initial conditions have {M} cells a side and LR {N}: {2 * N} are needed, twice LR"
         )
-    return N, box
+    return N
 
 
-def _growth(lr, initial, z, card):
-    """Growth factor at the redshift of the initial conditions."""
-    z = redshift(initial.attrs) if z is None else z
-    if z is None:
+def _start(attrs, z):
+    """The `Universe` of the initial conditions, at redshift `z` if one is given."""
+    start = Universe.of(attrs, "BoxSize")
+    if z is not None:
+        start = replace(start, a=Universe.of({"Redshift": z}).a)
+    if start.a is None:
         raise InputError(
             "the initial conditions have no redshift: set initial.attrs['Redshift'] or give "
             "initial_redshift (0 if they are extrapolated to today)"
         )
-    if not -0.5 < z < 1e4:
-        raise InputError(f"the redshift of the initial conditions is {z:g}: one in [0, 1e4) needed")
-    Omega_m = np.ravel(lr.attrs.get("Omega0", card.Omega_m))[0]
-    if Omega_m is None or not 0 < Omega_m <= 1:
-        raise InputError(
-            f"Omega0 is {Omega_m}: the growth since the initial conditions needs it; set lr.attrs"
-        )
-    return growth_factor(1 / (1 + z), float(Omega_m))
+    return start
 
 
 def _on_blocks(field, domain):

@@ -7,34 +7,9 @@ displacement, so a linear field looks the same to the network at every redshift.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import hyp2f1
 
 from .errors import InputError
-
-
-def growth_factor(a, Omega_m):
-    """Linear growth factor D of flat LCDM (matter and a cosmological constant), 1 at a = 1."""
-    return a * _growth(a, Omega_m) / _growth(1.0, Omega_m)
-
-
-def growth_rate(a, Omega_m):
-    """f = dln D / dln a of flat LCDM."""
-    x = _ratio(a, Omega_m)
-    slope = 2 / 11 * hyp2f1(4 / 3, 2, 17 / 6, x)  # of the hypergeometric function in growth_factor
-    return 1 + 3 * x * slope / hyp2f1(1 / 3, 1, 11 / 6, x)
-
-
-def hubble(a, Omega_m):
-    """H(a) of flat LCDM [h km/s/Mpc]."""
-    return 100 * np.sqrt(Omega_m / a**3 + 1 - Omega_m)
-
-
-def _ratio(a, Omega_m):
-    return -(1 - Omega_m) / Omega_m * a**3
-
-
-def _growth(a, Omega_m):
-    return hyp2f1(1 / 3, 1, 11 / 6, _ratio(a, Omega_m))
+from .universe import growth_factor, growth_rate, hubble
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pmesh.pm import ParticleMesh
 from .domain import find_lattice
 from .errors import InputError, agreement
 from .lattice import cube_root
+from .universe import Universe
 
 # First points of the meshes, in cells of their own
 LR_ORIGIN, HR_ORIGIN = 0.25, 0.0
@@ -25,22 +26,6 @@ _FRACTION = 2**12
 _MEAN_TOLERANCE = 1e-3
 
 
-def box_size(source):
-    """Side of the box of a catalogue or mesh, comoving [Mpc/h].
-
-    Raises
-    ------
-    InputError
-        If there is none, or the box is no cube.
-    """
-    box = np.ravel(np.asarray(source.attrs.get("BoxSize", ()), dtype="f8"))
-    if len(box) not in (1, 3) or not (np.isfinite(box).all() and (box > 0).all()):
-        raise InputError(f"BoxSize is {box.tolist()}: set attrs['BoxSize'], three lengths in Mpc/h")
-    if (box != box[0]).any():
-        raise InputError(f"BoxSize is {box.tolist()}: only cubic boxes can be emulated")
-    return float(box[0])
-
-
 def mesh_size(source):
     """Cells a side of a mesh, or of the mesh with a cell for each particle of a catalogue."""
     if isinstance(source, CatalogSource):
@@ -49,23 +34,6 @@ def mesh_size(source):
     if len(Nmesh) != 3 or (Nmesh != Nmesh[0]).any():
         raise InputError(f"Nmesh is {Nmesh.tolist()}: three equal numbers of cells are needed")
     return int(Nmesh[0])
-
-
-def redshift(attrs):
-    """Redshift that the attrs of a catalogue or mesh tell, or None.
-
-    ``Redshift``, the scale factor ``Time``, or what nbodykit's LinearMesh keeps of its power
-    spectrum.
-    """
-    for name in ("Redshift", "Time", "plin.redshift"):
-        if name in attrs and np.size(attrs[name]) == 1:
-            value = float(np.ravel(attrs[name])[0])
-            if name == "Time":
-                value = 1 / value - 1 if value > 0 else np.nan
-            if not -0.5 < value < 1e4:
-                raise InputError(f"{name} is {attrs[name]}: it tells of no redshift from 0 to 1e4")
-            return value
-    return None
 
 
 def paint(catalog, Nmesh, origin=HR_ORIGIN):
@@ -98,7 +66,7 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
                 f"Position is not finite for {bad.sum()} particles, the first "
                 f"{position[bad][0].tolist()}: the catalogue is damaged"
             )
-        box = box_size(catalog)
+        box = Universe.of(catalog.attrs, "BoxSize").BoxSize
         if len(position) and (abs(position - box / 2) > 1.5 * box).any():
             raise InputError(
                 f"Position runs from {position.min():g} to {position.max():g} Mpc/h in a box of "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .command import Parser, enter
 from .errors import InputError, agreement
 from .io.snapshot import open_snapshot
+from .universe import Universe
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def validate(options, comm):
         suite.check(catalogs)
         first = catalogs["SR"][0]
         largest = max(one.csize for many in catalogs.values() for one in many)
-        box = float(first.attrs["BoxSize"][0])
+        box = Universe.of(first.attrs, "BoxSize").BoxSize
         settings = suite.Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
         if comm.rank == 0:
             _make_folder(options.out)

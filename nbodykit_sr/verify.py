@@ -15,6 +15,7 @@ from .io.formats.bigfile import BigFileHeader
 from .io.writer import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
+from .universe import Universe
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _open(path):
         if raw["SRLayout"] not in COLUMNS:
             raise ValueError(f"SRLayout {raw['SRLayout']}")
         lattice = LagrangianLattice(
-            Nmesh, float(header.attrs["BoxSize"][0]), float(np.ravel(raw["SROffset"])[0])
+            Nmesh, Universe.of(header.attrs, "BoxSize").BoxSize, float(np.ravel(raw["SROffset"])[0])
         )
         grid = ChunkGrid(Nmesh // factor, chunk)
         if region is not None:

@@ -220,7 +220,7 @@ def test_any_catalogue_of_a_lattice_is_taken(comm, snapshot):
     rows = np.empty(snapshot.size, dtype=[("Position", "f8", 3), ("ID", "u8", (1,))])
     rows["Position"] = snapshot["Position"].compute()
     rows["ID"] = snapshot["ID"].compute()[:, None]  # as bigfile gives it under numpy 2
-    other = ArrayCatalog(rows, comm=comm, BoxSize=12.5, Redshift=2.0)
+    other = ArrayCatalog(rows, comm=comm, BoxSize=[12.5] * 3, Redshift=2.0, Omega0=0.28)
     sr = SRCatalog(other, model="interpolate", factor=2)
     assert sr.names == ("Position", "ID") and sr.csize == 16**3
     reference = SRCatalog(snapshot, model="interpolate", factor=2)
@@ -290,7 +290,7 @@ def test_senseless_options(snapshot, options, message):
 
 def test_velocities_a_model_wants(comm, snapshot, tmp_path):
     rows = {"Position": snapshot["Position"], "ID": snapshot["ID"]}
-    bare = ArrayCatalog(rows, comm=comm, BoxSize=12.5, Redshift=2.0, Omega0=0.3)
+    bare = ArrayCatalog(rows, comm=comm, BoxSize=[12.5] * 3, Redshift=2.0, Omega0=0.3)
     with pytest.raises(InputError, match="6 channels.*no Velocity"):
         SRCatalog(bare, model=model_file(comm, tmp_path))
 

@@ -181,7 +181,7 @@ def test_memory_is_refused_before_it_is_taken(comm):
 def test_missing_attributes_are_named(comm):
     catalog, _ = clustered(comm, 1)
     catalog.attrs["BoxSize"] = BOX
-    with pytest.raises(InputError, match="BoxSize has shape"):
+    with pytest.raises(InputError, match="BoxSize has length 1"):
         real_field(catalog, 8)
     catalog.attrs.update(BoxSize=[BOX] * 3)
     del catalog.attrs["OmegaLambda"]

@@ -192,6 +192,6 @@ def test_without_a_box_or_velocity(comm):
     del catalog.attrs["BoxSize"]
     with pytest.raises(InputError, match="BoxSize is absent"):
         find_lattice(catalog)
-    bare = ArrayCatalog({"Position": my_share(SITES * 1.5625, comm)}, comm=comm, BoxSize=12.5)
+    bare = ArrayCatalog({"Position": my_share(SITES * 1.5625, comm)}, comm=comm, BoxSize=[12.5] * 3)
     with pytest.raises(InputError, match="no ID"):
         find_lattice(bare)

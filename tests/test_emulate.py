@@ -63,7 +63,7 @@ def test_from_meshes(comm, weights, data, tmp_path):
         (initial, fine - fine.mean(), 0.0),
     ):
         mesh = ArrayMesh(values, BoxSize=20.0, comm=comm)
-        mesh.attrs["Redshift"] = z
+        mesh.attrs.update(Redshift=z, Omega0=0.3)
         mesh.save(str(path), dataset="Field", mode="real")
     arguments = (lr, initial, tmp_path / "out", "--model", weights, "--chunk", 2)
     # a uniform density cannot follow any initial conditions

@@ -192,7 +192,7 @@ def fewer_rows(path):
         (fewer_rows, "Velocities.*truncated"),
         (change(BoxSize=None), "no BoxSize"),
         (change(BoxSize=np.array([25e3, 25e3, 50e3])), "cubic"),
-        (change(Time=3.0), "Redshift is 2.*scale factor"),
+        (change(Time=3.0), "Time is 3: a scale factor"),
         (change(Omega0=np.nan), "Omega0.*finite"),
         (change(UnitLength_in_cm=None, BoxSize=1.0), "neither in kpc/h nor in Mpc/h"),
         (change(NumPart_Total=np.array([0, 9, 0, 0, 0, 0])), "Header says 9"),

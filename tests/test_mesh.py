@@ -13,8 +13,8 @@ from nbodykit_sr.mesh import SRMesh
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import PADDING, PADDING_HR, DensityEmulator
 from nbodykit_sr.models.displacement import InterpolatingGenerator
-from nbodykit_sr.normalization import growth_factor
 from nbodykit_sr.painting import LR_ORIGIN, correlation, initial_overdensity, lr_density, paint
+from nbodykit_sr.universe import growth_factor
 
 pytestmark = pytest.mark.mpi
 
@@ -39,7 +39,10 @@ def mesh(values, comm, box=BOX):
         field[...] = values(*np.meshgrid(*grid, indexing="ij"))
     else:
         field[...] = values[field.slices]
-    return FieldMesh(field)
+    source = FieldMesh(field)
+    if not callable(values):  # an LR density of today
+        source.attrs.update(Redshift=0.0, Omega0=0.3)
+    return source
 
 
 def initial(comm, factor=1.0, box=BOX):

@@ -10,6 +10,7 @@ from nbodykit.lab import ArrayCatalog
 from pmesh.pm import ComplexField, ParticleMesh, RealField
 
 from ..errors import InputError
+from ..universe import Universe
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
@@ -40,7 +41,7 @@ def real_field(source, Nmesh=None, position="Position"):
         return source.compute(mode="real")
     if Nmesh is None:
         raise InputError("a catalogue is painted on a mesh: give Nmesh, the cells a side")
-    require_box(source)
+    Universe.of(source.attrs, "BoxSize")
     mesh = source.to_mesh(
         Nmesh=Nmesh, resampler="cic", dtype="f8", position=position, compensated=False
     )
@@ -64,36 +65,6 @@ def top_hat(delta_k, radius):
         return value * np.where(small, 1.0, 3 * (np.sin(x) - x * np.cos(x)) / x**3)
 
     return delta_k.apply(window).c2r()
-
-
-def require_box(catalog):
-    """Raise InputError unless the catalogue has a cubic BoxSize of length 3."""
-    box = np.asarray(catalog.attrs.get("BoxSize", ()), dtype=float)
-    if box.shape != (3,):
-        raise InputError(
-            f"BoxSize has shape {box.shape}; painting and FOF need length 3: open the snapshot "
-            "with open_snapshot"
-        )
-    if not np.all(box == box[0]):
-        raise InputError(f"BoxSize is {box}: only cubic boxes can be compared")
-    return float(box[0])
-
-
-def redshift_of(catalog):
-    """Redshift of a catalogue, from attrs `Redshift` or the scale factor `Time`."""
-    attrs = catalog.attrs
-    if "Redshift" in attrs:
-        return float(np.ravel(attrs["Redshift"])[0])
-    if "Time" in attrs:
-        return 1 / float(np.ravel(attrs["Time"])[0]) - 1
-    raise InputError("the catalogue has neither Redshift nor Time in attrs: set attrs['Redshift']")
-
-
-def attribute(catalog, name):
-    """A number from the attrs of a catalogue; InputError if it is missing."""
-    if name not in catalog.attrs:
-        raise InputError(f"the catalogue has no {name} in attrs: set attrs[{name!r}]")
-    return float(np.ravel(catalog.attrs[name])[0])
 
 
 def in_memory(catalog, columns=("Position", "Velocity", "ID")):

@@ -6,7 +6,8 @@ import numpy as np
 from mpi4py import MPI
 from nbodykit.lab import FOF, ArrayCatalog
 
-from .fields import attribute, require_box, spread
+from ..universe import Universe
+from .fields import spread
 from .statistic import Statistic
 
 RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
@@ -48,8 +49,8 @@ def particle_mass(catalog):
 
     In runs with gas the dark matter alone is linked, and stands for the gas it has along.
     """
-    volume = require_box(catalog) ** 3
-    return attribute(catalog, "Omega0") * RHO_CRITICAL * volume / catalog.csize
+    universe = Universe.of(catalog.attrs, "BoxSize", "Omega0")
+    return universe.Omega0 * RHO_CRITICAL * universe.BoxSize**3 / catalog.csize
 
 
 def find_halos(catalog, linking_length=0.2, nmin=32):
@@ -62,7 +63,7 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     nmin : int
         The fewest particles of a halo, inclusive.
     """
-    box = require_box(catalog)
+    box = Universe.of(catalog.attrs, "BoxSize").BoxSize
     comm = catalog.comm
     mass = particle_mass(catalog)
     positions = np.asarray(catalog.compute(catalog["Position"]), dtype="f8")

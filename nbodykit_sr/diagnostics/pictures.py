@@ -6,7 +6,7 @@ import numpy as np
 from pmesh.pm import ParticleMesh
 from scipy.ndimage import gaussian_filter
 
-from .fields import require_box
+from ..universe import Universe
 
 MARGIN = 8  # a zoom is painted one part in so many wider on each side, for the smoothing
 
@@ -93,7 +93,7 @@ def picture(catalog, halos, centre, width, depth, pixels=400):
     -------
     Picture
     """
-    box = require_box(catalog)
+    box = Universe.of(catalog.attrs, "BoxSize").BoxSize
     whole = width >= box
     margin = 0 if whole else pixels // MARGIN
     painted = box if whole else width * (pixels + 2 * margin) / pixels

@@ -3,7 +3,8 @@
 import numpy as np
 from nbodykit.lab import FFTPower
 
-from .fields import attribute, complex_field, redshift_of
+from ..universe import Universe
+from .fields import complex_field
 from .statistic import Statistic
 
 WAVENUMBER, POWER = "h/Mpc", "(Mpc/h)^3"
@@ -138,11 +139,8 @@ def with_redshift_position(catalog, axis=2):
 
     Positions moved along one axis by v (1 + z) / H(z).
     """
-    z = redshift_of(catalog)
-    matter, vacuum = attribute(catalog, "Omega0"), attribute(catalog, "OmegaLambda")
-    curvature = 1 - matter - vacuum
-    expansion = np.sqrt(matter * (1 + z) ** 3 + curvature * (1 + z) ** 2 + vacuum)
-    shift = np.eye(3)[axis] * (1 + z) / (100 * expansion)  # [Mpc/h per km/s]
+    universe = Universe.of(catalog.attrs, "a", "Omega0", "OmegaLambda")
+    shift = np.eye(3)[axis] / (universe.a * universe.hubble)  # [Mpc/h per km/s]
     moved = catalog.copy()
     moved["RedshiftPosition"] = catalog["Position"] + catalog["Velocity"] * shift
     return moved

@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import version as own
 from ..io.atomic import atomic_file
+from ..universe import Universe
 from . import figures
-from .fields import redshift_of, require_box
 from .statistic import plain
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
@@ -358,7 +358,7 @@ def _figures(results):
 
 def _describe(kind, catalog):
     """What a catalogue is, with how it was made where it says."""
-    attrs = catalog.attrs
+    attrs, universe = catalog.attrs, Universe.of(catalog.attrs)
     made = {name: value for name, value in attrs.items() if name.startswith("SR")}
     for name in ("SRCard", "SRVersions"):
         if name in made:
@@ -368,9 +368,9 @@ def _describe(kind, catalog):
             "kind": kind,
             "path": attrs.get("source", ""),
             "particles": catalog.csize,
-            "BoxSize": require_box(catalog),
-            "redshift": redshift_of(catalog),
-            "Omega0": float(attrs["Omega0"]),
+            "BoxSize": universe.BoxSize,
+            "redshift": universe.redshift,
+            "Omega0": universe.Omega0,
             "made": made,
         }
     )

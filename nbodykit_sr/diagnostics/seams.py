@@ -4,7 +4,8 @@ import numpy as np
 
 from ..errors import InputError, agreement
 from ..lattice import LagrangianLattice, cube_root, particle_ids
-from .fields import complex_field, require_box
+from ..universe import Universe
+from .fields import complex_field
 from .power import line_of_sight_power
 from .statistic import Statistic
 
@@ -34,7 +35,7 @@ def displacement_jumps(catalog, chunk, factor=1):
         face), excess = face / interior - 1 and its error excess_error, rms_axis (rms jump along
         each axis), skewness_axis (of the longitudinal one). NaN where there is one chunk only.
     """
-    box, comm = require_box(catalog), catalog.comm
+    box, comm = Universe.of(catalog.attrs, "BoxSize").BoxSize, catalog.comm
     Nmesh = cube_root(catalog.csize)
     if chunk < 1 or chunk % factor or Nmesh % factor:
         raise InputError(

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ..errors import InputError
+from ..universe import Universe
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
-from .fields import complex_field, in_memory, mesh_bytes, redshift_of, require_box, require_memory
+from .fields import complex_field, in_memory, mesh_bytes, require_memory
 from .halos import find_halos, mass_edges, mass_function
 from .pdf import density_pdf
 from .pictures import picture
@@ -20,6 +21,7 @@ FIELDS = 16  # float64 meshes alive at once: two references, the field, shells o
 PARTICLE_BYTES = 250  # columns, the exchange of FOF and its labels
 SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
 SHOWN = 3  # realisations in pictures
+NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
 STEPS = {"SR": 8, "HR": 7, "LR": 4}
 
 
@@ -158,7 +160,7 @@ def check(catalogs):
         Of SR, HR and LR.
     """
     first, number = catalogs["SR"][0], len(catalogs["SR"])
-    box, a = require_box(first), 1 / (1 + redshift_of(first))
+    here = Universe.of(first.attrs, *NEEDED)
     for kind, many in catalogs.items():
         if len(many) not in (1, number):
             raise InputError(
@@ -171,11 +173,14 @@ def check(catalogs):
                     f"{one.attrs.get('source', kind)} is only a region of its box, and these "
                     "statistics need the whole: generate it without --region"
                 )
-            if abs(require_box(one) / box - 1) > 1e-5:
-                raise InputError(f"BoxSize is {box} in SR and {require_box(one)} in {kind} [Mpc/h]")
-            if abs(1 / (1 + redshift_of(one)) / a - 1) > 0.01:
+            there = Universe.of(one.attrs, *NEEDED)
+            if abs(there.BoxSize / here.BoxSize - 1) > 1e-5:
                 raise InputError(
-                    f"the redshift is {1 / a - 1:.3f} in SR and {redshift_of(one):.3f} in {kind}: "
+                    f"BoxSize is {here.BoxSize} in SR and {there.BoxSize} in {kind} [Mpc/h]"
+                )
+            if abs(there.a / here.a - 1) > 0.01:
+                raise InputError(
+                    f"the redshift is {here.redshift:.3f} in SR and {there.redshift:.3f} in {kind}: "
                     "compare snapshots of one time"
                 )
 
@@ -195,7 +200,7 @@ def measure(catalogs, settings, step=lambda text: None):
     Results
     """
     comm = catalogs["SR"][0].comm
-    box = require_box(catalogs["SR"][0])
+    box = Universe.of(catalogs["SR"][0].attrs, "BoxSize").BoxSize
     results = Results(settings)
     results.reference = next((kind for kind in ("HR", "LR") if kind in catalogs), None)
     _notes(results, catalogs)
@@ -358,7 +363,8 @@ def _notes(results, catalogs):
     first = catalogs["SR"][0]
     if "LR" in catalogs:
         low = catalogs["LR"][0]
-        results.lr_nyquist = float(np.pi * low.csize ** (1 / 3) / require_box(low))
+        box = Universe.of(low.attrs, "BoxSize").BoxSize
+        results.lr_nyquist = float(np.pi * low.csize ** (1 / 3) / box)
     if "HR" not in catalogs:
         missing = "ratios of halos, voids, PDF and bispectrum are left out"
         if "LR" in catalogs:
@@ -374,5 +380,6 @@ def _notes(results, catalogs):
     for kind, many in catalogs.items():
         if any("Velocity" not in one for one in many):
             results.note(f"{kind} has no Velocity: its redshift-space power is left out.")
-        if any(abs(one.attrs["Omega0"] / first.attrs["Omega0"] - 1) > 1e-3 for one in many):
+        densities = [Universe.of(one.attrs, "Omega0").Omega0 for one in (first, *many)]
+        if any(abs(density / densities[0] - 1) > 1e-3 for density in densities):
             results.note(f"Omega0 of {kind} differs from that of SR.")

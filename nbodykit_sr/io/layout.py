@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..universe import Universe
+
 
 def header(layout, sr, source, command):
     """Attributes of the Header block of an SR catalogue.
@@ -41,19 +43,19 @@ def _mpgadget(sr, source):
     counts = np.array([0, sr.csize, 0, 0, 0, 0], dtype="u8")
     masses = np.zeros(6)
     masses[1] = sr.attrs.get("ParticleMass", 0.0)
-    a = float(sr.attrs["Time"])
-    hubble = np.sqrt(sr.attrs["Omega0"] / a**3 + sr.attrs["OmegaLambda"])
+    universe = Universe.of(sr.attrs, "BoxSize", "a", "Omega0", "OmegaLambda", "OmegaBaryon", "h")
+    a = universe.a
     attrs.update(
-        BoxSize=np.array([sr.lattice.BoxSize * 1000]),
+        BoxSize=np.array([universe.BoxSize * 1000]),
         Time=np.array([a]),
         TimeIC=np.ravel(source.header.raw.get("TimeIC", [a])),
         TotNumPart=counts,
         TotNumPartInit=counts,
         MassTable=masses,
-        Omega0=np.array([sr.attrs["Omega0"]]),
-        OmegaLambda=np.array([sr.attrs["OmegaLambda"]]),
-        OmegaBaryon=np.array([sr.attrs["OmegaBaryon"]]),
-        HubbleParam=np.array([sr.attrs["HubbleParam"]]),
+        Omega0=np.array([universe.Omega0]),
+        OmegaLambda=np.array([universe.OmegaLambda]),
+        OmegaBaryon=np.array([universe.OmegaBaryon]),
+        HubbleParam=np.array([universe.h]),
         UnitLength_in_cm=np.array([3.085678e21]),
         UnitMass_in_g=np.array([1.989e43]),
         UnitVelocity_in_cm_per_s=np.array([1e5]),
@@ -61,5 +63,5 @@ def _mpgadget(sr, source):
     )
     # MP-Gadget's own knows of radiation, but is that of the file's velocity convention
     if "RSDFactor" not in attrs or not np.ravel(source.header.raw.get("UsePeculiarVelocity", 0))[0]:
-        attrs["RSDFactor"] = np.array([1 / (a * hubble * 100) * 1000])
+        attrs["RSDFactor"] = np.array([1 / (a * universe.hubble) * 1000])
     return attrs

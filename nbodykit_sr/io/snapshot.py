@@ -7,6 +7,7 @@ from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
 from ..errors import InputError, agreement
+from ..universe import Universe
 from .checks import file_sum
 from .formats import read_header
 
@@ -115,5 +116,6 @@ def cosmology(attrs):
     """The nbodykit Cosmology of a snapshot's attrs (for FOF catalogues and redshift space)."""
     from nbodykit.cosmology import Cosmology
 
-    h, baryons = attrs["HubbleParam"], attrs["OmegaBaryon"]
-    return Cosmology(h=h, Omega0_b=baryons, Omega0_cdm=attrs["Omega0"] - baryons, m_ncdm=[])
+    universe = Universe.of(attrs, "Omega0", "OmegaBaryon", "h")
+    matter, baryons = universe.Omega0, universe.OmegaBaryon
+    return Cosmology(h=universe.h, Omega0_b=baryons, Omega0_cdm=matter - baryons, m_ncdm=[])

@@ -19,7 +19,8 @@ from ..models.displacement import (
     noise_shapes,
 )
 from ..noise import site_noise
-from ..normalization import Normalization, growth_rate
+from ..normalization import Normalization
+from ..universe import growth_rate
 from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
 from .configuration import require

@@ -9,6 +9,7 @@ from ..chunks import default_grid
 from ..domain import LatticeDomain, find_lattice, lattice_field
 from ..errors import InputError, agreement
 from ..io.snapshot import open_snapshot
+from ..universe import Universe
 from .pairs import alignment, finish_pair, partial_folder
 
 log = logging.getLogger("nbodykit_sr.training")
@@ -49,7 +50,8 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
     """
     catalogs = [open_snapshot(path, comm, dataset) for path in (lr, hr)]
     with agreement(comm):
-        _check_headers(*(catalog.attrs for catalog in catalogs))
+        universes = [Universe.of(c.attrs, "BoxSize", "a", "Omega0", "h") for c in catalogs]
+        _check_headers(*universes)
         ratio = round((catalogs[1].csize / catalogs[0].csize) ** (1 / 3))
         if ratio < 2 or ratio & (ratio - 1) or ratio**3 * catalogs[0].csize != catalogs[1].csize:
             raise InputError(
@@ -73,11 +75,11 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
         field = lattice_field(catalog, domain, channels == 6, this)
         del this
         _write(partial / f"{name}.npy", field, comm)
-    manifest, attrs = None, catalogs[0].attrs
+    manifest = None
     with agreement(comm):
         if comm.rank == 0:
             manifest = finish_pair(
-                folder, lattice, ratio, attrs["Time"], attrs["Omega0"], source, seed
+                folder, lattice, ratio, universes[0].a, universes[0].Omega0, source, seed
             )
             log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)
     return comm.bcast(manifest)
@@ -85,13 +87,13 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
 
 def _check_headers(lr, hr):
     """Raise InputError unless box, time and cosmology agree."""
-    for name, remedy in (
-        ("BoxSize", "run both in one box"),
-        ("Time", "choose snapshots of one time"),
-        ("Omega0", "run both in one cosmology"),
-        ("HubbleParam", "run both in one cosmology"),
+    for field, name, remedy in (
+        ("BoxSize", "BoxSize", "run both in one box"),
+        ("a", "Time", "choose snapshots of one time"),
+        ("Omega0", "Omega0", "run both in one cosmology"),
+        ("h", "HubbleParam", "run both in one cosmology"),
     ):
-        one, other = (float(np.ravel(attrs[name])[0]) for attrs in (lr, hr))
+        one, other = (getattr(universe, field) for universe in (lr, hr))
         if abs(one - other) > SAME * abs(one):
             raise InputError(f"{name} is {one:.8g} in LR and {other:.8g} in HR: {remedy}")
 

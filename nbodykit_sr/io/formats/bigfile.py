@@ -121,7 +121,7 @@ def _units(path, dataset, raw):
     unit_velocity = 1e5 if ours else header.positive("UnitVelocity_in_cm_per_s", default=1e5)
     unit_mass = header.number("UnitMass_in_g", default=GADGET_MASS)
     length = in_mpc(unit_length)
-    box, a = header.numbers("BoxSize") * length, header.positive("Time")
+    box, a = header.numbers("BoxSize") * length, header.scale_factor()
     velocity = unit_velocity / 1e5
     if not ours and not header.number("UsePeculiarVelocity", default=0):
         # without the flag MP-Gadget writes a times the peculiar velocity in snapshots, and

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
+from ...universe import Universe
 
 KPC = 3.085678e21  # cm
 MPC = 3.085678e24  # cm
@@ -88,30 +89,15 @@ def catalogue_attrs(path, box, a, Omega0, h, OmegaLambda=None, OmegaBaryon=0.0, 
     InputError
     """
     box = np.ravel(box)
-    if not (box == box[0]).all():
-        raise InputError(f"BoxSize of {path} is {box.tolist()} Mpc/h: a cubic box is needed")
-    for name, value in (("BoxSize", box[0]), ("Time", a)):
-        if not value > 0:
-            raise InputError(
-                f"{name} in the Header of {path} is {value:g}: a positive number is needed"
-            )
-    for name, value in (("Omega0", Omega0), ("HubbleParam", h)):
-        if not 0 < value < 2:
-            raise InputError(
-                f"{name} in the Header of {path} is {value:g}: a number between 0 and 2 is needed"
-            )
-    if a > 2:
-        raise InputError(f"Time in the Header of {path} is {a:g}: a scale factor is needed")
-    attrs = {
-        "BoxSize": np.full(3, box[0]),
+    told = {
+        "BoxSize": np.repeat(box, 3) if len(box) == 1 else box,
         "Time": a,
-        "Redshift": 1 / a - 1,
         "Omega0": Omega0,
         "OmegaLambda": 1 - Omega0 if OmegaLambda is None else OmegaLambda,
         "OmegaBaryon": OmegaBaryon,
         "HubbleParam": h,
-        "source": path,
     }
+    attrs = {**universe_of(path, told).attrs, "source": path}
     if particle_mass is not None and np.isfinite(particle_mass) and particle_mass > 0:
         attrs["ParticleMass"] = particle_mass
     return attrs
@@ -162,14 +148,18 @@ class RawHeader(dict):
 
     def scale_factor(self):
         """Time, which codes of Gadget's kind give as the scale factor, held against Redshift."""
-        a = self.positive("Time")
-        z = self.number("Redshift", default=1 / a - 1)
-        if abs(a * (1 + z) - 1) > 1e-2:
-            raise InputError(
-                f"Time in the Header of {self.path} is {a:g} but Redshift is {z:g}: Time must be the scale "
-                "factor of a cosmological run"
-            )
-        return a
+        told = {"Time": self.number("Time")}
+        if "Redshift" in self:
+            told["Redshift"] = self.number("Redshift")
+        return universe_of(self.path, told).a
+
+
+def universe_of(path, told):
+    """The `Universe` that a header tells of; InputError with the snapshot's path."""
+    try:
+        return Universe.of(told)
+    except InputError as error:
+        raise InputError(f"the Header of {path} cannot be used: {error}") from None
 
 
 def in_mpc(centimetres):
