@@ -1,8 +1,9 @@
 """Compare a super-resolved catalogue with its low-resolution snapshot, by nbodykit.
 
-    mpirun -n 2 python examples/quickstart.py LR_SNAPSHOT SR_CATALOGUE FIGURE
+    mpirun -n 2 python examples/quickstart.py LR_SNAPSHOT SR_CATALOGUE FIGURE [HR_SNAPSHOT]
 
-Prints the power spectra of both and their counts of FOF halos, and draws their density fields.
+Prints their power spectra and counts of FOF halos, and draws their density fields; beside those of the
+HR simulation of the same phases, where there is one.
 """
 
 import sys
@@ -54,7 +55,7 @@ def slab(catalogue, Nmesh, depth):
 
 def draw(path, maps, BoxSize, depth):
     """Density fields side by side, on one colour scale."""
-    figure, axes = plt.subplots(1, len(maps), figsize=(10, 5.4), layout="constrained")
+    figure, axes = plt.subplots(1, len(maps), figsize=(5 * len(maps), 5.4), layout="constrained")
     for ax, (title, density) in zip(axes, maps.items(), strict=True):
         image = ax.imshow(
             np.log10(np.maximum(density.T, 1e-3)),
@@ -74,40 +75,43 @@ def draw(path, maps, BoxSize, depth):
     figure.savefig(path, dpi=150)
 
 
-def main(low_path, high_path, figure_path):
+def main(low_path, high_path, figure_path, true_path=None):
     low = open_snapshot(low_path)
-    high = BigFileCatalog(high_path, comm=low.comm)
+    catalogues = {"LR": low, "SR": BigFileCatalog(high_path, comm=low.comm)}
+    if true_path:
+        catalogues["HR"] = open_snapshot(true_path)
     BoxSize = low.attrs["BoxSize"][0]
-    Nmesh = 2 * side(high)
+    finest = side(catalogues["SR"])
 
     # octaves of wavenumber [h/Mpc] up to the Nyquist wavenumber of the SR particles' lattice
-    edges = 2 * np.pi / BoxSize * 2.0 ** np.arange(np.log2(side(high)))
+    edges = 2 * np.pi / BoxSize * 2.0 ** np.arange(np.log2(finest))
     nyquist = np.pi * side(low) / BoxSize
-    spectra = power(low, edges, Nmesh), power(high, edges, Nmesh)
-    masses = halo_masses(low), halo_masses(high)
+    spectra = [power(one, edges, 2 * finest) for one in catalogues.values()]
+    masses = [halo_masses(one) for one in catalogues.values()]
     depth = BoxSize / 5
     maps = {
-        f"LR, {side(low)}$^3$ particles": slab(low, side(low), depth),
-        f"SR, {side(high)}$^3$ particles": slab(high, side(high), depth),
+        f"{name}, {side(one)}$^3$ particles": slab(one, side(one), depth)
+        for name, one in catalogues.items()
     }
     if low.comm.rank > 0:
         return
 
-    print("\nP(k) [(Mpc/h)^3]\n   k [h/Mpc]          LR          SR")
-    for lower, upper, p_low, p_high in zip(edges[:-1], edges[1:], *spectra, strict=True):
-        shown = f"{p_low:12.4g}" if upper < 1.01 * nyquist else f"{'-':>12}"  # LR has no such modes
-        print(f"{lower:6.2f}-{upper:5.2f}{shown}{p_high:12.4g}")
-    print(
-        f"\nFOF halos (b = 0.2) of at least {SMALLEST_HALO} particles\n  M > [Msun/h]  LR      SR"
-    )
+    names = "".join(f"{name:>12}" for name in catalogues)
+    print(f"\nP(k) [(Mpc/h)^3]\n   k [h/Mpc]{names}")
+    for lower, upper, *powers in zip(edges[:-1], edges[1:], *spectra, strict=True):
+        shown = [f"{p:12.4g}" for p in powers]
+        if upper > 1.01 * nyquist:  # LR has no such modes
+            shown[0] = f"{'-':>12}"
+        print(f"{lower:6.2f}-{upper:5.2f}{''.join(shown)}")
+    print(f"\nFOF halos (b = 0.2) of at least {SMALLEST_HALO} particles\n  M > [Msun/h]{names}")
     for threshold in THRESHOLDS:
-        counts = [np.count_nonzero(mass > threshold) for mass in masses]
-        print(f"{threshold:13.2e}{counts[0]:6d}{counts[1]:8d}")
+        counts = [f"{np.count_nonzero(mass > threshold):12d}" for mass in masses]
+        print(f"{threshold:14.2e}{''.join(counts)}")
     draw(figure_path, maps, BoxSize, depth)
     print(f"\nDensity fields: {figure_path}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
     main(*sys.argv[1:])

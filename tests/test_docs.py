@@ -29,6 +29,18 @@ def prose(text):
     return re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", text, flags=re.S)
 
 
+def test_readme_is_one_screen_with_numbers_from_their_sources(facts):
+    """The marked parts are what cards and benchmarks give; nothing measured stands outside them."""
+    text = facts.README.read_text()
+    assert len(text.splitlines()) <= 120
+    assert text == facts.readme(text), "run python docs/facts.py"
+    rest = text
+    for name in facts.PARTS:
+        assert f"<!-- {name} -->" in text
+        rest = re.sub(f"<!-- {name} -->.*<!-- end {name} -->", "", rest, flags=re.S)
+    assert re.findall(r"\d+\.\d+|\d+ ?%", prose(rest)) == ["3.11", "3.0"]  # Python, the licence
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     for link in re.findall(
