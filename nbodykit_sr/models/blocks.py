@@ -22,34 +22,33 @@ def upsampled_convolution(x, convolution):
     """A 3^3 convolution of `upsample`d x, without the large upsampled field: N -> 2N - 4.
 
     Trilinear x2 is nearest-neighbour x2 followed by the filter [1, 2, 1]/4 along each axis, and
-    that filter commutes with a convolution. So this is one 2^3 convolution on the coarse lattice
-    for each parity of the fine site, interleaved and filtered: 8 multiplications instead of 27.
+    that filter commutes with a convolution. What remains of a convolution of nearest neighbours is
+    a transposed one of stride 2 and four taps: 8 multiplications for each fine site instead of 27.
     """
     weight = convolution.weight / 64
-    parity = weight.new_tensor([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])
-    folded = torch.einsum("xai,ybj,zck,npijk->xyznpabc", parity, parity, parity, weight)
-    y = F.conv3d(x, folded.flatten(0, 3).contiguous(memory_format=torch.channels_last_3d))
-    y = y.unflatten(1, (2, 2, 2, len(weight)))  # (B, 2, 2, 2, n, N, N, N)
-    y = y.permute(0, 5, 1, 6, 2, 7, 3, 4).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-    return _Smooth.apply(y.movedim(-1, 1)) + convolution.bias.to(y.dtype).view(-1, 1, 1, 1)
+    taps = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    weight = torch.einsum("ai,bj,ck,npijk->pnabc", taps, taps, taps, weight)
+    weight = weight.contiguous(memory_format=torch.channels_last_3d)
+    return _Smooth.apply(F.conv_transpose3d(x, weight, convolution.bias / 64, 2, 2))
 
 
 class _Smooth(torch.autograd.Function):
-    """The filter [1, 2, 1] along each axis, N -> N - 2; its own gradient saves half the time."""
+    """The filter [1, 2, 1] along each axis, N -> N - 2, as one convolution channel by channel.
+
+    It is symmetric, so its gradient is the same convolution, padded: twenty times faster on CPUs
+    than what autograd makes of it.
+    """
 
     @staticmethod
-    def forward(ctx, x):
-        for axis in (2, 3, 4):
-            size = x.shape[axis] - 2
-            sides = x.narrow(axis, 0, size) + x.narrow(axis, 2, size)
-            x = torch.add(sides, x.narrow(axis, 1, size), alpha=2)
-        return x
+    def forward(ctx, x, padding=0):
+        row = x.new_tensor([1, 2, 1])
+        kernel = (row[:, None, None] * row[:, None] * row).expand(x.shape[1], 1, 3, 3, 3)
+        kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(x, kernel, padding=padding, groups=len(kernel))
 
     @staticmethod
     def backward(ctx, gradient):
-        # the last axis in memory is the channels: pad the three before it
-        padded = F.pad(gradient.movedim(1, -1), (0, 0, 2, 2, 2, 2, 2, 2)).movedim(-1, 1)
-        return _Smooth.forward(ctx, padded)
+        return _Smooth.forward(ctx, gradient, padding=2)
 
 
 class Noise(nn.Module):
