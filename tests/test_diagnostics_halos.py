@@ -59,7 +59,7 @@ def test_halos_agree_with_brute_force(comm):
     expected = brute_force(position, BOX, length, 32)
     halos = find_halos(catalogue(position, comm))
     np.testing.assert_array_equal(halos.length, expected)
-    assert comm.allreduce(len(halos.members)) == expected.sum()
+    assert comm.allreduce(len(halos.members["Position"])) == expected.sum()
 
 
 @pytest.mark.mpi

@@ -1,4 +1,4 @@
-"""Friends-of-friends halos by nbodykit, and their mass function."""
+"""Friends-of-friends halos by nbodykit, each whole on one rank, and their mass function."""
 
 from dataclasses import dataclass
 
@@ -24,17 +24,21 @@ class Halos:
         Particles in each, largest first; the same on every rank.
     particle_mass : float
         [Msun/h].
-    members : (m, 3) float64
-        Positions of this rank's share of particles in halos, comoving [Mpc/h].
+    index : (h,) int64
+        Which of them, as rows of `length`, have their particles on this rank, all of them.
+    members : dict of str to (m, ...) ndarray
+        Columns of those particles, halo after halo: Position, comoving [Mpc/h], and where the
+        catalogue has them Velocity, peculiar [km/s], and ID.
     centre : (3,) float64 or None
         Centre of mass of the largest halo, comoving [Mpc/h].
     attrs : dict
-        linking_length, nmin, BoxSize.
+        linking_length, in mean separations; separation, that mean [Mpc/h]; nmin; BoxSize.
     """
 
     length: np.ndarray
     particle_mass: float
-    members: np.ndarray
+    index: np.ndarray
+    members: dict
     centre: np.ndarray | None
     attrs: dict
 
@@ -66,30 +70,50 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     box = Universe.of(catalog.attrs, "BoxSize").BoxSize
     comm = catalog.comm
     mass = particle_mass(catalog)
-    positions = np.asarray(catalog.compute(catalog["Position"]), dtype="f8")
     linking = min(comm.size, max(1, catalog.csize // PARTICLES_PER_RANK))
-    positions = _to_first_ranks(positions, linking, comm)
+    positions = _to_first_ranks(np.asarray(_read(catalog, "Position"), dtype="f8"), linking, comm)
     group = comm.Split(int(comm.rank >= linking), comm.rank)
     labels = np.zeros(0, dtype="i8")
     if comm.rank < linking:
         particles = ArrayCatalog({"Position": positions}, comm=group, BoxSize=[box] * 3)
         # nbodykit's nmin is exclusive
         labels = FOF(particles, linking_length=linking_length, nmin=nmin - 1).labels
+        del particles
     group.Free()
     number = comm.allreduce(int(labels.max(initial=0)), op=MPI.MAX)
     length = comm.allreduce(np.bincount(labels, minlength=number + 1))[1:]
+    inside = labels > 0
+    # halo after halo from the largest, dealt to the ranks in turn
+    place = np.argsort(-length, kind="stable").argsort()
+    halo = place[labels[inside] - 1] if number else np.zeros(0, dtype="i8")
+    target = halo % comm.size
+    order = np.argsort(_deal(halo, target, comm), kind="stable")
+    members = {"Position": _deal(positions[inside], target, comm)[order]}
+    del positions
+    for name in ("Velocity", "ID"):
+        if name in catalog:
+            column = _to_first_ranks(np.asarray(_read(catalog, name)), linking, comm)[inside]
+            members[name] = _deal(column, target, comm)[order]
     centre = None
     if number:
-        largest = np.concatenate(comm.allgather(positions[labels == 1]))
-        offset = largest - largest[0]
-        offset -= box * np.rint(offset / box)
-        centre = (largest[0] + offset.mean(axis=0)) % box
+        if comm.rank == 0:
+            largest = members["Position"][: length.max()]
+            offset = largest - largest[0]
+            offset -= box * np.rint(offset / box)
+            centre = (largest[0] + offset.mean(axis=0)) % box
+        centre = comm.bcast(centre)
     return Halos(
         np.sort(length)[::-1],
         mass,
-        positions[labels > 0],
+        np.arange(comm.rank, number, comm.size),
+        members,
         centre,
-        {"linking_length": linking_length, "nmin": nmin, "BoxSize": box},
+        {
+            "linking_length": linking_length,
+            "separation": box / catalog.csize ** (1 / 3),
+            "nmin": nmin,
+            "BoxSize": box,
+        },
     )
 
 
@@ -144,6 +168,15 @@ def mass_function(halos, edges=None):
             **halos.attrs,
         },
     )
+
+
+def _read(catalog, name):
+    return catalog.compute(catalog[name])
+
+
+def _deal(array, target, comm):
+    """Rows sent to the ranks in `target`, (rows,); their global order is kept on each."""
+    return np.concatenate(comm.alltoall([array[target == rank] for rank in range(comm.size)]))
 
 
 def _to_first_ranks(array, ranks, comm):

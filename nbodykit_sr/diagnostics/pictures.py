@@ -99,7 +99,10 @@ def picture(catalog, halos, centre, width, depth, pixels=400):
     painted = box if whole else width * (pixels + 2 * margin) / pixels
     size = pixels + 2 * margin
     images = []
-    for position in (np.asarray(catalog.compute(catalog["Position"]), dtype="f8"), halos.members):
+    for position in (
+        np.asarray(catalog.compute(catalog["Position"]), dtype="f8"),
+        halos.members["Position"],
+    ):
         offset = position - centre
         offset -= box * np.rint(offset / box)
         near = np.abs(offset[:, 2]) <= depth / 2
