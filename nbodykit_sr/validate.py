@@ -22,7 +22,7 @@ from .universe import Universe
 class ValidateOptions:
     """Options of a comparison; see ``python -m nbodykit_sr.validate --help``."""
 
-    sr: tuple
+    sr: tuple  # of tuples of paths: for each box its realisations
     out: str
     hr: tuple = ()
     lr: tuple = ()
@@ -38,12 +38,14 @@ class ValidateOptions:
             value = getattr(self, option.name)
             if value == option.default:
                 continue
-            words.append(f"--{option.name}")
-            if value is not True:
-                many = value if isinstance(value, tuple) else (value,)
-                words += [
-                    shlex.quote(f"{one:g}" if isinstance(one, float) else str(one)) for one in many
-                ]
+            for group in value if option.name == "sr" else (value,):
+                words.append(f"--{option.name}")
+                if group is not True:
+                    many = group if isinstance(group, tuple) else (group,)
+                    words += [
+                        shlex.quote(f"{one:g}" if isinstance(one, float) else str(one))
+                        for one in many
+                    ]
         return " ".join(words)
 
 
@@ -58,34 +60,41 @@ def validate(options, comm):
     with agreement(comm):
         try:
             from .diagnostics import report, suite
+            from .diagnostics.results import Settings
         except ImportError as error:
             raise InputError(
                 f"the report needs {error.name}: pip install nbodykit_sr[report]"
             ) from None
-    paths = {"SR": options.sr, "HR": options.hr, "LR": options.lr}
-    catalogs = {
-        kind: [open_snapshot(path, comm) for path in many] for kind, many in paths.items() if many
-    }
+    boxes = []
+    for number, paths in enumerate(options.sr):
+        kinds = {"SR": paths, "HR": options.hr[number:][:1], "LR": options.lr[number:][:1]}
+        boxes.append(
+            {
+                kind: [open_snapshot(one, comm) for one in many]
+                for kind, many in kinds.items()
+                if many
+            }
+        )
     with agreement(comm):
-        suite.check(catalogs)
-        first = catalogs["SR"][0]
-        largest = max(one.csize for many in catalogs.values() for one in many)
+        suite.check(boxes)
+        first = boxes[0]["SR"][0]
+        largest = max(one.csize for box in boxes for many in box.values() for one in many)
         box = Universe.of(first.attrs, "BoxSize").BoxSize
-        settings = suite.Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
+        settings = Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
         if comm.rank == 0:
             _make_folder(options.out)
     silent = comm.rank > 0 or options.quiet
-    with tqdm(total=suite.steps(catalogs) + 1, disable=silent, unit="step") as bar:
+    with tqdm(total=suite.steps(boxes) + 1, disable=silent, unit="step") as bar:
 
         def step(text):
             bar.set_description(text)
             bar.update()
 
-        results = suite.measure(catalogs, settings, step)
+        results = suite.measure(boxes, settings, step)
         step("drawing")
         with agreement(comm):
             if comm.rank == 0:
-                report.write_report(results, catalogs, options.out, options.command())
+                report.write_report(results, boxes, options.out, options.command())
     if comm.rank == 0 and not options.quiet:
         for row in report.summary(results):
             print(f"{row['quantity']}: {row['value']}")
@@ -109,11 +118,12 @@ def parse(argv):
     add(
         "--sr",
         nargs="+",
+        action="append",
         required=True,
-        help="SR catalogues: realisations of one LR, or several boxes",
+        help="SR catalogues, realisations of one LR; again with --hr and --lr for each other box",
     )
-    add("--hr", nargs="+", default=(), help="HR snapshots: one for all, or one for each SR")
-    add("--lr", nargs="+", default=(), help="LR snapshots: one for all, or one for each SR")
+    add("--hr", nargs="+", action="extend", default=[], help="HR snapshots, one for each --sr")
+    add("--lr", nargs="+", action="extend", default=[], help="LR snapshots, one for each --sr")
     add("--out", required=True, help="folder of the report")
     add("--mesh", type=int, help="cells a side; by default those of the finest lattice, up to 1024")
     add("--kmax", type=float, help="largest wavenumber [h/Mpc]; by default the mesh's Nyquist one")
@@ -125,9 +135,16 @@ def parse(argv):
     )
     add("--quiet", action="store_true", help="no progress bar, no summary")
     values = vars(parser.parse_args(argv))
-    for name in ("sr", "hr", "lr", "boxes"):
+    values["sr"] = tuple(tuple(many) for many in values["sr"])
+    for name in ("hr", "lr", "boxes"):
         if values[name] is not None:
             values[name] = tuple(values[name])
+    for name in ("hr", "lr"):
+        if len(values[name]) not in (0, len(values["sr"])):
+            raise InputError(
+                f"{len(values[name])} --{name} for {len(values['sr'])} --sr: give one for each, "
+                "after the realisations of its box"
+            )
     return ValidateOptions(**values)
 
 

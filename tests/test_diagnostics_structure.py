@@ -7,14 +7,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from nbodykit_sr.diagnostics import find_halos, mass_edges
-from nbodykit_sr.diagnostics.halo_structure import (
+from nbodykit_sr.diagnostics import (
     critical_density,
     density_profiles,
+    find_halos,
     halo_table,
-    nfw_half_mass_radius,
+    mass_edges,
     structure_by_mass,
 )
+from nbodykit_sr.diagnostics.halo_structure import nfw_half_mass_radius
 from nbodykit_sr.io.snapshot import open_snapshot
 
 BOX = 10.0

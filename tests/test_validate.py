@@ -10,9 +10,10 @@ from nbodykit.lab import ArrayCatalog
 from nbodykit_sr import generate, validate
 from nbodykit_sr.command import enter
 from nbodykit_sr.diagnostics import suite
-from nbodykit_sr.diagnostics.figures import HALOS, MATTER
+from nbodykit_sr.diagnostics.drawing import HALOS, MATTER
 from nbodykit_sr.diagnostics.halos import find_halos
 from nbodykit_sr.diagnostics.pictures import picture
+from nbodykit_sr.diagnostics.results import Settings
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
 
@@ -49,8 +50,8 @@ def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
     paths = {"SR": [sr], "HR": [data / "hr64_12p5_z2"], "LR": [data / "lr8_12p5_z2"]}
 
     def measured(on):
-        catalogs = {kind: [open_snapshot(one, on) for one in many] for kind, many in paths.items()}
-        return suite.measure(catalogs, suite.Settings.choose(12.5, 64**3, Nmesh=32))
+        box = {kind: [open_snapshot(one, on) for one in many] for kind, many in paths.items()}
+        return suite.measure([box], Settings.choose(12.5, 64**3, Nmesh=32))
 
     together = measured(comm)
     alone = comm.bcast(measured(MPI.COMM_SELF).to_dict() if comm.rank == 0 else None)
@@ -83,7 +84,7 @@ def test_the_page(comm, data, tmp_path):
         return
     page = (out / "report.html").read_text()
     assert 'src="http' not in page and "<link" not in page and "<script" not in page
-    assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 8
+    assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 12
     document = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     assert document["settings"]["kmax"] == 6 and document["settings"]["zooms"] == [12.5, 3, 1.5]
     assert {"nbodykit_sr", "nbodykit", "pmesh", "numpy"} <= set(document["versions"])
@@ -157,11 +158,11 @@ def test_boxes_with_their_own_references_and_no_velocity(comm, data):
         ArrayCatalog({"Position": one["Position"], "ID": one["ID"]}, comm=comm, **one.attrs)
         for one in references
     ]
-    catalogs = {"SR": positions, "HR": references}
-    suite.check(catalogs)
+    boxes = [{"SR": [one], "HR": [other]} for one, other in zip(positions, references)]
+    suite.check(boxes)
     taken = []
-    results = suite.measure(catalogs, suite.Settings.choose(25.0, 16**3), taken.append)
-    assert len(taken) == suite.steps(catalogs)
+    results = suite.measure(boxes, Settings.choose(25.0, 16**3), taken.append)
+    assert len(taken) == suite.steps(boxes)
     for one in results["SR"]["comparison"]:
         np.testing.assert_allclose(one["correlation"], 1)
         np.testing.assert_allclose(one["ratio"], 1)
@@ -169,22 +170,22 @@ def test_boxes_with_their_own_references_and_no_velocity(comm, data):
     assert not np.allclose(first, second)
     assert "multipoles" in results["HR"] and "multipoles" not in results["SR"]
     assert any("SR has no Velocity" in note for note in results.notes)
-    assert list(results.pictures) == ["HR", "SR 1"]
+    assert list(results.pictures) == ["HR", "SR"]
 
 
 def test_a_region_is_refused(comm, data):
     catalog = open_snapshot(data / "lr8_12p5_z2", comm)
     catalog.attrs["SRRegion"] = "[[0.0, 5.0], [0.0, 5.0], [0.0, 5.0]]"
     with pytest.raises(InputError, match="region"):
-        suite.check({"SR": [catalog]})
+        suite.check([{"SR": [catalog]}])
 
 
 def test_the_papers_settings_where_the_box_holds_them():
-    paper = suite.Settings.choose(100.0, 512**3)
+    paper = Settings.choose(100.0, 512**3)
     assert (paper.Nmesh, paper.radius, paper.k1, paper.k2) == (512, 10.0, 0.15, 0.25)
     assert paper.kmax == pytest.approx(np.pi * 512 / 100)
     assert paper.zooms == (100.0, 25.0, 6.25)
-    small = suite.Settings.choose(12.5, 64**3)
+    small = Settings.choose(12.5, 64**3)
     fundamental = 2 * np.pi / 12.5
     assert small.radius < 2 and small.k1 > 2 * fundamental
 

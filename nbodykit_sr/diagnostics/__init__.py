@@ -4,7 +4,9 @@ Functions on nbodykit catalogues and meshes, over MPI; each returns one `Statist
 """
 
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
-from .fields import complex_field, in_memory, real_field, top_hat
+from .fields import complex_field, real_field, top_hat
+from .halo_matching import halo_sites, matching_by_mass, partners
+from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
 from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
 from .pdf import density_pdf
 from .power import comparison, line_of_sight_power, power_spectrum, redshift_space_power
@@ -16,7 +18,6 @@ __all__ = [
     "Statistic",
     "ensemble",
     "ratio",
-    "in_memory",
     "real_field",
     "complex_field",
     "top_hat",
@@ -29,6 +30,13 @@ __all__ = [
     "particle_mass",
     "mass_edges",
     "mass_function",
+    "critical_density",
+    "halo_table",
+    "structure_by_mass",
+    "density_profiles",
+    "halo_sites",
+    "partners",
+    "matching_by_mass",
     "density_pdf",
     "bispectrum",
     "angle_triangles",

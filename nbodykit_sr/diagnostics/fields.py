@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 from nbodykit.base.mesh import MeshSource
-from nbodykit.lab import ArrayCatalog
 from pmesh.pm import ComplexField, ParticleMesh, RealField
 
 from ..errors import InputError
 from ..universe import Universe
+
+ROWS = 2**21  # of a column, read at once
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
@@ -67,29 +68,38 @@ def top_hat(delta_k, radius):
     return delta_k.apply(window).c2r()
 
 
-def in_memory(catalog, columns=("Position", "Velocity", "ID")):
-    """The catalogue read once and spread evenly over the ranks, in its order. Collective.
+def pieces(catalog, *names):
+    """Columns of this rank piece by piece, so that no more than one is in memory. Not collective.
 
-    Statistics read a catalogue several times, and nbodykit's FOF needs particles on all ranks.
-
-    Returns
-    -------
-    ArrayCatalog
-        With those of `columns` that the catalogue has, and its attrs.
+    Yields
+    ------
+    list of ndarray
+        The rows of each column, at most `ROWS`.
     """
-    wanted = [name for name in columns if name in catalog]
-    arrays = catalog.compute(*[catalog[name] for name in wanted])
-    arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
-    data = {name: spread(array, catalog.comm) for name, array in zip(wanted, arrays, strict=True)}
-    return ArrayCatalog(data, comm=catalog.comm, **catalog.attrs)
+    for start in range(0, catalog.size, ROWS):
+        rows = [catalog[name][start : start + ROWS] for name in names]
+        found = catalog.compute(*rows)
+        yield found if len(names) > 1 else [found]
+
+
+def read(catalog, name):
+    """A column of this rank, in memory once."""
+    column = catalog[name]
+    whole, start = np.empty(column.shape, column.dtype), 0
+    for (rows,) in pieces(catalog, name):
+        whole[start : start + len(rows)] = rows
+        start += len(rows)
+    return whole
 
 
 def spread(array, comm):
     """Rows redistributed evenly over the ranks, their global order kept. Collective."""
-    counts = comm.allgather(len(array))
+    counts = np.array(comm.allgather(len(array)))
     ends = np.cumsum(counts)
     start, total = ends[comm.rank] - counts[comm.rank], int(ends[-1])
     cuts = np.array([rank * total // comm.size for rank in range(1, comm.size)], dtype=int)
+    if np.array_equal(ends[:-1], cuts):
+        return array
     parts = comm.alltoall(np.split(array, np.clip(cuts - start, 0, len(array))))
     return np.concatenate(parts)
 

@@ -1,38 +1,22 @@
 """The figures of a report: drawing only, by matplotlib, on one rank."""
 
 import numpy as np
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-# Okabe and Ito's colours, told apart by all; line styles tell them apart in print
-STYLE = {
-    "HR": {"color": "black", "ls": "-", "lw": 2.6},
-    "SR": {"color": "#D55E00", "ls": "-", "lw": 1.6},
-    "LR": {"color": "#0072B2", "ls": "--", "lw": 1.4},
-}
-RC = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False}
-CLOSE = 0.1  # half width of the band that guides the eye in ratios
-
-
-def lab_map(name, hue, chroma=45.0):
-    """A map of one hue whose CIELAB lightness grows evenly from dark to light.
-
-    Two of them have the same lightness everywhere: hue is free to say something else.
-    """
-    lightness = np.linspace(4, 97, 256)
-    colour = chroma * np.sin(np.pi * lightness / 100) ** 0.7
-    a, b = colour * np.cos(np.radians(hue)), colour * np.sin(np.radians(hue))
-    fy = (lightness + 16) / 116
-    f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
-    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.9505, 1.0, 1.089]
-    matrix = [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]
-    linear = np.clip(xyz @ np.transpose(matrix), 0, 1)
-    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return ListedColormap(rgb, name)
-
-
-MATTER, HALOS = lab_map("matter", 265.0), lab_map("halos", 68.0, 70.0)
+from .drawing import (
+    HALOS,
+    MATTER,
+    STYLE,
+    band,
+    guide,
+    legends,
+    log_ticks,
+    nyquist,
+    points,
+    resolved,
+    stack,
+    with_ratio,
+)
 
 
 def pictures(columns):
@@ -73,22 +57,22 @@ def pictures(columns):
 def power(results):
     """Dimensionless power, transfer function and cross-correlation (Fig. 3)."""
     reference = results.reference
-    figure, axes = _stack((2, 1.2, 1.2) if reference else (2,))
+    figure, axes = stack((2, 1.2, 1.2) if reference else (2,))
     for kind, one in results.items("power"):
-        _band(axes[0], one, "k", "dimensionless", kind, seen=_resolved(results, kind, one["k"]))
+        band(axes[0], one, "k", "dimensionless", kind, seen=resolved(results, kind, one["k"]))
     axes[0].set(xscale="log", yscale="log", ylabel=r"$k^3P/2\pi^2$")
     axes[-1].set(xlabel=r"$k$ [$h$/Mpc]")
     if reference:
         for kind, one in results.items("comparison"):
-            seen = _resolved(results, kind, one["k"])
-            _band(axes[1], one, "k", "transfer", kind, reference, seen)
-            _band(axes[2], one, "k", "correlation", kind, reference, seen)
+            seen = resolved(results, kind, one["k"])
+            band(axes[1], one, "k", "transfer", kind, reference, seen)
+            band(axes[2], one, "k", "correlation", kind, reference, seen)
         axes[1].set(ylabel=rf"$\sqrt{{P/P_{{\rm {reference}}}}}$", ylim=(0, 1.5))
         axes[2].set(ylabel="correlation $r$", ylim=(0, 1.05))
-        _guide(axes[1])
-    _log_ticks(axes[-1])
-    _nyquist(axes, results)
-    _legends(axes[:2])
+        guide(axes[1])
+    log_ticks(axes[-1])
+    nyquist(axes, results)
+    legends(axes[:2])
     return figure
 
 
@@ -100,13 +84,13 @@ def redshift_space(results):
     figure = Figure(figsize=(3.8 * panels, 3.4), layout="constrained")
     left, *right = figure.subplots(1, panels, squeeze=False)[0]
     for kind, one in results.items("multipoles"):
-        seen = _resolved(results, kind, one["k"])
+        seen = resolved(results, kind, one["k"])
         k = one["k"][seen]
         for ell, style in ((0, "-"), (2, ":")):
             value = np.abs(k**3 / (2 * np.pi**2) * one[f"power_{ell}"][seen])
             left.plot(k, value, **{**STYLE[kind], "ls": style}, label=rf"{kind}, $\ell={ell}$")
     left.set(xscale="log", yscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$k^3|P_\ell|/2\pi^2$")
-    _log_ticks(left)
+    log_ticks(left)
     left.legend(ncols=2)
     for axis in right:
         _wedges(axis, wedges["SR"], reference, results)
@@ -117,7 +101,7 @@ def _wedges(axis, measured, reference, results):
     """Ratio of P(k, mu) in each bin of mu."""
     number = reference["power"].shape[1]
     for i in range(number):
-        seen = _resolved(results, results.reference, reference["k"][:, i])
+        seen = resolved(results, results.reference, reference["k"][:, i])
         with np.errstate(divide="ignore", invalid="ignore"):
             value = measured["power"][:, i] / reference["power"][:, i]
         colour = MATTER((i + 0.6) / (number + 0.6))
@@ -125,36 +109,36 @@ def _wedges(axis, measured, reference, results):
         axis.plot(reference["k"][seen, i], value[seen], color=colour, label=label)
     axis.set(xscale="log", ylim=(0, 2), xlabel=r"$k$ [$h$/Mpc]")
     axis.set_ylabel(rf"$P(k,\mu)$, ratio SR/{results.reference}")
-    _log_ticks(axis)
-    _guide(axis)
+    log_ticks(axis)
+    guide(axis)
     axis.legend()
 
 
 def halo_mass_function(results):
     """Halo mass function and its ratio (Fig. 4)."""
-    figure, axes = _with_ratio(results, "halo ratio", "mass", _points)
+    figure, axes = with_ratio(results, "halo ratio", "mass", points)
     for kind, one in results.items("halos"):
-        _points(axes[0], one, "mass", "dn_dlogM", kind)
+        points(axes[0], one, "mass", "dn_dlogM", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\log_{10}M$ [$h^3$ Mpc$^{-3}$]")
     axes[-1].set_xlabel(r"$M_{\rm FOF}$ [$M_\odot/h$]")
-    _legends(axes)
+    legends(axes)
     return figure
 
 
 def density_pdf(results):
     """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
-    figure, axes = _with_ratio(results, "pdf ratio", "density", _band)
+    figure, axes = with_ratio(results, "pdf ratio", "density", band)
     shown, top = [], 0
     for kind, one in results.items("pdf"):
-        _band(axes[0], one, "density", "pdf", kind, seen=one["pdf"] > 0)
+        band(axes[0], one, "density", "pdf", kind, seen=one["pdf"] > 0)
         top = max(top, one["pdf"].max())
         shown.append(one["density"][one["pdf"] > 1e-3 * one["pdf"].max()])
     limits = min(one.min() for one in shown) / 1.2, max(one.max() for one in shown) * 1.2
     axes[0].set(xscale="log", yscale="log", xlim=limits, ylim=(3e-4 * top, 2 * top))
     axes[0].set_ylabel(r"$dP/d\log_{10}(1+\delta_R)$")
     axes[-1].set_xlabel(r"$1+\delta_R$")
-    _log_ticks(axes[-1])
-    _legends(axes)
+    log_ticks(axes[-1])
+    legends(axes)
     return figure
 
 
@@ -167,34 +151,34 @@ def bispectrum(results):
     for (top, *below), (name, x) in zip(axes.T, columns, strict=True):
         measured = dict(results.items(name))
         for kind, one in measured.items():
-            _points(top, one, x, "reduced", kind, shift=0)
+            points(top, one, x, "reduced", kind, shift=0)
         for axis in below:
             if measured:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     value = measured["SR"]["bispectrum"] / measured["HR"]["bispectrum"]
                 axis.plot(measured["HR"][x], value, **STYLE["SR"], marker="s", ms=3.5)
             axis.set(ylabel="$B$, ratio to HR", ylim=(0, 2))
-            _guide(axis)
+            guide(axis)
     attrs = results.items("bispectrum angle")[0][1].attrs
     axes[0, 0].set(title=rf"$k_1={attrs['k1']:.2g}$, $k_2={attrs['k2']:.2g}$ $h$/Mpc")
     axes[0, 0].set(ylabel=r"$Q=B/(P_1P_2+P_2P_3+P_3P_1)$", xlim=(0, np.pi))
     axes[-1, 0].set(xlabel=r"$\theta$ [rad]")
     axes[0, 1].set(title=r"equilateral", ylabel="$Q$", xscale="log")
     axes[-1, 1].set(xlabel=r"$k$ [$h$/Mpc]")
-    _log_ticks(axes[-1, 1])
+    log_ticks(axes[-1, 1])
     axes[0, 0].legend()
     return figure
 
 
 def void_size_function(results):
     """Number of voids against radius, and its ratio."""
-    figure, axes = _with_ratio(results, "void ratio", "radius", _points)
+    figure, axes = with_ratio(results, "void ratio", "radius", points)
     for kind, one in results.items("voids"):
-        _points(axes[0], one, "radius", "dn_dlnR", kind)
+        points(axes[0], one, "radius", "dn_dlnR", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]")
     axes[-1].set_xlabel(r"$R$ [Mpc/$h$]")
-    _log_ticks(axes[-1])
-    _legends(axes)
+    log_ticks(axes[-1])
+    legends(axes)
     return figure
 
 
@@ -204,7 +188,7 @@ def seams(results):
     figure = Figure(figsize=(7.4, 3.2) if jumps else (4.2, 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 2 if jumps else 1))
     for kind, one in jumps.items():
-        _points(axes[0], one, "place", "rms", kind, shift=0)
+        points(axes[0], one, "place", "rms", kind, shift=0)
     if jumps:
         chunk = next(iter(jumps.values())).attrs["chunk"]
         axes[0].axvline(chunk, color="0.6", lw=1, ls="--")
@@ -221,85 +205,9 @@ def seams(results):
     limit = np.nanpercentile(np.abs([many["SR"][name] for name in "xyz"]), 90)
     axis.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$P_2/P_0$, real space")
     axis.set_ylim(-2 * limit, 2 * limit)
-    _log_ticks(axis)
+    log_ticks(axis)
     axis.legend(ncols=2)
     return figure
-
-
-def _stack(heights):
-    """Panels above each other with one x axis."""
-    figure = Figure(figsize=(6, 1.8 + 1.1 * sum(heights)), layout="constrained")
-    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
-    return figure, axes[:, 0]
-
-
-def _with_ratio(results, name, x, draw):
-    """A panel to draw in; below it, where there is HR, the ratio to it."""
-    ratios = results.items(name)
-    figure, axes = _stack((2, 1) if ratios else (2,))
-    for kind, one in ratios:
-        draw(axes[1], one, x, "ratio", kind, "HR")
-    if ratios:
-        axes[1].set(ylabel="ratio to HR", ylim=(0, 2))
-        _guide(axes[1])
-    return figure, axes
-
-
-def _band(axis, one, x, y, kind, reference=None, seen=slice(None)):
-    """A line with its 1-sigma band."""
-    label = kind if reference is None else f"{kind}/{reference}"
-    x, value = one[x][seen], one[y][seen]
-    axis.plot(x, value, **STYLE[kind], label=label)
-    if y in one.errors:
-        error = one.errors[y][seen]
-        colour = STYLE[kind]["color"]
-        axis.fill_between(x, value - error, value + error, color=colour, alpha=0.2, lw=0)
-
-
-def _points(axis, one, x, y, kind, reference=None, shift=0.015):
-    """Points with error bars; kinds a little beside each other."""
-    label = kind if reference is None else f"{kind}/{reference}"
-    good = np.isfinite(one[y]) & ((one[y] != 0) | (reference is not None))
-    if not good.any():
-        return
-    at = one[x][good] * (1 + shift * list(STYLE).index(kind))
-    error = one.errors[y][good] if y in one.errors else None
-    style = {**STYLE[kind], "marker": {"HR": "o", "SR": "s", "LR": "^"}[kind], "ms": 3.5}
-    axis.errorbar(at, one[y][good], error, capsize=2, label=label, **style)
-
-
-def _guide(axis):
-    axis.axhspan(1 - CLOSE, 1 + CLOSE, color="0.93", zorder=0)
-    axis.axhline(1, color="0.6", lw=0.8, zorder=1)
-
-
-def _resolved(results, kind, k):
-    """Wavenumbers that a kind resolves: LR those below the Nyquist one of its lattice."""
-    return k <= results.lr_nyquist if kind == "LR" else np.ones(len(k), bool)
-
-
-def _log_ticks(axis):
-    """Plain numbers at 1, 2, 5 of each decade."""
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _nyquist(axes, results):
-    """Where the LR lattice ends."""
-    if results.lr_nyquist is None:
-        return
-    for axis in axes:
-        axis.axvline(results.lr_nyquist, color="0.6", lw=0.8, ls=":")
-    axes[0].annotate(
-        " LR Nyquist", (results.lr_nyquist, 0.03), xycoords=("data", "axes fraction"), fontsize=7
-    )
-
-
-def _legends(axes):
-    for axis in axes:
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend()
 
 
 def _scale_bar(axis, width):

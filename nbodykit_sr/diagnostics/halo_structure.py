@@ -7,8 +7,8 @@ these statistics tell. All are of the particles that friends-of-friends linked.
 import numpy as np
 from kdcount import cluster
 
-from .fields import attribute, redshift_of
-from .halos import RHO_CRITICAL
+from ..universe import Universe
+from .halos import RHO_CRITICAL, bins, mean_and_error
 from .statistic import Statistic
 
 FRACTIONS = (0.2, 0.5, 0.8)  # of a halo's particles, inside its radii
@@ -29,10 +29,8 @@ UNITS = {
 
 def critical_density(catalog):
     """Critical density at the catalogue's redshift, per comoving volume [h^2 Msun / Mpc^3]."""
-    matter, growth = attribute(catalog, "Omega0"), 1 + redshift_of(catalog)
-    vacuum = attribute(catalog, "OmegaLambda") if "OmegaLambda" in catalog.attrs else 1 - matter
-    curvature = 1 - matter - vacuum
-    return RHO_CRITICAL * (matter + curvature / growth + vacuum / growth**3)
+    universe = Universe.of(catalog.attrs, "a", "Omega0")
+    return RHO_CRITICAL * (universe.hubble / 100) ** 2 * universe.a**3
 
 
 def halo_table(halos, density, comm):
@@ -103,7 +101,7 @@ def structure_by_mass(halos, table, edges):
         from the scatter. Bins that the catalogue does not resolve, or leaves empty, are NaN.
     """
     names = [name for name in table if name not in ("length", "centre")]
-    which = _bins(halos, edges)
+    which = bins(halos, edges)
     columns = {"mass": np.sqrt(edges[1:] * edges[:-1])}
     columns["count"] = np.bincount(which[which >= 0], minlength=len(edges) - 1)
     errors = {}
@@ -113,7 +111,7 @@ def structure_by_mass(halos, table, edges):
             np.bincount(which[known], table[name][known] ** power, len(edges) - 1)
             for power in (0, 1, 2)
         ]
-        columns[name], errors[name] = _mean_and_error(*sums)
+        columns[name], errors[name] = mean_and_error(*sums)
     return Statistic(
         "halo structure",
         columns,
@@ -152,11 +150,11 @@ def density_profiles(halos, table, edges, radii, density, comm, scaled=False):
     found = np.bincount(halo[inside] * number + shell[inside], minlength=len(count) * number)
     volume = 4 * np.pi / 3 * np.diff(radii**3) * unit[:, None] ** 3
     profile = found.reshape(-1, number) * halos.particle_mass / volume / density
-    which = np.where(np.isfinite(unit), _bins(halos, edges)[halos.index], -1)
+    which = np.where(np.isfinite(unit), bins(halos, edges)[halos.index], -1)
     sums = np.zeros((3, len(edges) - 1, number))
     for power in range(3):
         np.add.at(sums[power], which[which >= 0], profile[which >= 0] ** power)
-    mean, error = _mean_and_error(*comm.allreduce(sums))
+    mean, error = mean_and_error(*comm.allreduce(sums))
     centres = [np.sqrt(one[1:] * one[:-1]) for one in (edges, radii)]
     mass, radius = np.meshgrid(*centres, indexing="ij")
     return Statistic(
@@ -254,19 +252,3 @@ def _pieces(position, halo, number, box, length):
     np.maximum.at(core, owner, size)
     others = np.bincount(owner[size >= PIECE], minlength=number) - (core >= PIECE)
     return core, others
-
-
-def _bins(halos, edges):
-    """Bin of every halo; -1 outside, and in bins below `nmin` particles."""
-    which = np.searchsorted(edges, halos.mass, "right") - 1
-    known = edges[:-1] * (1 + 1e-9) > (halos.attrs["nmin"] - 0.5) * halos.particle_mass
-    inside = (which >= 0) & (which < len(edges) - 1)
-    return np.where(inside & known[np.clip(which, 0, len(known) - 1)], which, -1)
-
-
-def _mean_and_error(number, total, square):
-    """Mean and its standard error from sums of powers 0, 1, 2."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = total / number
-        variance = np.maximum(square / number - mean**2, 0) * number / (number - 1)
-        return mean, np.sqrt(variance / number)

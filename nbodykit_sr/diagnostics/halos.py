@@ -7,7 +7,7 @@ from mpi4py import MPI
 from nbodykit.lab import FOF, ArrayCatalog
 
 from ..universe import Universe
-from .fields import spread
+from .fields import read, spread
 from .statistic import Statistic
 
 RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
@@ -71,7 +71,7 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     comm = catalog.comm
     mass = particle_mass(catalog)
     linking = min(comm.size, max(1, catalog.csize // PARTICLES_PER_RANK))
-    positions = _to_first_ranks(np.asarray(_read(catalog, "Position"), dtype="f8"), linking, comm)
+    positions = _to_first_ranks(read(catalog, "Position").astype("f8", copy=False), linking, comm)
     group = comm.Split(int(comm.rank >= linking), comm.rank)
     labels = np.zeros(0, dtype="i8")
     if comm.rank < linking:
@@ -83,27 +83,26 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     number = comm.allreduce(int(labels.max(initial=0)), op=MPI.MAX)
     length = comm.allreduce(np.bincount(labels, minlength=number + 1))[1:]
     inside = labels > 0
-    # halo after halo from the largest, dealt to the ranks in turn
-    place = np.argsort(-length, kind="stable").argsort()
-    halo = place[labels[inside] - 1] if number else np.zeros(0, dtype="i8")
+    # labels count from the largest halo, 1; they are dealt to the ranks in turn
+    halo = labels[inside].astype("i8") - 1
     target = halo % comm.size
-    order = np.argsort(_deal(halo, target, comm), kind="stable")
-    members = {"Position": _deal(positions[inside], target, comm)[order]}
+    order = np.argsort(deal(halo, target, comm), kind="stable")
+    members = {"Position": deal(positions[inside], target, comm)[order]}
     del positions
     for name in ("Velocity", "ID"):
         if name in catalog:
-            column = _to_first_ranks(np.asarray(_read(catalog, name)), linking, comm)[inside]
-            members[name] = _deal(column, target, comm)[order]
+            column = _to_first_ranks(read(catalog, name), linking, comm)[inside]
+            members[name] = deal(column, target, comm)[order]
     centre = None
     if number:
         if comm.rank == 0:
-            largest = members["Position"][: length.max()]
+            largest = members["Position"][: length[0]]
             offset = largest - largest[0]
             offset -= box * np.rint(offset / box)
             centre = (largest[0] + offset.mean(axis=0)) % box
         centre = comm.bcast(centre)
     return Halos(
-        np.sort(length)[::-1],
+        length,
         mass,
         np.arange(comm.rank, number, comm.size),
         members,
@@ -148,8 +147,7 @@ def mass_function(halos, edges=None):
     edges = np.asarray(edges, dtype=float)
     count = np.histogram(halos.mass, edges)[0]
     density = 1 / (np.diff(np.log10(edges)) * halos.attrs["BoxSize"] ** 3)
-    known = edges[:-1] * (1 + 1e-9) > (nmin - 0.5) * halos.particle_mass
-    density = np.where(known, density, np.nan)
+    density = np.where(resolved(halos, edges), density, np.nan)
     return Statistic(
         "halo mass function",
         {"mass": np.sqrt(edges[:-1] * edges[1:]), "dn_dlogM": count * density, "count": count},
@@ -170,11 +168,28 @@ def mass_function(halos, edges=None):
     )
 
 
-def _read(catalog, name):
-    return catalog.compute(catalog[name])
+def resolved(halos, edges):
+    """Which bins of mass hold halos of at least `nmin` particles only, (n,) bool."""
+    return edges[:-1] * (1 + 1e-9) > (halos.attrs["nmin"] - 0.5) * halos.particle_mass
 
 
-def _deal(array, target, comm):
+def bins(halos, edges):
+    """Bin of mass of every halo, (n,) int64; -1 outside, and in bins below `nmin` particles."""
+    which = np.searchsorted(edges, halos.mass, "right") - 1
+    known = resolved(halos, edges)
+    inside = (which >= 0) & (which < len(edges) - 1)
+    return np.where(inside & known[np.clip(which, 0, len(known) - 1)], which, -1)
+
+
+def mean_and_error(number, total, square):
+    """Mean and its standard error from sums of powers 0, 1, 2."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = total / number
+        variance = np.maximum(square / number - mean**2, 0) * number / (number - 1)
+        return mean, np.sqrt(variance / number)
+
+
+def deal(array, target, comm):
     """Rows sent to the ranks in `target`, (rows,); their global order is kept on each."""
     return np.concatenate(comm.alltoall([array[target == rank] for rank in range(comm.size)]))
 

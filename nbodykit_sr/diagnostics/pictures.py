@@ -7,6 +7,7 @@ from pmesh.pm import ParticleMesh
 from scipy.ndimage import gaussian_filter
 
 from ..universe import Universe
+from .fields import pieces
 
 MARGIN = 8  # a zoom is painted one part in so many wider on each side, for the smoothing
 
@@ -98,18 +99,21 @@ def picture(catalog, halos, centre, width, depth, pixels=400):
     margin = 0 if whole else pixels // MARGIN
     painted = box if whole else width * (pixels + 2 * margin) / pixels
     size = pixels + 2 * margin
-    images = []
-    for position in (
-        np.asarray(catalog.compute(catalog["Position"]), dtype="f8"),
-        halos.members["Position"],
-    ):
-        offset = position - centre
-        offset -= box * np.rint(offset / box)
-        near = np.abs(offset[:, 2]) <= depth / 2
-        near &= (np.abs(offset[:, :2]) <= painted / 2).all(axis=1)
-        images.append(_project(offset[near, :2] + painted / 2, painted, size, catalog.comm))
+
+    def project(parts):
+        found = [np.zeros((0, 2))]
+        for position in parts:
+            offset = position - centre
+            offset -= box * np.rint(offset / box)
+            near = np.abs(offset[:, 2]) <= depth / 2
+            near &= (np.abs(offset[:, :2]) <= painted / 2).all(axis=1)
+            found.append(offset[near, :2] + painted / 2)
+        return _project(np.concatenate(found), painted, size, catalog.comm)
+
+    count = project(position for (position,) in pieces(catalog, "Position"))
+    halo = project([halos.members["Position"]])
     mean = catalog.csize * painted**2 * depth / box**3 / size**2
-    return Picture(*images, mean, np.asarray(centre), float(width), float(depth), whole)
+    return Picture(count, halo, mean, np.asarray(centre), float(width), float(depth), whole)
 
 
 def _project(position, width, pixels, comm):

@@ -15,7 +15,8 @@ import numpy as np
 from .. import version as own
 from ..io.atomic import atomic_file
 from ..universe import Universe
-from . import figures
+from . import figures, halo_figures
+from .drawing import RC
 from .statistic import plain
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
@@ -33,13 +34,13 @@ PACKAGES = (
 DPI = 150
 
 
-def write_report(results, catalogs, folder, command):
+def write_report(results, boxes, folder, command):
     """Write report.html, report.json and figures/ as PNG and PDF. Not collective.
 
     Parameters
     ----------
     results : Results
-    catalogs : dict of str to list of CatalogSource
+    boxes : list of dict of str to list of CatalogSource
     folder : str or Path
         Made if it is not there.
     command : str
@@ -47,7 +48,12 @@ def write_report(results, catalogs, folder, command):
     """
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    described = [_describe(kind, one) for kind, many in catalogs.items() for one in many]
+    described = [
+        _describe(kind, one, number)
+        for number, box in enumerate(boxes)
+        for kind, many in box.items()
+        for one in many
+    ]
     document = {
         "command": command,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -60,7 +66,7 @@ def write_report(results, catalogs, folder, command):
     with atomic_file(folder / "report.json") as file:
         file.write(text.encode())
     shown = []
-    with matplotlib.rc_context(figures.RC):
+    with matplotlib.rc_context(RC):
         for name, title, figure, caption in _figures(results):
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=DPI)
@@ -303,6 +309,7 @@ def _figures(results):
             + (" Grey: within 10 %." if "HR" in results.statistics else ""),
         )
     )
+    ready += _halo_figures(results, band)
     if "pdf" in results["SR"]:
         ready.append(
             (
@@ -356,7 +363,53 @@ def _figures(results):
     return ready
 
 
-def _describe(kind, catalog):
+def _halo_figures(results, band):
+    """Of halos inside, and one by one."""
+    ratios = " Below: ratios to HR; grey: within 10 %." if "HR" in results.statistics else ""
+    errors = band or " Bars: errors of the means."
+    ready = [
+        (
+            "halo_radii",
+            "Radii of halos",
+            halo_figures.halo_radii(results),
+            "Means of the radii that hold 20, 50 and 80 % of a halo's particles, about its densest "
+            "part. Power and numbers of halos can be right while halos are smeared (Brennan et "
+            f"al. 2025): their radii are not.{ratios}{errors}",
+        ),
+        (
+            "halo_profiles",
+            "Density profiles",
+            halo_figures.halo_profiles(results),
+            "Stacked density of the particles in halos, in critical densities, against the radius "
+            "in units of each halo's R200 (top) and in Mpc/h (bottom), for bins of mass. Bands: "
+            f"{'errors of the mean.' if not band else 'standard deviation of catalogues.'}",
+        ),
+        (
+            "halo_structure",
+            "Halos inside",
+            halo_figures.halo_structure(results),
+            "Means of NFW concentrations from half-mass radii, one-dimensional velocity "
+            "dispersions, ratios of the shortest to the longest axis, shares of a halo's "
+            "particles in the largest piece when it is linked at half the length, numbers of "
+            f"other pieces of at least 20 particles, and R200.{errors}",
+        ),
+    ]
+    if "matching HR" in results["SR"] or "matching SR" in results["SR"]:
+        ready.append(
+            (
+                "halo_matching",
+                "Halos one by one",
+                halo_figures.halo_matching(results),
+                "Halos with the same phases, matched by the Lagrangian sites that they share: "
+                "share of halos with a partner, scatter of the partners' masses, and distance of "
+                "their centres. Small halos differ by the noise: no more can be asked than two "
+                f"realisations of SR share with each other.{band}",
+            )
+        )
+    return ready
+
+
+def _describe(kind, catalog, box):
     """What a catalogue is, with how it was made where it says."""
     attrs, universe = catalog.attrs, Universe.of(catalog.attrs)
     made = {name: value for name, value in attrs.items() if name.startswith("SR")}
@@ -366,6 +419,7 @@ def _describe(kind, catalog):
     return plain(
         {
             "kind": kind,
+            "box": box,
             "path": attrs.get("source", ""),
             "particles": catalog.csize,
             "BoxSize": universe.BoxSize,

@@ -1,11 +1,12 @@
 """Tests for artefacts: jumps at chunk faces, and anisotropy along the lattice axes."""
 
 import numpy as np
+from mpi4py import MPI
 
 from ..errors import InputError, agreement
 from ..lattice import LagrangianLattice, cube_root, particle_ids
 from ..universe import Universe
-from .fields import complex_field
+from .fields import ROWS, complex_field, pieces
 from .power import line_of_sight_power
 from .statistic import Statistic
 
@@ -45,16 +46,18 @@ def displacement_jumps(catalog, chunk, factor=1):
     first, field = _displacement_slab(catalog, LagrangianLattice(Nmesh, box), comm)
     planes = np.zeros((3, Nmesh))  # summed squares of the jumps from plane i to i + 1
     moments = np.zeros((3, 3))
-    for axis in range(3):
-        inner = field[:-1]
-        jump = (field[1:] if axis == 0 else np.roll(inner, -1, axis=axis)) - inner
-        jump -= box * np.rint(jump / box)
-        square = (jump**2).sum(axis=-1)
-        if axis == 0:
-            planes[0, first : first + len(inner)] = square.sum(axis=(1, 2))
-        else:
-            planes[axis] = square.sum(axis=(0, 3 - axis))
-        moments[axis] = [(jump[..., axis] ** power).sum() for power in (1, 2, 3)]
+    for i in range(len(field) - 1):  # plane by plane: no second copy of the field
+        here = field[i].astype("f8")
+        beside = field[i + 1], np.roll(here, -1, axis=0), np.roll(here, -1, axis=1)
+        for axis, there in enumerate(beside):
+            jump = there - here
+            jump -= box * np.rint(jump / box)
+            square = (jump**2).sum(axis=-1)
+            if axis == 0:
+                planes[0, first + i] = square.sum()
+            else:
+                planes[axis] += square.sum(axis=2 - axis)
+            moments[axis] += [(jump[..., axis] ** power).sum() for power in (1, 2, 3)]
     planes = comm.allreduce(planes) / Nmesh**2
     mean, second, third = (comm.allreduce(moments) / Nmesh**3).T
     variance = second - mean**2
@@ -119,39 +122,43 @@ def _rms(squares):
 def _displacement_slab(catalog, lattice, comm):
     """This rank's planes of the displacement and the next one, (planes + 1, N, N, 3) [Mpc/h].
 
-    Returns the number of its first plane with it.
+    Returns the number of its first plane with it. In float32, and read and sent piece by piece:
+    of all that is measured this takes the most memory for a particle after FOF.
     """
     Nmesh = lattice.Nmesh
-    position, ids = catalog.compute(catalog["Position"], catalog["ID"])
-    ids = particle_ids(ids)
-    with agreement(comm):
-        if len(ids) and (ids.min() < 1 or ids.max() > Nmesh**3):
-            raise InputError(
-                f"particle IDs reach from {ids.min()} to {ids.max()}; a lattice of {Nmesh}^3 "
-                f"numbers them 1 to {Nmesh**3}"
-            )
-    site = lattice.site(ids)
-    value = lattice.displacement(site, position)
     starts = np.arange(comm.size + 1) * Nmesh // comm.size
     owner = np.searchsorted(starts, np.arange(Nmesh), side="right") - 1  # of each plane
-    flat = ids - 1
-    parcels = []
-    for rank in range(comm.size):
-        start, stop = starts[rank], starts[rank + 1]
-        mine = owner[site[:, 0]] == rank
-        ghost = (site[:, 0] == stop % Nmesh) & (stop > start)
-        place = np.concatenate([flat[mine] - start * Nmesh**2, flat[ghost] % Nmesh**2])
-        place[np.count_nonzero(mine) :] += (stop - start) * Nmesh**2
-        parcels.append((place, np.concatenate([value[mine], value[ghost]])))
     start, stop = starts[comm.rank], starts[comm.rank + 1]
-    planes = stop - start + (stop > start)
-    slab = np.full((planes * Nmesh**2, 3), np.nan)
-    for place, value in comm.alltoall(parcels):
-        slab[place] = value
+    number = stop - start + (stop > start)
+    slab = np.full((number * Nmesh**2, 3), np.nan, dtype="f4")
+    parts = pieces(catalog, "Position", "ID")
+    nothing = [np.zeros((0, 3)), np.zeros(0, "i8")]
+    for _ in range(comm.allreduce(-(-catalog.size // ROWS), op=MPI.MAX)):
+        position, ids = next(parts, nothing)
+        ids = particle_ids(ids)
+        with agreement(comm):
+            if len(ids) and (ids.min() < 1 or ids.max() > Nmesh**3):
+                raise InputError(
+                    f"particle IDs reach from {ids.min()} to {ids.max()}; a lattice of {Nmesh}^3 "
+                    f"numbers them 1 to {Nmesh**3}"
+                )
+        site = lattice.site(ids)
+        value = lattice.displacement(site, position).astype("f4")
+        flat, parcels = ids - 1, []
+        for rank in range(comm.size):
+            first, last = starts[rank], starts[rank + 1]
+            mine = owner[site[:, 0]] == rank
+            ghost = (site[:, 0] == last % Nmesh) & (last > first)
+            place = [
+                flat[mine] - first * Nmesh**2,
+                flat[ghost] % Nmesh**2 + (last - first) * Nmesh**2,
+            ]
+            parcels.append((np.concatenate(place), np.concatenate([value[mine], value[ghost]])))
+        for place, value in comm.alltoall(parcels):
+            slab[place] = value
     with agreement(comm):
         if np.isnan(slab).any():
             raise InputError("particle IDs repeat, so some lattice sites have no particle")
-    if not planes:
-        slab = np.zeros((Nmesh**2, 3))
-        planes = 1
-    return start, slab.reshape(planes, Nmesh, Nmesh, 3)
+    if not number:
+        slab, number = np.zeros((Nmesh**2, 3), dtype="f4"), 1
+    return start, slab.reshape(number, Nmesh, Nmesh, 3)

@@ -76,19 +76,20 @@ class Statistic:
 
 
 def ensemble(statistics):
-    """Mean and scatter of the same statistic measured on several realisations.
+    """Mean of the same statistic measured on several catalogues, with its error.
 
     Parameters
     ----------
     statistics : list of Statistic
-        With the same columns on the same abscissae.
+        With the same columns on the same abscissae; attrs `box` tells realisations of one box
+        from independent boxes.
 
     Returns
     -------
     Statistic
-        Columns are means over the realisations. With two or more of them, errors are their
-        standard deviations (the 1-sigma bands of the papers' figures, not errors of the mean);
-        with one it is that realisation itself.
+        Of one catalogue: itself. Of several in one box: means, and standard deviations (the
+        1-sigma bands of the papers' figures). Of several boxes: means of the boxes' means, and
+        their standard errors from the scatter between boxes. attrs realisations, boxes.
     """
     first = statistics[0]
     if len(statistics) == 1:
@@ -100,14 +101,23 @@ def ensemble(statistics):
             f"{first.name} of the realisations has different bins: compare catalogues of the "
             "same BoxSize, particle number and mesh"
         )
-    stacks = {key: np.stack([one[key] for one in statistics]) for key in first.columns}
-    return Statistic(
-        first.name,
-        {key: stack.mean(axis=0) for key, stack in stacks.items()},
-        dict(first.units),
-        {key: stack.std(axis=0, ddof=1) for key, stack in stacks.items()},
-        {**first.attrs, "realisations": len(statistics)},
-    )
+    boxes = {}
+    for one in statistics:
+        boxes.setdefault(one.attrs.get("box", 0), []).append(one)
+    columns, errors = {}, {}
+    for key in first.columns:  # a bin that is empty here may be filled there
+        means = [
+            np.ma.masked_invalid([one[key] for one in many]).mean(axis=0).filled(np.nan)
+            for many in boxes.values()
+        ]
+        values = np.ma.masked_invalid(means if len(boxes) > 1 else [one[key] for one in statistics])
+        columns[key] = values.mean(axis=0).filled(np.nan)
+        error = values.std(axis=0, ddof=1)
+        if len(boxes) > 1:
+            error = error / np.sqrt(values.count(axis=0))
+        errors[key] = np.ma.filled(error, np.nan)
+    counts = {"realisations": len(statistics), "boxes": len(boxes)}
+    return Statistic(first.name, columns, dict(first.units), errors, {**first.attrs, **counts})
 
 
 def ratio(statistic, reference, column, abscissae):
@@ -135,6 +145,20 @@ def ratio(statistic, reference, column, abscissae):
         {key: statistic.units[key] for key in abscissae if key in statistic.units},
         errors,
         {"of": column},
+    )
+
+
+def ratios(statistic, reference, columns, abscissae):
+    """Several columns over those of a reference, each `ratio` under the column's own name."""
+    each = {name: ratio(statistic, reference, name, abscissae) for name in columns}
+    return Statistic(
+        f"{statistic.name}, ratio",
+        {
+            **{key: statistic[key] for key in abscissae},
+            **{name: one["ratio"] for name, one in each.items()},
+        },
+        {key: statistic.units[key] for key in abscissae if key in statistic.units},
+        {name: one.errors["ratio"] for name, one in each.items() if "ratio" in one.errors},
     )
 
 

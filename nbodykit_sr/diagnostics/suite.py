@@ -1,197 +1,72 @@
-"""All statistics of a set of catalogues, measured one catalogue at a time. Collective."""
+"""All statistics of one or several boxes, measured one catalogue at a time. Collective.
 
-from dataclasses import asdict, dataclass, field
+Halos come first, of every catalogue, and then the meshes: FOF, which takes the most memory, has it
+for itself. Columns are read piece by piece when they are needed.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
 from ..universe import Universe
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
-from .fields import complex_field, in_memory, mesh_bytes, require_memory
-from .halos import find_halos, mass_edges, mass_function
+from .fields import complex_field, mesh_bytes, require_memory
+from .halo_matching import halo_sites, matching_by_mass, partners
+from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
+from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
 from .pdf import density_pdf
 from .pictures import picture
 from .power import comparison, power_spectrum, redshift_space_power
+from .results import SPHERE, Results
 from .seams import axis_quadrupoles, displacement_jumps
-from .statistic import Statistic, ensemble, ratio
+from .statistic import Statistic, ratio, ratios
 from .voids import find_voids, void_radii, void_size_function
 
-KINDS = ("HR", "LR", "SR")  # drawn in this order, SR on top
 FIELDS = 16  # float64 meshes alive at once: two references, the field, shells of the bispectrum
 PARTICLE_BYTES = 250  # columns, the exchange of FOF and its labels
-SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
-SHOWN = 3  # realisations in pictures
 NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
-STEPS = {"SR": 8, "HR": 7, "LR": 4}
+SHOWN = 3  # realisations in pictures
+STEPS = {"SR": 7, "HR": 7, "LR": 4}  # calls of step for a catalogue
+MASS_WIDTH = 0.5  # of bins in which halos are looked into, in log10 M
+SCALED_RADII = np.geomspace(0.03, 2, 13)  # shells of stacked profiles, in R200, ...
+RADII = np.geomspace(0.01, 2, 15)  # ... and in Mpc/h
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the statistics are measured; `choose` fills in what fits a box.
-
-    Attributes
-    ----------
-    Nmesh : int
-        Cells a side of the mesh of all statistics.
-    kmax : float
-        Largest wavenumber [h/Mpc].
-    radius : float
-        Of the top-hat of the density PDF, comoving [Mpc/h].
-    zooms : tuple of float
-        Widths of the pictures, the whole box first, comoving [Mpc/h].
-    k1, k2 : float
-        Sides of the bispectrum's triangles [h/Mpc].
-    linking_length, nmin
-        Of FOF: in mean separations; the fewest particles of a halo.
-    void_threshold : float
-        Mean delta of a void is below this.
-    """
-
-    Nmesh: int
-    kmax: float
-    radius: float
-    zooms: tuple
-    k1: float
-    k2: float
-    linking_length: float = 0.2
-    nmin: int = 32
-    void_threshold: float = -0.7
-
-    @classmethod
-    def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None):
-        """The papers' settings where the box holds them, scaled to the box where not.
-
-        Parameters
-        ----------
-        BoxSize : float
-            [Mpc/h].
-        particles : int
-            Of the finest catalogue: the mesh has as many cells, as in Li et al. 2021.
-        """
-        if Nmesh is None:
-            Nmesh = 2 * int(np.clip(round(particles ** (1 / 3) / 2), 8, 512))
-        if Nmesh < 8 or Nmesh % 2:
-            raise InputError(f"mesh is {Nmesh}: an even number of cells a side from 8 is needed")
-        fundamental = 2 * np.pi / BoxSize
-        nyquist = np.pi * Nmesh / BoxSize
-        kmax = nyquist if kmax is None else kmax
-        if not 2 * fundamental < kmax <= nyquist * (1 + 1e-9):
-            raise InputError(
-                f"kmax is {kmax:g} h/Mpc: between {2 * fundamental:.3g}, two fundamental modes of "
-                f"the box, and {nyquist:.3g}, the Nyquist wavenumber of a mesh of {Nmesh}"
-            )
-        zooms = (BoxSize / 4, BoxSize / 16) if zooms is None else tuple(zooms)
-        if any(not 0 < width <= BoxSize for width in zooms):
-            raise InputError(f"boxes are {zooms}: widths up to the BoxSize, {BoxSize:g} Mpc/h")
-        papers = BoxSize >= 80
-        spacing = BoxSize / particles ** (1 / 3)
-        limit = 0.3 * Nmesh * fundamental
-        return cls(
-            int(Nmesh),
-            float(kmax),
-            10.0 if papers else float(f"{max(BoxSize / 12, 1.1 * SPHERE * spacing):.2g}"),
-            (BoxSize, *sorted((float(width) for width in zooms), reverse=True)),
-            min(0.15 if papers else 2.4 * fundamental, limit / 3),
-            min(0.25 if papers else 4.0 * fundamental, limit / 2),
-        )
-
-
-@dataclass
-class Results:
-    """What was measured.
-
-    Attributes
-    ----------
-    settings : Settings
-    statistics : dict of str to dict of str to list of Statistic
-        By kind (SR, HR, LR) and name, one for each catalogue.
-    pictures : dict of str to list of Picture
-        By title; the first box.
-    notes : list of str
-        What was left out, and why.
-    reference : "HR", "LR" or None
-        What SR is compared with, mode by mode.
-    lr_nyquist : float or None
-        Wavenumber where the LR lattice ends [h/Mpc].
-    """
-
-    settings: Settings
-    statistics: dict = field(default_factory=dict)
-    pictures: dict = field(default_factory=dict)
-    notes: list = field(default_factory=list)
-    reference: str | None = None
-    lr_nyquist: float | None = None
-
-    def __getitem__(self, kind):
-        return self.statistics[kind]
-
-    def add(self, kind, name, statistic):
-        self.statistics.setdefault(kind, {}).setdefault(name, []).append(statistic)
-
-    def items(self, name):
-        """(kind, mean over the realisations) of a statistic, for the kinds that have it."""
-        kinds = [kind for kind in KINDS if name in self.statistics.get(kind, {})]
-        return [(kind, ensemble(self.statistics[kind][name])) for kind in kinds]
-
-    def note(self, text):
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def to_dict(self):
-        """For JSON."""
-        return {
-            "settings": asdict(self.settings),
-            "reference": self.reference,
-            "lr_nyquist": self.lr_nyquist,
-            "notes": self.notes,
-            "statistics": {
-                kind: {name: [one.to_dict() for one in many] for name, many in names.items()}
-                for kind, names in self.statistics.items()
-            },
-        }
-
-
-def check(catalogs):
+def check(boxes):
     """Raise InputError unless the catalogues can be compared.
 
     Parameters
     ----------
-    catalogs : dict of str to list of CatalogSource
-        Of SR, HR and LR.
+    boxes : list of dict of str to list of CatalogSource
+        For each box its SR realisations, and one HR and LR each where there are any.
     """
-    first, number = catalogs["SR"][0], len(catalogs["SR"])
-    here = Universe.of(first.attrs, *NEEDED)
-    for kind, many in catalogs.items():
-        if len(many) not in (1, number):
+    here = Universe.of(boxes[0]["SR"][0].attrs, *NEEDED)
+    for kind, one in _every(boxes):
+        if one.attrs.get("SRRegion", "null") != "null":
             raise InputError(
-                f"{len(many)} {kind} catalogues for {number} SR ones: give one for all of them, "
-                "or one for each"
+                f"{one.attrs.get('source', kind)} is only a region of its box, and these "
+                "statistics need the whole: generate it without --region"
             )
-        for one in many:
-            if one.attrs.get("SRRegion", "null") != "null":
-                raise InputError(
-                    f"{one.attrs.get('source', kind)} is only a region of its box, and these "
-                    "statistics need the whole: generate it without --region"
-                )
-            there = Universe.of(one.attrs, *NEEDED)
-            if abs(there.BoxSize / here.BoxSize - 1) > 1e-5:
-                raise InputError(
-                    f"BoxSize is {here.BoxSize} in SR and {there.BoxSize} in {kind} [Mpc/h]"
-                )
-            if abs(there.a / here.a - 1) > 0.01:
-                raise InputError(
-                    f"the redshift is {here.redshift:.3f} in SR and {there.redshift:.3f} in {kind}: "
-                    "compare snapshots of one time"
-                )
+        there = Universe.of(one.attrs, *NEEDED)
+        if abs(there.BoxSize / here.BoxSize - 1) > 1e-5:
+            raise InputError(
+                f"BoxSize is {here.BoxSize} in SR and {there.BoxSize} in {kind} [Mpc/h]"
+            )
+        if abs(there.a / here.a - 1) > 0.01:
+            raise InputError(
+                f"the redshift is {here.redshift:.3f} in SR and {there.redshift:.3f} in {kind}: "
+                "compare snapshots of one time"
+            )
 
 
-def measure(catalogs, settings, step=lambda text: None):
+def measure(boxes, settings, step=lambda text: None):
     """Measure everything. Collective.
 
     Parameters
     ----------
-    catalogs : dict of str to list of CatalogSource
-        SR: realisations, or several boxes; HR and LR: none, one for all, or one for each.
+    boxes : list of dict of str to list of CatalogSource
+        As for `check`.
     step : callable
         Told what is done next, `steps` times.
 
@@ -199,115 +74,175 @@ def measure(catalogs, settings, step=lambda text: None):
     -------
     Results
     """
-    comm = catalogs["SR"][0].comm
-    box = Universe.of(catalogs["SR"][0].attrs, "BoxSize").BoxSize
+    comm = boxes[0]["SR"][0].comm
     results = Results(settings)
-    results.reference = next((kind for kind in ("HR", "LR") if kind in catalogs), None)
-    _notes(results, catalogs)
-    largest = max(one.csize for many in catalogs.values() for one in many)
-    needed = mesh_bytes(settings.Nmesh, FIELDS, comm) + PARTICLE_BYTES * largest / comm.size
+    results.reference = next((kind for kind in ("HR", "LR") if kind in boxes[0]), None)
+    _notes(results, boxes)
+    largest = max(one.csize for _, one in _every(boxes))
+    needed = max(mesh_bytes(settings.Nmesh, FIELDS, comm), PARTICLE_BYTES * largest / comm.size)
     require_memory(comm, needed, f"measuring on a mesh of {settings.Nmesh}^3 (--mesh)")
-    halos = {kind: [] for kind in catalogs}
-    fields, lowest, centre = {}, None, None
-    for i in range(len(catalogs["SR"])):
-        for kind in ("HR", "LR", "SR"):
-            if i >= len(catalogs.get(kind, ())):
-                continue
+    finest = min((one for _, one in _every(boxes)), key=particle_mass)
+    whole = particle_mass(finest) * finest.csize
+    edges = mass_edges(particle_mass(finest), whole, settings.nmin, MASS_WIDTH)
+    found = []
+    for number, catalogs in enumerate(boxes):
+        found += _halos(results, number, catalogs, edges, step)
+        _meshes(results, number, catalogs, step)
+    _mass_functions(results, found)
+    _ratios(results)
+    return results
+
+
+def steps(boxes):
+    """How often `measure` calls `step`."""
+    return sum(STEPS[kind] for kind, _ in _every(boxes))
+
+
+def _every(boxes):
+    """(kind, catalogue) of all boxes."""
+    return [(kind, one) for box in boxes for kind, many in box.items() for one in many]
+
+
+@dataclass
+class _Found:
+    """What is kept of a catalogue's halos when its particles are let go."""
+
+    kind: str
+    box: int
+    halos: Halos
+    table: dict
+    sites: tuple | None
+
+
+def _halos(results, number, catalogs, edges, step):
+    """Halos of one box: inside, one by one, and pictures of them."""
+    settings, kept, centre = results.settings, [], None
+    for kind in ("HR", "SR", "LR"):  # the pictures' centre is HR's, or else SR's
+        for i, catalog in enumerate(catalogs.get(kind, ())):
+            step(f"{kind}: halos")
+            halos = find_halos(catalog, settings.linking_length, settings.nmin)
+            step(f"{kind}: inside halos")
+            density = critical_density(catalog)
+            table = halo_table(halos, density, catalog.comm)
+            results.add(kind, "structure", structure_by_mass(halos, table, edges), number)
+            for name, radii, scaled in (
+                ("profiles", RADII, False),
+                ("scaled profiles", SCALED_RADII, True),
+            ):
+                stack = density_profiles(halos, table, edges, radii, density, catalog.comm, scaled)
+                results.add(kind, name, stack, number)
+            one = _Found(kind, number, halos, table, None)
+            if kind != "LR" and "ID" in catalog:
+                one.sites = halo_sites(halos, catalog.csize, catalog.comm)
+            _match(results, kept, one, edges, catalog.comm)
+            if centre is None:
+                box = settings.zooms[0]
+                centre = halos.centre if halos.centre is not None else np.full(3, box / 2)
+            if number == 0 and i < SHOWN:
+                title = f"SR {i + 1}" if kind == "SR" and len(catalogs["SR"]) > 1 else kind
+                results.pictures[title] = _pictures(catalog, halos, centre, settings)
+            halos.members.clear()
+            if one.sites is not None and kind == "SR" and i > 0:
+                one.sites = None  # only HR and the first SR are matched with others
+            kept.append(one)
+    if number == 0:
+        order = ["LR", "HR", *(one for one in results.pictures if one.startswith("SR"))]
+        results.pictures = {one: results.pictures[one] for one in order if one in results.pictures}
+    for one in kept:
+        one.sites = None
+    return kept
+
+
+def _match(results, kept, one, edges, comm):
+    """SR's halos with HR's, and with those of the first SR of its box: the noise floor."""
+    if one.kind != "SR" or one.sites is None:
+        return
+    for other in kept:
+        if other.sites is None:
+            continue
+        if other.halos.particle_mass * (1 + 1e-6) < one.halos.particle_mass:
+            results.note("SR and HR have different lattices: their halos are not matched.")
+            continue
+        partner, shared = partners(
+            other.halos.length, other.sites, one.halos.length, one.sites, comm
+        )
+        matched = matching_by_mass(
+            other.halos, other.table, one.halos, one.table, partner, shared, edges
+        )
+        results.add("SR", f"matching {other.kind}", matched, one.box)
+
+
+def _meshes(results, number, catalogs, step):
+    """What is measured on meshes, of one box."""
+    settings, fields = results.settings, {}
+    for kind in ("HR", "LR", "SR"):
+        for catalog in catalogs.get(kind, ()):
             fields.pop(kind, None)
-            step(f"{kind}: reading")
-            catalog = in_memory(catalogs[kind][i])
             step(f"{kind}: power spectrum")
             fields[kind] = complex_field(catalog, settings.Nmesh)
-            _two_point(results, kind, catalog, fields)
+            _two_point(results, kind, catalog, fields, number)
             step(f"{kind}: density PDF")
-            spacing = box / catalog.csize ** (1 / 3)
+            spacing = settings.zooms[0] / catalog.csize ** (1 / 3)
             if settings.radius >= SPHERE * spacing:
-                results.add(kind, "pdf", density_pdf(fields[kind], settings.radius))
+                results.add(kind, "pdf", density_pdf(fields[kind], settings.radius), number)
             else:
                 results.note(
                     f"{kind} has too few particles in spheres of {settings.radius:g} Mpc/h for a "
                     "density PDF."
                 )
-            step(f"{kind}: halos")
-            found = find_halos(catalog, settings.linking_length, settings.nmin)
-            halos[kind].append(found)
             if kind != "LR":
                 step(f"{kind}: bispectrum")
-                _bispectra(results, kind, fields[kind])
+                _bispectra(results, kind, fields[kind], number)
                 step(f"{kind}: voids")
-                radii = void_radii(box, settings.Nmesh)
+                radii = void_radii(settings.zooms[0], settings.Nmesh)
                 voids = find_voids(fields[kind], radii, settings.void_threshold)
-                results.add(kind, "voids", void_size_function(voids))
+                results.add(kind, "voids", void_size_function(voids), number)
                 step(f"{kind}: seams and axes")
-                _seams(results, kind, catalog, fields[kind], catalogs["SR"][0].attrs)
-            if centre is None and kind != "LR":
-                centre = found.centre if found.centre is not None else np.full(3, box / 2)
-            if kind == "SR":
-                step("SR: pictures")
-                shared = i == 0 or all(len(catalogs.get(other, ())) < 2 for other in ("HR", "LR"))
-                if shared and i < SHOWN:
-                    title = "SR" if len(catalogs["SR"]) == 1 else f"SR {i + 1}"
-                    results.pictures[title] = _pictures(catalog, found, centre, settings)
-                fields.pop("SR")
-            elif kind == "HR" and i == 0:
-                results.pictures["HR"] = _pictures(catalog, found, centre, settings)
-            elif kind == "LR" and i == 0:
-                lowest = catalog, found
-    if lowest is not None:
-        results.pictures["LR"] = _pictures(*lowest, centre, settings)
-    order = ["LR", "HR", *(title for title in results.pictures if title.startswith("SR"))]
-    results.pictures = {one: results.pictures[one] for one in order if one in results.pictures}
-    _mass_functions(results, halos)
-    _ratios(results)
-    return results
+                made = catalogs["SR"][0].attrs
+                _seams(results, kind, catalog, fields[kind], made, number)
 
 
-def steps(catalogs):
-    """How often `measure` calls `step`."""
-    return sum(STEPS[kind] * len(many) for kind, many in catalogs.items())
-
-
-def _two_point(results, kind, catalog, fields):
+def _two_point(results, kind, catalog, fields, number):
     """Power of a catalogue, in redshift space too, and against the reference."""
     settings = results.settings
-    results.add(kind, "power", power_spectrum(fields[kind], kmax=settings.kmax))
+    results.add(kind, "power", power_spectrum(fields[kind], kmax=settings.kmax), number)
     if "Velocity" in catalog:
         poles, wedges = redshift_space_power(catalog, settings.Nmesh, settings.kmax)
-        results.add(kind, "multipoles", poles)
-        results.add(kind, "wedges", wedges)
+        results.add(kind, "multipoles", poles, number)
+        results.add(kind, "wedges", wedges, number)
     if results.reference in (None, kind):
         return
     kmax = settings.kmax
     if results.reference == "LR":  # beyond its lattice LR says nothing
         kmax = min(kmax, results.lr_nyquist)
     against = comparison(fields[kind], fields[results.reference], kmax=kmax)
-    results.add(kind, "comparison", against)
+    results.add(kind, "comparison", against, number)
 
 
-def _bispectra(results, kind, delta_k):
+def _bispectra(results, kind, delta_k, number):
     settings = results.settings
     fundamental = 2 * np.pi / delta_k.BoxSize[0]
     theta, triangles = angle_triangles(settings.k1, settings.k2, fundamental)
     one = bispectrum(delta_k, triangles)
     attrs = {**one.attrs, "k1": settings.k1, "k2": settings.k2}
     columns = {"theta": theta, **one.columns}
-    results.add(
-        kind,
-        "bispectrum angle",
-        Statistic("bispectrum", columns, {**one.units, "theta": "rad"}, one.errors, attrs),
+    against_angle = Statistic(
+        "bispectrum", columns, {**one.units, "theta": "rad"}, one.errors, attrs
     )
+    results.add(kind, "bispectrum angle", against_angle, number)
     # three shells must not alias: see bispectrum
     limit = min(settings.kmax, 0.99 * settings.Nmesh / 3 * fundamental)
     if limit > 2.5 * fundamental:
         shells = equilateral_triangles(1.5 * fundamental, limit)
-        results.add(kind, "bispectrum equilateral", bispectrum(delta_k, shells))
+        results.add(kind, "bispectrum equilateral", bispectrum(delta_k, shells), number)
     else:
         results.note("The mesh is too coarse for equilateral triangles.")
 
 
-def _seams(results, kind, catalog, delta_k, made):
+def _seams(results, kind, catalog, delta_k, made, number):
     """Of SR, and of HR at the same places as a control; `made` are the attrs of SR."""
-    results.add(kind, "quadrupoles", axis_quadrupoles(delta_k, kmax=results.settings.kmax))
+    quadrupoles = axis_quadrupoles(delta_k, kmax=results.settings.kmax)
+    results.add(kind, "quadrupoles", quadrupoles, number)
     if "SRChunk" not in made or "ID" not in catalog:
         results.note(
             "The SR header does not say in which chunks it was made: jumps across chunk faces "
@@ -320,7 +255,7 @@ def _seams(results, kind, catalog, delta_k, made):
     except InputError as error:
         results.note(f"Jumps across chunk faces are left out for {kind}: {error}.")
         return
-    results.add(kind, "jumps", jumps)
+    results.add(kind, "jumps", jumps, number)
 
 
 def _pictures(catalog, halos, centre, settings):
@@ -332,15 +267,13 @@ def _pictures(catalog, halos, centre, settings):
     ]
 
 
-def _mass_functions(results, halos):
+def _mass_functions(results, found):
     """On common bins, from the smallest halo of any catalogue to the largest."""
-    every = [one for many in halos.values() for one in many]
-    finest = min(one.particle_mass for one in every)
-    largest = max(one.mass.max(initial=0) for one in every)
+    finest = min(one.halos.particle_mass for one in found)
+    largest = max(one.halos.mass.max(initial=0) for one in found)
     edges = mass_edges(finest, largest, results.settings.nmin)
-    for kind, many in halos.items():
-        for one in many:
-            results.add(kind, "halos", mass_function(one, edges))
+    for one in found:
+        results.add(one.kind, "halos", mass_function(one.halos, edges), one.box)
 
 
 def _ratios(results):
@@ -351,20 +284,26 @@ def _ratios(results):
         "pdf ratio": ("pdf", "pdf", ["density"]),
     }
     for name, (source, column, abscissae) in table.items():
-        references = results.statistics.get("HR", {}).get(source, [])
         for kind in ("LR", "SR"):
-            for i, one in enumerate(results.statistics.get(kind, {}).get(source, [])):
-                if references:
-                    reference = references[min(i, len(references) - 1)]
-                    results.add(kind, name, ratio(one, reference, column, abscissae))
+            for one in results.statistics.get(kind, {}).get(source, []):
+                reference = results.reference_of(source, one)
+                if reference is not None:
+                    both = ratio(one, reference, column, abscissae)
+                    results.add(kind, name, both, one.attrs["box"])
+    for kind in ("LR", "SR"):
+        for one in results.statistics[kind]["structure"] if kind in results.statistics else ():
+            reference = results.reference_of("structure", one)
+            if reference is not None:
+                names = one.errors.keys() & reference.errors.keys()
+                both = ratios(one, reference, sorted(names), ["mass"])
+                results.add(kind, "structure ratio", both, one.attrs["box"])
 
 
-def _notes(results, catalogs):
-    first = catalogs["SR"][0]
+def _notes(results, boxes):
+    first, catalogs = boxes[0]["SR"][0], boxes[0]
     if "LR" in catalogs:
         low = catalogs["LR"][0]
-        box = Universe.of(low.attrs, "BoxSize").BoxSize
-        results.lr_nyquist = float(np.pi * low.csize ** (1 / 3) / box)
+        results.lr_nyquist = float(np.pi * low.csize ** (1 / 3) / results.settings.zooms[0])
     if "HR" not in catalogs:
         missing = "ratios of halos, voids, PDF and bispectrum are left out"
         if "LR" in catalogs:
@@ -377,9 +316,9 @@ def _notes(results, catalogs):
         )
     if "LR" not in catalogs:
         results.note("No LR input was given: its curves and pictures are left out.")
-    for kind, many in catalogs.items():
-        if any("Velocity" not in one for one in many):
+    for kind, one in _every(boxes):
+        if "Velocity" not in one:
             results.note(f"{kind} has no Velocity: its redshift-space power is left out.")
-        densities = [Universe.of(one.attrs, "Omega0").Omega0 for one in (first, *many)]
-        if any(abs(density / densities[0] - 1) > 1e-3 for density in densities):
+        densities = [Universe.of(each.attrs, "Omega0").Omega0 for each in (one, first)]
+        if abs(densities[0] / densities[1] - 1) > 1e-3:
             results.note(f"Omega0 of {kind} differs from that of SR.")

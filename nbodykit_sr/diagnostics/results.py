@@ -1,0 +1,144 @@
+"""How a set of catalogues is measured, and what was found."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from ..errors import InputError
+from .statistic import ensemble
+
+KINDS = ("HR", "LR", "SR")  # drawn in this order, SR on top
+SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the statistics are measured; `choose` fills in what fits a box.
+
+    Attributes
+    ----------
+    Nmesh : int
+        Cells a side of the mesh of all statistics.
+    kmax : float
+        Largest wavenumber [h/Mpc].
+    radius : float
+        Of the top-hat of the density PDF, comoving [Mpc/h].
+    zooms : tuple of float
+        Widths of the pictures, the whole box first, comoving [Mpc/h].
+    k1, k2 : float
+        Sides of the bispectrum's triangles [h/Mpc].
+    linking_length, nmin
+        Of FOF: in mean separations; the fewest particles of a halo.
+    void_threshold : float
+        Mean delta of a void is below this.
+    """
+
+    Nmesh: int
+    kmax: float
+    radius: float
+    zooms: tuple
+    k1: float
+    k2: float
+    linking_length: float = 0.2
+    nmin: int = 32
+    void_threshold: float = -0.7
+
+    @classmethod
+    def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None):
+        """The papers' settings where the box holds them, scaled to the box where not.
+
+        Parameters
+        ----------
+        BoxSize : float
+            [Mpc/h].
+        particles : int
+            Of the finest catalogue: the mesh has as many cells, as in Li et al. 2021.
+        """
+        if Nmesh is None:
+            Nmesh = 2 * int(np.clip(round(particles ** (1 / 3) / 2), 8, 512))
+        if Nmesh < 8 or Nmesh % 2:
+            raise InputError(f"mesh is {Nmesh}: an even number of cells a side from 8 is needed")
+        fundamental = 2 * np.pi / BoxSize
+        nyquist = np.pi * Nmesh / BoxSize
+        kmax = nyquist if kmax is None else kmax
+        if not 2 * fundamental < kmax <= nyquist * (1 + 1e-9):
+            raise InputError(
+                f"kmax is {kmax:g} h/Mpc: between {2 * fundamental:.3g}, two fundamental modes of "
+                f"the box, and {nyquist:.3g}, the Nyquist wavenumber of a mesh of {Nmesh}"
+            )
+        zooms = (BoxSize / 4, BoxSize / 16) if zooms is None else tuple(zooms)
+        if any(not 0 < width <= BoxSize for width in zooms):
+            raise InputError(f"boxes are {zooms}: widths up to the BoxSize, {BoxSize:g} Mpc/h")
+        papers = BoxSize >= 80
+        spacing = BoxSize / particles ** (1 / 3)
+        limit = 0.3 * Nmesh * fundamental
+        return cls(
+            int(Nmesh),
+            float(kmax),
+            10.0 if papers else float(f"{max(BoxSize / 12, 1.1 * SPHERE * spacing):.2g}"),
+            (BoxSize, *sorted((float(width) for width in zooms), reverse=True)),
+            min(0.15 if papers else 2.4 * fundamental, limit / 3),
+            min(0.25 if papers else 4.0 * fundamental, limit / 2),
+        )
+
+
+@dataclass
+class Results:
+    """What was measured.
+
+    Attributes
+    ----------
+    settings : Settings
+    statistics : dict of str to dict of str to list of Statistic
+        By kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of its box.
+    pictures : dict of str to list of Picture
+        By title; the first box.
+    notes : list of str
+        What was left out, and why.
+    reference : "HR", "LR" or None
+        What SR is compared with, mode by mode.
+    lr_nyquist : float or None
+        Wavenumber where the LR lattice ends [h/Mpc].
+    """
+
+    settings: Settings
+    statistics: dict = field(default_factory=dict)
+    pictures: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+    reference: str | None = None
+    lr_nyquist: float | None = None
+
+    def __getitem__(self, kind):
+        return self.statistics[kind]
+
+    def add(self, kind, name, statistic, box):
+        """Keep what was measured of a catalogue of the box of this number."""
+        one = replace(statistic, attrs={**statistic.attrs, "box": box})
+        self.statistics.setdefault(kind, {}).setdefault(name, []).append(one)
+
+    def reference_of(self, name, one):
+        """HR's statistic of this name in the box of `one`; None if there is none."""
+        many = self.statistics.get("HR", {}).get(name, [])
+        return next((other for other in many if other.attrs["box"] == one.attrs["box"]), None)
+
+    def items(self, name):
+        """(kind, its `ensemble`) of a statistic, for the kinds that have it."""
+        kinds = [kind for kind in KINDS if name in self.statistics.get(kind, {})]
+        return [(kind, ensemble(self.statistics[kind][name])) for kind in kinds]
+
+    def note(self, text):
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def to_dict(self):
+        """For JSON."""
+        return {
+            "settings": asdict(self.settings),
+            "reference": self.reference,
+            "lr_nyquist": self.lr_nyquist,
+            "notes": self.notes,
+            "statistics": {
+                kind: {name: [one.to_dict() for one in many] for name, many in names.items()}
+                for kind, names in self.statistics.items()
+            },
+        }

@@ -1,0 +1,109 @@
+"""Halos one by one: partners by shared Lagrangian sites, against Python's sets."""
+
+import numpy as np
+import pytest
+from nbodykit.lab import ArrayCatalog
+
+from nbodykit_sr.diagnostics import (
+    critical_density,
+    find_halos,
+    halo_sites,
+    halo_table,
+    mass_edges,
+    matching_by_mass,
+    partners,
+)
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.snapshot import open_snapshot
+
+
+@pytest.fixture(scope="module")
+def snapshot(comm, data):
+    catalog = open_snapshot(data / "hr64_12p5_z2", comm)
+    catalog["Position"] = catalog["Position"].compute()
+    return catalog
+
+
+def moved(catalog, sigma, seed, shuffled=False):
+    """The catalogue with every site's particle moved by a Gaussian, the same on any ranks."""
+    rng = np.random.default_rng(seed)
+    kicks = rng.normal(0, sigma, (catalog.csize, 3))
+    names = rng.permutation(catalog.csize) + 1
+    ids = catalog["ID"].compute().astype("i8")
+    position = (catalog["Position"].compute() + kicks[ids - 1]) % 12.5
+    columns = {"Position": position, "ID": names[ids - 1] if shuffled else ids}
+    return ArrayCatalog(columns, comm=catalog.comm, **catalog.attrs)
+
+
+def measured(catalog):
+    halos = find_halos(catalog)
+    sites = halo_sites(halos, catalog.csize, catalog.comm)
+    return halos, halo_table(halos, critical_density(catalog), catalog.comm), sites
+
+
+def sets(halos, comm):
+    """Every halo's IDs, on every rank."""
+    ends = np.cumsum(halos.length[halos.index])[:-1]
+    mine = dict(zip(halos.index.tolist(), np.split(halos.members["ID"], ends), strict=True))
+    every = {halo: set(ids.tolist()) for one in comm.allgather(mine) for halo, ids in one.items()}
+    return [every[halo] for halo in range(len(halos.length))]
+
+
+@pytest.mark.mpi
+def test_partners_agree_with_sets(comm, snapshot):
+    (halos, table, sites), (others, other_table, other_sites) = (
+        measured(one) for one in (snapshot, moved(snapshot, 0.025, 3))
+    )
+    partner, shared = partners(halos.length, sites, others.length, other_sites, comm)
+    one, two = sets(halos, comm), sets(others, comm)
+    number = np.array([[len(a & b) for b in two] for a in one], dtype=float)
+    merit = number**2 / (halos.length[:, None] * others.length)
+    for i in range(len(one)):
+        j = int(merit[i].argmax())
+        best = merit[i, j] >= 0.25 and merit[:, j].argmax() == i
+        assert partner[i] == (j if best else -1)
+        assert shared[i] == (number[i, j] if best else 0)
+    found = partner >= 0
+    assert 0.2 < found.mean() < 1  # some are lost, some are kept
+
+    edges = mass_edges(halos.particle_mass, halos.mass.max(), width=0.5)
+    result = matching_by_mass(halos, table, others, other_table, partner, shared, edges)
+    inside = (halos.mass >= edges[0]) & (halos.mass < edges[1])
+    assert result["matched"][0] == pytest.approx(found[inside].mean())
+    pairs = np.flatnonzero(inside & found)
+    ratio = others.length[partner[pairs]] / halos.length[pairs]
+    assert result["mass_ratio"][0] == pytest.approx(ratio.mean())
+    assert result["mass_scatter"][0] == pytest.approx(np.log(ratio).std(ddof=1))
+    offset = table["centre"][pairs] - other_table["centre"][partner[pairs]]
+    offset -= 12.5 * np.rint(offset / 12.5)
+    assert result["offset"][0] == pytest.approx(np.linalg.norm(offset, axis=1).mean())
+
+
+@pytest.mark.mpi
+def test_a_catalogue_is_its_own_partner(comm, snapshot):
+    halos, table, sites = measured(snapshot)
+    partner, shared = partners(halos.length, sites, halos.length, sites, comm)
+    np.testing.assert_array_equal(partner, np.arange(len(halos.length)))
+    np.testing.assert_array_equal(shared, halos.length)
+    edges = mass_edges(halos.particle_mass, halos.mass.max(), width=0.5)
+    result = matching_by_mass(halos, table, halos, table, partner, shared, edges)
+    filled = result["count"] > 0
+    np.testing.assert_array_equal(result["matched"][filled], 1)
+    np.testing.assert_allclose(result["offset"][filled], 0, atol=1e-12)
+    assert result.attrs["matched"] == 1
+
+
+@pytest.mark.mpi
+def test_other_phases_share_nothing(comm, snapshot):
+    halos, _, sites = measured(snapshot)
+    others, _, other_sites = measured(moved(snapshot, 0, 1, shuffled=True))
+    np.testing.assert_array_equal(halos.length, others.length)
+    partner, _ = partners(halos.length, sites, others.length, other_sites, comm)
+    assert (partner < 0).all()
+
+
+@pytest.mark.mpi
+def test_ids_off_the_lattice_are_refused(comm, snapshot):
+    halos = find_halos(snapshot)
+    with pytest.raises(InputError, match="numbered 1 to 1000"):
+        halo_sites(halos, 1000, comm)
