@@ -1,0 +1,107 @@
+"""Spherical-overdensity masses of halos, by a kd-tree of all particles."""
+
+import numpy as np
+from mpi4py import MPI
+from pmesh.domain import GridND
+from scipy.spatial import cKDTree
+
+# Spheres are looked for up to so many radii of the largest sphere expected
+_REACH = 2.0
+
+
+def virial_overdensity(Omega_m):
+    """Density of a virialised sphere in critical ones (Bryan & Norman 1998, Eq. 6).
+
+    Parameters
+    ----------
+    Omega_m : float
+        Matter density parameter at the redshift in question, of a flat universe.
+    """
+    x = Omega_m - 1
+    return 18 * np.pi**2 + 82 * x - 39 * x**2
+
+
+def threshold_densities(Omega0, OmegaLambda, a, critical):
+    """The densities that define M200m, M200c and Mvir, per comoving volume.
+
+    Parameters
+    ----------
+    Omega0, OmegaLambda : float
+        Today.
+    a : float
+        Scale factor.
+    critical : float
+        Critical density today [Msun/h / (Mpc/h)^3].
+
+    Returns
+    -------
+    dict
+        "200m", "200c", "vir" to densities [Msun/h / (comoving Mpc/h)^3].
+    """
+    matter = Omega0 * critical
+    now = matter + ((1 - Omega0 - OmegaLambda) * a + OmegaLambda * a**3) * critical
+    return {"200m": 200 * matter, "200c": 200 * now, "vir": virial_overdensity(matter / now) * now}
+
+
+def spherical_masses(position, box, comm, particle_mass, centre, guess, densities):
+    """Masses of the spheres about given centres whose mean density is each of `densities`.
+
+    From the centre outwards, a sphere ends where it first gets thinner than that. All particles
+    count, whatever halo they are in. Collective.
+
+    Parameters
+    ----------
+    position : (n, 3) array
+        This rank's particles, comoving [Mpc/h].
+    box : float
+        Side of the periodic box [Mpc/h].
+    comm : mpi4py.MPI.Comm
+    particle_mass : float
+        [Msun/h]
+    centre : (h, 3) array
+        This rank's centres, comoving [Mpc/h].
+    guess : (h,) array
+        Masses near those looked for, such as those of friends-of-friends [Msun/h].
+    densities : sequence of float
+        [Msun/h / (comoving Mpc/h)^3]
+
+    Returns
+    -------
+    (h, len(densities)) float64
+        [Msun/h]; NaN where a sphere would be wider than twice that of the largest guess.
+    """
+    densities = np.asarray(densities, dtype="f8")
+    expected = _radius(np.asarray(guess, dtype="f8"), densities.min())
+    largest = comm.allreduce(float(expected.max(initial=0)), op=MPI.MAX)
+    limit = min(_REACH * largest, 0.49 * box)
+    grid = GridND.uniform([box] * 3, comm=comm)
+    nearby = grid.decompose(position, smoothing=limit).exchange(np.asarray(position, dtype="f8"))
+    nearby %= box
+    nearby[nearby >= box] = 0
+    tree = cKDTree(nearby, boxsize=box)
+    route = grid.decompose(centre, smoothing=0)
+    found = [
+        _masses(tree, where, particle_mass, densities, radius, limit)
+        for where, radius in zip(route.exchange(centre), route.exchange(expected), strict=True)
+    ]
+    return route.gather(np.reshape(found, (-1, len(densities))), mode="any")
+
+
+def _masses(tree, centre, particle_mass, densities, radius, limit):
+    while True:
+        radius = min(1.3 * radius, limit)
+        near = tree.data[tree.query_ball_point(centre, radius)]
+        away = near - centre
+        away -= tree.boxsize[:3] * np.rint(away / tree.boxsize[:3])
+        distance = np.append(np.sort(np.linalg.norm(away, axis=1)), radius)
+        # the sphere of the first n particles ends before the next one, or this is not yet its end
+        number = np.arange(1, len(distance))
+        ends = _radius(number * particle_mass, densities[:, None]) <= distance[1:]
+        if ends.any(axis=1).all() or radius == limit:
+            mass = (np.argmax(ends, axis=1) + 1.0) * particle_mass
+            return np.where(ends.any(axis=1), mass, np.nan)
+
+
+def _radius(mass, density):
+    """Of a sphere of this mass and mean density."""
+    return np.cbrt(3 * mass / (4 * np.pi * density))
