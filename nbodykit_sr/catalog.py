@@ -25,6 +25,7 @@ from .plan import particle_bytes
 from .universe import Universe
 from .version import __version__
 from .weights import choose
+from .zoom import lagrangian_region
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class SRCatalog(CatalogSource):
     chunk : int, optional
         Side of a chunk [LR sites]; chosen from the lattice by default.
     region : three (low, high) pairs, optional
-        Only the chunks that meet this part of the box, Lagrangian, comoving [Mpc/h].
+        Only the chunks that meet this part of the box, comoving [Mpc/h].
+    eulerian : bool
+        The region is one of the evolved box, not of the lattice: chunks whose particles can reach it.
     flavour : {"map2map", "srs"}, optional
         For `.pt` files, see `load_generator`.
     cache_size : float
@@ -87,6 +90,7 @@ class SRCatalog(CatalogSource):
         cache_size=1e9,
         factor=None,
         force=False,
+        eulerian=False,
     ):
         self.comm = comm = source.comm
         node = node_ranks(comm)
@@ -113,6 +117,8 @@ class SRCatalog(CatalogSource):
         if card.caution and comm.rank == 0:
             logger.warning("%s: %s", card.name, card.caution)
         widest = comm.allreduce(widest, MPI.MIN)
+        if eulerian and region is not None:
+            region = lagrangian_region(comm, found, region)
         with agreement(comm):
             if chunk is None:
                 grid = default_grid(lattice.Nmesh, comm.size, widest, region, lattice.cell)

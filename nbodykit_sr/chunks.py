@@ -141,12 +141,9 @@ class ChunkGrid:
         """
         if region is None:
             return self
+        check_region(region)
         selection = []
-        for axis, (low, high) in zip("xyz", region, strict=True):
-            if not (np.isfinite(low) and np.isfinite(high) and low < high):
-                raise InputError(
-                    f"region along {axis} is {low:g}:{high:g} Mpc/h: low:high with low < high is needed"
-                )
+        for low, high in region:
             first = int(np.floor(low / cell + 1e-9))
             last = int(np.ceil(high / cell - 1e-9))
             rows = [
@@ -155,6 +152,15 @@ class ChunkGrid:
             ]
             selection.append(tuple(dict.fromkeys(rows)))
         return ChunkGrid(self.Nmesh, self.side, tuple(selection))
+
+
+def check_region(region):
+    """Refuse what is no three (low, high) pairs; raises InputError."""
+    for axis, (low, high) in zip("xyz", region, strict=True):
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise InputError(
+                f"region along {axis} is {low:g}:{high:g} Mpc/h: low:high with low < high is needed"
+            )
 
 
 def default_grid(Nmesh, ranks=1, widest=DEFAULT_SIDE, region=None, cell=1.0):

@@ -62,6 +62,7 @@ class GenerateOptions:
     layout: str = "nbodykit"
     dataset: str | None = None
     region: tuple | None = None
+    eulerian: bool = False
     device: str = "auto"
     dtype: str = "float32"
     chunk: int | None = None
@@ -117,6 +118,7 @@ def _generate(options, comm, stopped):
         seed=options.seed,
         factor=options.factor,
         region=options.region,
+        eulerian=options.eulerian,
         device=options.device,
         dtype=options.dtype,
         chunk=options.chunk,
@@ -319,6 +321,7 @@ def parse(argv):
     )
     add("--dataset", help="columns of the input: 1/ (dark matter) by default")
     add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
+    add("--eulerian", action="store_true", help="the region is one of the evolved box")
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
@@ -341,6 +344,8 @@ def parse(argv):
     values = vars(parser.parse_args(argv))
     if values["region"] is not None:
         values["region"] = _region(values["region"])
+    elif values["eulerian"]:
+        raise InputError("--eulerian says of which box a --region is: give one")
     return GenerateOptions(**values)
 
 
