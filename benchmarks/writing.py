@@ -14,7 +14,7 @@ import time
 import numpy as np
 from mpi4py import MPI
 
-from nbodykit_sr.io.writer import SnapshotWriter
+from nbodykit_sr.io.particles import SnapshotWriter
 
 SIZE, REPEATS = 128**3, 5
 

@@ -18,6 +18,8 @@ from mpi4py import MPI
 from nbodykit_sr.diagnostics.power import comparison, power_spectrum
 from nbodykit_sr.emulate import open_source
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.atomic import save_figure
+from nbodykit_sr.io.preflight import FIGURE, prepare_output
 from nbodykit_sr.mesh import SRMesh
 from nbodykit_sr.painting import LR_ORIGIN, paint
 
@@ -70,7 +72,7 @@ def draw(columns, half, path):
         ax.axhline(1, color="0.7", lw=0.8)
         ax.set(xlabel="k [h/Mpc]", ylabel=title, xscale="log", ylim=(0, 1.3))
         ax.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def main(argv=None, comm=MPI.COMM_WORLD):
@@ -80,8 +82,9 @@ def main(argv=None, comm=MPI.COMM_WORLD):
     parser.add_argument("model", help="weights, or 'shipped'")
     parser.add_argument("figure", type=Path)
     args = parser.parse_args(argv)
-    kinds = ("LR", "initial", "HR")
-    lr, initial, hr = (open_source(str(args.folder / f"{args.seed}-{k}"), comm) for k in kinds)
+    inputs = [str(args.folder / f"{args.seed}-{kind}") for kind in ("LR", "initial", "HR")]
+    prepare_output(args.figure, comm, FIGURE, overwrite=True, inputs=inputs)
+    lr, initial, hr = (open_source(path, comm) for path in inputs)
     mesh = SRMesh(lr, initial, model=None if args.model == "shipped" else args.model)
     sr = mesh.compute()
     columns = spectra(sr, lr, hr)

@@ -20,6 +20,8 @@ from make_pairs import (
     COSMOLOGY,
     OFFSET,
     SIGMA8,
+    header,
+    is_there,
     power_table,
     simulate,
     write_snapshot,
@@ -30,7 +32,9 @@ from nbodykit.lab import FieldMesh
 from pmesh.pm import ParticleMesh
 
 from nbodykit_sr.errors import InputError, agreement
+from nbodykit_sr.io.preflight import SNAPSHOT
 from nbodykit_sr.io.snapshot import open_snapshot
+from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.painting import LR_ORIGIN, initial_overdensity, paint
 from nbodykit_sr.training.triplets import write_triplet
@@ -76,16 +80,22 @@ def make(folder, seed, coarse, cosmology, step, comm):
     """Run both simulations of one seed and write its triplet."""
     fine = coarse.refine(2)
     paths = {kind: folder / f"{seed}-{kind}" for kind in ("LR", "HR", "initial")}
+    triplet = folder / str(seed)
     for kind, lattice in (("LR", coarse), ("HR", fine)):
-        if comm.bcast((paths[kind] / "Header").exists()):
+        wanted = header(lattice, 1.0, cosmology, seed, False)
+        if is_there(paths[kind], wanted, comm) or comm.bcast(triplet.exists()):
             continue
         run = simulate(
             lattice, FORCE_MESH[kind], cosmology, seed, [1.0], step, comm, sharp=kind == "HR"
         )
         for _, state in run:
-            write_snapshot(paths[kind], state, lattice, cosmology, seed, False, comm)
+            write_snapshot(paths[kind], state, lattice, wanted, comm)
+    if comm.bcast(triplet.exists()):
+        return
     initial = initial_mesh(fine, cosmology, seed, comm)
-    initial.save(str(paths["initial"]), dataset="Field", mode="real")
+    if not comm.bcast(paths["initial"].exists()):
+        with staged(paths["initial"], SNAPSHOT, comm) as partial:
+            initial.save(str(partial), dataset="Field", mode="real")
     growth = growth_factor(A_START, cosmology.Om0)
     fields = [
         whole(paint(open_snapshot(paths["LR"], comm), coarse.Nmesh, LR_ORIGIN)),
@@ -95,10 +105,10 @@ def make(folder, seed, coarse, cosmology, step, comm):
     with agreement(comm):
         if comm.rank == 0:
             write_triplet(
-                folder / str(seed), *fields, BoxSize=coarse.BoxSize, a=1.0,
+                triplet, *fields, BoxSize=coarse.BoxSize, a=1.0,
                 Omega_m=cosmology.Om0, source="particle-mesh", seed=seed,
             )  # fmt: skip
-            print(f"{folder / str(seed)}: {coarse.Nmesh}^3 to {fine.Nmesh}^3", flush=True)
+            print(f"{triplet}: {coarse.Nmesh}^3 to {fine.Nmesh}^3", flush=True)
 
 
 def main(argv=None, comm=MPI.COMM_WORLD):
@@ -112,8 +122,7 @@ def main(argv=None, comm=MPI.COMM_WORLD):
     cosmology = Cosmology(**COSMOLOGY).match(sigma8=SIGMA8)
     coarse = LagrangianLattice(args.nmesh, args.boxsize, OFFSET)
     for seed in args.seeds:
-        if not comm.bcast((args.output / str(seed)).exists()):
-            make(args.output, seed, coarse, cosmology, args.step, comm)
+        make(args.output, seed, coarse, cosmology, args.step, comm)
 
 
 if __name__ == "__main__":

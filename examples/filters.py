@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from nbodykit_sr.emulate import open_source
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.atomic import save_figure
+from nbodykit_sr.io.preflight import FIGURE, prepare_output
 from nbodykit_sr.mesh import DEFAULT_MODEL, SRMesh
 from nbodykit_sr.models.density import KERNELS, PADDING, PADDING_HR
 
@@ -59,7 +61,7 @@ def draw_kernels(network, path):
             )
             ax.set(xticks=[], yticks=[])
         row[0].set_title(title, fontsize=8, loc="left")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
     plt.close(figure)
 
 
@@ -95,7 +97,7 @@ def draw_features(network, lr, initial, path):
             ax.imshow(np.arcsinh(maps[i, :, :, plane]).T, origin="lower", cmap="magma")
             if i % network.filters == 0:
                 ax.set_title(f"kernel {KERNELS[i // network.filters]}$^3$", fontsize=8, loc="left")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
     plt.close(figure)
 
 
@@ -108,16 +110,20 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="for the figures")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args(argv)
+    paths = {name: args.folder / f"{name}.png" for name in ("kernels", "features")}
+    for path in paths.values():
+        inputs = (args.lr, args.initial, args.model)
+        prepare_output(path, None, FIGURE, overwrite=True, inputs=inputs, parents=True)
     sources = (open_source(path, MPI.COMM_SELF) for path in (args.lr, args.initial))
     mesh = SRMesh(*sources, model=args.model)
     args.folder.mkdir(parents=True, exist_ok=True)
-    draw_kernels(mesh.network, args.folder / "kernels.png")
+    draw_kernels(mesh.network, paths["kernels"])
     pieces = []
     for field, factor, padding in zip(mesh.inputs(), (1, 2), (PADDING, PADDING_HR), strict=True):
         values = np.asarray(field.value, dtype="f4")
         cells = np.arange(-padding, factor * SIDE + padding) % len(values)
         pieces.append(values[np.ix_(cells, cells, cells)])
-    draw_features(mesh.network, *pieces, args.folder / "features.png")
+    draw_features(mesh.network, *pieces, paths["features"])
 
 
 if __name__ == "__main__":

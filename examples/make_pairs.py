@@ -27,7 +27,10 @@ from mpi4py import MPI
 from nbodykit.cosmology import Cosmology, LinearPower
 from pmesh.pm import ParticleMesh
 
-from nbodykit_sr.errors import InputError
+from nbodykit_sr.errors import InputError, agreement
+from nbodykit_sr.io.checks import attributes
+from nbodykit_sr.io.preflight import SNAPSHOT, prepare_output
+from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
 
 # WMAP9, as in Li et al. 2021
@@ -170,14 +173,12 @@ def simulate(lattice, force_mesh, cosmology, seed, outputs, step, comm, unitary=
             yield end, state
 
 
-def write_snapshot(path, state, lattice, cosmology, seed, unitary, comm):
-    """Write a snapshot as MP-Gadget does: kpc/h, km/s, IDs from 1 in the order of the sites."""
-    site = np.rint(state.Q / lattice.cell - lattice.offset).astype(int)
-    a, total = state.a["S"], np.zeros(6, "u8")
+def header(lattice, a, cosmology, seed, unitary):
+    """What MP-Gadget would say of a snapshot at scale factor `a`."""
+    total, mass = np.zeros(6, "u8"), np.zeros(6)
     total[1] = lattice.size
-    mass = np.zeros(6)
     mass[1] = cosmology.Om0 * RHO_CRITICAL * lattice.BoxSize**3 / lattice.size
-    header = {
+    return {
         "BoxSize": np.array([lattice.BoxSize * 1e3]),
         "Time": np.array([a]),
         "TotNumPart": total,
@@ -194,15 +195,45 @@ def write_snapshot(path, state, lattice, cosmology, seed, unitary, comm):
         "Seed": np.array([seed]),
         "UnitaryAmplitude": np.array([int(unitary)], "i4"),
     }
+
+
+def is_there(path, wanted, comm):
+    """Whether a snapshot with the header `wanted` is there, or can be made. Collective.
+
+    Raises
+    ------
+    InputError
+        On every rank, if another one is there, or anything else.
+    """
+    there = None
+    with agreement(comm):
+        if comm.rank == 0:
+            there = (path / "Header").is_dir()
+            found = attributes(str(path / "Header")) if there else wanted
+            for name, value in wanted.items():
+                is_now = np.ravel(found.get(name, "unknown"))
+                if is_now.shape != value.shape or not np.allclose(is_now, value, rtol=1e-6):
+                    raise InputError(
+                        f"{path} is there with {name} {is_now}, {value} was asked for: remove it "
+                        "or name another folder"
+                    )
+    there = comm.bcast(there)
+    if not there:
+        prepare_output(path, comm, SNAPSHOT, parents=True)
+    return there
+
+
+def write_snapshot(path, state, lattice, header, comm):
+    """Write a snapshot as MP-Gadget does: kpc/h, km/s, IDs from 1 in the order of the sites."""
+    site = np.rint(state.Q / lattice.cell - lattice.offset).astype(int)
     columns = {
         "1/Position": lattice.position(site, state.S) * 1e3,
         "1/Velocity": state.V.astype("f4"),
         "1/ID": lattice.id(site),
     }
-    with FileMPI(comm, str(path), create=True) as file:
+    with staged(path, SNAPSHOT, comm) as folder, FileMPI(comm, str(folder), create=True) as file:
         for name, values in columns.items():
             file.create_from_array(name, values)
-        # last: a folder without a header is no snapshot
         with file.create("Header") as block:
             for name, value in header.items():
                 block.attrs[name] = value
@@ -239,17 +270,26 @@ def main(argv=None, comm=MPI.COMM_WORLD):
     lattices = {"LR": coarse, "HR": coarse.refine(args.factor)}
     for seed in args.seeds:
         for kind, lattice in lattices.items():
-            paths = {a: args.output / f"{seed}" / f"{kind}_z{z:g}" for a, z in redshifts.items()}
-            if comm.bcast(all((path / "Header").exists() for path in paths.values())):
+            wanted = {
+                a: (
+                    args.output / f"{seed}" / f"{kind}_z{z:g}",
+                    header(lattice, a, cosmology, seed, args.unitary),
+                )
+                for a, z in redshifts.items()
+            }
+            missing = [a for a, snapshot in wanted.items() if not is_there(*snapshot, comm)]
+            if not missing:
                 continue
             run = simulate(
                 lattice, FORCE_MESH[kind], cosmology, seed, list(redshifts), args.step, comm,
                 args.unitary, sharp=kind == "HR",
             )  # fmt: skip
             for a, state in run:
-                write_snapshot(paths[a], state, lattice, cosmology, seed, args.unitary, comm)
-                if comm.rank == 0:
-                    print(f"{paths[a]}: {lattice.Nmesh}^3 particles at a = {a:.4f}", flush=True)
+                if a in missing:
+                    path, one = wanted[a]
+                    write_snapshot(path, state, lattice, one, comm)
+                    if comm.rank == 0:
+                        print(f"{path}: {lattice.Nmesh}^3 particles at a = {a:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ import numpy as np
 from nbodykit.lab import FOF, BigFileCatalog, FFTPower
 
 from nbodykit_sr import open_snapshot
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.atomic import save_figure
+from nbodykit_sr.io.preflight import FIGURE, prepare_output
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -72,11 +75,13 @@ def draw(path, maps, BoxSize, depth):
         ax.text(0.05 * BoxSize, 0.08 * BoxSize, f"{length:g} Mpc/h", color="w")
     label = rf"$\log_{{10}}(\rho / \bar\rho)$, mean of a slab of {depth:.3g} Mpc/h"
     figure.colorbar(image, ax=axes, orientation="horizontal", shrink=0.5, pad=0.02, label=label)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def main(low_path, high_path, figure_path, true_path=None):
     low = open_snapshot(low_path)
+    inputs = [path for path in (low_path, high_path, true_path) if path]
+    prepare_output(figure_path, low.comm, FIGURE, overwrite=True, inputs=inputs)
     catalogues = {"LR": low, "SR": BigFileCatalog(high_path, comm=low.comm)}
     if true_path:
         catalogues["HR"] = open_snapshot(true_path)
@@ -114,4 +119,7 @@ def main(low_path, high_path, figure_path, true_path=None):
 if __name__ == "__main__":
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"quickstart: {error}")

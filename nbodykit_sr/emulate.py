@@ -9,7 +9,6 @@ dataset "Field". The exit status is 0 only when it is complete; 2 when the input
 
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 
 from bigfile import Error as BigFileError
@@ -18,7 +17,9 @@ from nbodykit.lab import BigFileMesh
 from .command import Parser, RankError, enter
 from .errors import InputError, agreement, one_line
 from .io.checks import check_block
+from .io.preflight import MESH, prepare_output
 from .io.snapshot import open_snapshot
+from .io.staging import staged
 from .mesh import SRMesh
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ def emulate(options, comm):
     InputError
         On every rank alike.
     """
-    _check_output(options, comm)
+    inputs = [name for name in (options.lr, options.initial, options.model) if name]
+    prepare_output(options.output, comm, MESH, options.overwrite, inputs=inputs)
     lr = open_source(options.lr, comm, options.dataset)
     initial = open_source(options.initial, comm, options.dataset)
     mesh = SRMesh(
@@ -111,33 +113,18 @@ def emulate(options, comm):
         chunk=options.chunk,
         force=options.force,
     )
-    partial = options.output.rstrip("/") + ".partial"
-    if comm.rank == 0 and os.path.isdir(partial):
-        shutil.rmtree(partial)
-    comm.Barrier()
-    try:
-        mesh.save(partial, dataset=DATASET, mode="real")
-    except (BigFileError, OSError) as error:
-        line = one_line(error)
-        raise RankError(f"{partial} can't be written ({line}): free the disk, run again") from None
-    comm.Barrier()
-    with agreement(comm):
-        if comm.rank == 0:
-            check_block(os.path.join(partial, DATASET))
-            if os.path.isdir(options.output):
-                shutil.rmtree(options.output)
-            os.replace(partial, options.output)
-            print(f"emulate: {mesh.attrs['Nmesh'][0]}^3 cells in {options.output}")
-
-
-def _check_output(options, comm):
-    with agreement(comm):
-        if comm.rank == 0:
-            parent = os.path.dirname(os.path.abspath(options.output))
-            if not os.path.isdir(parent):
-                raise InputError(f"the folder {parent} of the output does not exist: make it")
-            if os.path.exists(options.output) and not options.overwrite:
-                raise InputError(f"{options.output} exists: name another output, or --overwrite it")
+    with staged(options.output, MESH, comm, options.overwrite) as folder:
+        try:
+            mesh.save(str(folder), dataset=DATASET, mode="real")
+        except (BigFileError, OSError) as error:
+            line = one_line(error)
+            raise RankError(f"{folder} can't be written ({line}): make room, run again") from None
+        comm.Barrier()
+        with agreement(comm):
+            if comm.rank == 0:
+                check_block(os.path.join(folder, DATASET))
+    if comm.rank == 0:
+        print(f"emulate: {mesh.attrs['Nmesh'][0]}^3 cells in {options.output}")
 
 
 def parse(argv):

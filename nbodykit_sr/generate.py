@@ -16,22 +16,23 @@ import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import takewhile
 
 import numpy as np
-from tqdm import tqdm
 
 from .catalog import SRCatalog
-from .command import UNFINISHED, Parser, RankError, enter, stop_requests
-from .errors import InputError, agreement, one_line
+from .command import Parser, enter, stop_requests
+from .errors import InputError
+from .io.atomic import atomic_file, disk
+from .io.flow import write_chunks
 from .io.layout import header
-from .io.preflight import prepare_output
+from .io.particles import SnapshotWriter
+from .io.preflight import CATALOGUE, SUMMARY, prepare_output
 from .io.snapshot import open_snapshot
-from .io.writer import SnapshotWriter, WrongValues
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
 from .verify import Expectation
 from .verify import main as verify
+from .version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +106,12 @@ def generate(options, comm):
 
 def _generate(options, comm, stopped):
     begun = time.perf_counter()
-    _check_summary(options.json, comm)
+    inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
+    if options.json:  # it is written after hours: see at once that it can be
+        apart = [*inputs, options.output, options.output.rstrip("/") + ".partial"]
+        prepare_output(options.json, comm, SUMMARY, options.overwrite, inputs=apart)
     if not options.plan:
-        inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
-        prepare_output(options.output, comm, options.overwrite, options.resume, inputs)
+        prepare_output(options.output, comm, CATALOGUE, options.overwrite, options.resume, inputs)
     source = open_snapshot(options.input, comm, options.dataset)
     _check_sums(source, options.force)
     sr = SRCatalog(
@@ -138,38 +141,31 @@ def _generate(options, comm, stopped):
         identity=IDENTITY,
         box=sr.lattice.BoxSize,
     )
-    disk = sr.csize * particle_bytes(options.layout, sr.card.channels)
+    size = sr.csize * particle_bytes(options.layout, sr.card.channels)
     begun_before = options.resume and os.path.isdir(writer.partial)
-    check_disk(options.output, disk, comm, already=begun_before)
-    begin = writer.resume if options.resume else writer.create
-    done = begin(options.overwrite)
-    if done is None:
-        if comm.rank == 0:
-            print(f"generate: {options.output} is complete")
-        return 0
-    started = time.perf_counter()
-    complete = _run(sr, writer, done, stopped)
-    if not complete:
-        writer.close()
-        if comm.rank == 0:
-            print(
-                f"generate: stopped on a signal; go on with --resume ({writer.partial})",
-                file=sys.stderr,
-            )
-        return UNFINISHED
-    writer.finish(options.overwrite)
-    if comm.rank == 0:
-        now = time.perf_counter()
-        _summary(sr, options, comm, now - begun, now - started, len(done))
-    return 0
+    check_disk(options.output, size, comm, already=begun_before)
+    scale = sr.card.factor**3
+    expectation = Expectation(sr.lattice, sr.card.factor, sr.card.displacement_range)
 
+    def write(chunk, columns):
+        writer.write(chunk.index, chunk.offset * scale, columns)
+        if complaint := expectation.complaint(chunk, columns["Position"]):
+            logger.warning("%s", complaint)
 
-def _check_summary(path, comm):
-    """The summary is written after hours: see at once that it can be."""
-    with agreement(comm):
-        folder = os.path.dirname(os.path.abspath(path or "."))
-        if comm.rank == 0 and path and not os.access(folder, os.W_OK):
-            raise InputError(f"the summary {path} can't be written: no such folder, or no right to")
+    outcome = write_chunks(
+        "generate",
+        writer,
+        sr.chunks,
+        lambda chunks: sr.stream(chunks, writer.position_dtype),
+        write,
+        stopped,
+        options.overwrite,
+        options.resume,
+        "particles",
+    )
+    if comm.rank == 0 and outcome.resumed is not None:
+        _summary(sr, options, comm, time.perf_counter() - begun, outcome)
+    return outcome.status
 
 
 def _check_sums(source, force):
@@ -209,54 +205,8 @@ def _plan(sr, options, comm, start):
         _save(asdict(cost) | {"seconds": cost.seconds}, options.json)
 
 
-def _run(sr, writer, done, stopped):
-    """Compute and write this rank's chunks; False if any rank was told to stop."""
-    scale = sr.card.factor**3
-    expectation = Expectation(sr.lattice, sr.card.factor, sr.card.displacement_range)
-    mine = [chunk for chunk in sr.chunks if chunk.index not in done]
-    left = len(mine)
-    share = sr.csize / max(sum(chunk.size for chunk in sr.chunks) * scale, 1)
-    with tqdm(
-        total=sr.csize,
-        initial=int((len(sr.chunks) - left) / max(len(sr.chunks), 1) * sr.csize),
-        unit="particles",
-        unit_scale=True,
-        disable=sr.comm.rank != 0,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
-        # when told to stop, what is being computed is still written
-        going = takewhile(lambda chunk: not stopped, mine)
-        results = sr.stream(going, writer.position_dtype)
-        while True:
-            try:
-                chunk, columns = next(results)
-                writer.write(chunk.index, chunk.offset * scale, columns)
-            except StopIteration:
-                break
-            except OSError as error:
-                reason = error.strerror or one_line(error)
-                raise RankError(
-                    f"{writer.partial} can't be written ({reason}): make room there, then --resume"
-                ) from None
-            except WrongValues as error:
-                raise RankError(
-                    f"{error}: weights, dtype {sr.attrs['SRDtype']} and snapshot do not fit together"
-                ) from None
-            except (MemoryError, RuntimeError) as error:
-                if not isinstance(error, MemoryError) and "memory" not in str(error):
-                    raise
-                raise RankError(
-                    f"out of memory: use a smaller --chunk than {sr.grid.side}, or fewer ranks on a node"
-                ) from None
-            if complaint := expectation.complaint(chunk, columns["Position"]):
-                logger.warning("%s", complaint)
-            left -= 1
-            bar.update(chunk.size * scale * share)
-    return not any(sr.comm.allgather(left))
-
-
-def _summary(sr, options, comm, total, running, resumed):
-    rate = sr.csize / max(running, 1e-9)
+def _summary(sr, options, comm, total, outcome):
+    rate = sr.csize / max(outcome.seconds, 1e-9)
     summary = {
         "output": os.path.abspath(options.output),
         "particles": sr.csize,
@@ -267,7 +217,7 @@ def _summary(sr, options, comm, total, running, resumed):
         "device": str(sr.inference.device.type),
         "chunk": sr.grid.side,
         "chunks": int(np.prod(sr.grid.counts)),
-        "chunks_resumed": resumed,
+        "chunks_resumed": outcome.resumed,
         "seconds": round(total, 3),
         "particles_per_second": round(rate, 1),
         "options": asdict(options),
@@ -282,8 +232,9 @@ def _summary(sr, options, comm, total, running, resumed):
 def _save(table, path):
     """Write a table as JSON, where a path is given."""
     if path:
-        with open(path, "w") as file:
-            json.dump(table, file, indent=1)
+        text = json.dumps({"nbodykit_sr": __version__, **table}, indent=1)
+        with disk(path), atomic_file(path) as file:
+            file.write(text.encode())
 
 
 def _region(text):

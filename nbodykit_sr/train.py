@@ -10,6 +10,7 @@ import pkgutil
 import socket
 import sys
 from argparse import RawDescriptionHelpFormatter
+from contextlib import ExitStack
 
 from mpi4py import MPI
 
@@ -85,11 +86,15 @@ def train(path, comm, resume=False):
         On a rank whose memory ran out.
     """
     from .training.loop import Trainer
+    from .training.run_log import claimed
 
     node = node_ranks(comm)
+    folder = ExitStack()
     with agreement(comm):
         system = make_system(read_toml(path))
         device = choose_device(system.configuration.device, *node)
+        if comm.rank == 0:
+            folder.enter_context(claimed(system.configuration.run))
     address = comm.bcast(_address() if comm.rank == 0 and comm.size > 1 else None)
     ranks = join(device, comm.rank, comm.size, address)
     try:
@@ -98,6 +103,7 @@ def train(path, comm, resume=False):
         with stop_requests() as stopped:
             return trainer.run(stopped)
     finally:
+        folder.close()
         leave(ranks)
 
 

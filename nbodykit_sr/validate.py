@@ -14,7 +14,10 @@ from tqdm import tqdm
 
 from .command import Parser, enter
 from .errors import InputError, agreement
+from .io.atomic import disk
+from .io.preflight import REPORT, prepare_output
 from .io.snapshot import open_snapshot
+from .io.staging import staged
 from .universe import Universe
 
 
@@ -29,6 +32,7 @@ class ValidateOptions:
     mesh: int | None = None
     kmax: float | None = None
     boxes: tuple | None = None
+    overwrite: bool = False
     quiet: bool = False
 
     def command(self):
@@ -36,7 +40,7 @@ class ValidateOptions:
         words = ["python -m nbodykit_sr.validate"]
         for option in fields(self):
             value = getattr(self, option.name)
-            if value == option.default:
+            if value == option.default or option.name == "overwrite":
                 continue
             for group in value if option.name == "sr" else (value,):
                 words.append(f"--{option.name}")
@@ -65,6 +69,8 @@ def validate(options, comm):
             raise InputError(
                 f"the report needs {error.name}: pip install nbodykit_sr[report]"
             ) from None
+    inputs = [path for many in (*options.sr, options.hr, options.lr) for path in many]
+    prepare_output(options.out, comm, REPORT, options.overwrite, inputs=inputs, parents=True)
     boxes = []
     for number, paths in enumerate(options.sr):
         kinds = {"SR": paths, "HR": options.hr[number:][:1], "LR": options.lr[number:][:1]}
@@ -81,10 +87,11 @@ def validate(options, comm):
         largest = max(one.csize for box in boxes for many in box.values() for one in many)
         box = Universe.of(first.attrs, "BoxSize").BoxSize
         settings = Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
-        if comm.rank == 0:
-            _make_folder(options.out)
     silent = comm.rank > 0 or options.quiet
-    with tqdm(total=suite.steps(boxes) + 1, disable=silent, unit="step") as bar:
+    with (
+        staged(options.out, REPORT, comm, options.overwrite) as folder,
+        tqdm(total=suite.steps(boxes) + 1, disable=silent, unit="step") as bar,
+    ):
 
         def step(text):
             bar.set_description(text)
@@ -94,21 +101,13 @@ def validate(options, comm):
         step("drawing")
         with agreement(comm):
             if comm.rank == 0:
-                report.write_report(results, boxes, options.out, options.command())
+                with disk(folder):
+                    report.write_report(results, boxes, folder, options.command())
     if comm.rank == 0 and not options.quiet:
         for row in report.summary(results):
             print(f"{row['quantity']}: {row['value']}")
         print(f"The page: {os.path.join(options.out, 'report.html')}")
     return 0
-
-
-def _make_folder(path):
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
-    if not os.access(path, os.W_OK):
-        raise InputError(f"cannot write into {path}: choose another folder with --out")
 
 
 def parse(argv):
@@ -133,6 +132,7 @@ def parse(argv):
         type=float,
         help="widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
     )
+    add("--overwrite", action="store_true", help="replace an existing report")
     add("--quiet", action="store_true", help="no progress bar, no summary")
     values = vars(parser.parse_args(argv))
     values["sr"] = tuple(tuple(many) for many in values["sr"])

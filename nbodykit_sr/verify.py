@@ -12,7 +12,7 @@ from .chunks import ChunkGrid
 from .errors import InputError, agreement, one_line
 from .io.checks import byte_sum
 from .io.formats.bigfile import BigFileHeader
-from .io.writer import COLUMNS
+from .io.particles import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
 from .universe import Universe

@@ -78,9 +78,9 @@ def test_one_clear_line(comm, weights, data, tmp_path, capfd):
     for arguments, words in (
         ((lr, initial, out), "32 are needed, twice LR"),
         ((tmp_path / "nothing", initial, out), "does not exist"),
-        ((tmp_path, initial, out), "no snapshot, no mesh of that name"),
+        ((data, initial, out), "no snapshot, no mesh of that name"),
         ((lr, data / "lr8_12p5_z2", out), "of one box"),
-        ((lr, initial, tmp_path / "no" / "out"), "of the output does not exist"),
+        ((lr, initial, tmp_path / "no" / "out"), "does not exist: make it first"),
         ((lr, initial, out, "--chunks", 3), "see --help"),
     ):
         assert status(comm, *arguments, "--model", weights) == 2

@@ -13,7 +13,6 @@ import matplotlib
 import numpy as np
 
 from .. import version as own
-from ..io.atomic import atomic_file
 from ..universe import Universe
 from . import figures, halo_figures
 from .drawing import RC
@@ -63,8 +62,7 @@ def write_report(results, boxes, folder, command):
         **results.to_dict(),
     }
     text = json.dumps(plain(document), indent=1, allow_nan=False)
-    with atomic_file(folder / "report.json") as file:
-        file.write(text.encode())
+    (folder / "report.json").write_text(text, encoding="utf-8")
     shown = []
     with matplotlib.rc_context(RC):
         for name, title, figure, caption in _figures(results):
@@ -82,8 +80,8 @@ def write_report(results, boxes, folder, command):
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html")
-    with atomic_file(folder / "report.html") as file:
-        file.write(page.render(document=document, figures=shown).encode())
+    html = page.render(document=document, figures=shown)
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 def versions():

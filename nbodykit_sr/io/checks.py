@@ -8,6 +8,9 @@ import numpy as np
 
 from ..errors import InputError, one_line
 
+# File of a finished output with a CRC-32 of every chunk; its own SHA-256 is SRChecksums
+CHECKSUMS = "checksums"
+
 # Far above any real block's header: a header that is longer is not one
 _LONGEST_HEADER = 2**24
 _DTYPE = re.compile(r"[<>=|]?(f4|f8|i4|i8|u4|u8|i1|u1|i2|u2|S1|a1|b1|c8|c16)")

@@ -1,48 +1,37 @@
-"""The folder of an unfinished run: its lock, its identity and the journal of written chunks."""
+"""The folder of an unfinished run: its identity and the journal of written chunks."""
 
-import fcntl
 import json
 import os
 import re
-import shutil
-import time
 
 from ..errors import InputError
 from .atomic import atomic_file
+from .staging import IDENTITY, Staging
 
 # How long a resumed run waits for the one before to let go of the folder
 LOCK_SECONDS = 15.0
 
-_IDENTITY = "run.json"
 
-
-class UnfinishedRun:
-    """What is known of a run beside its output, in the same folder.
+class UnfinishedRun(Staging):
+    """What is known of a run, beside what it makes in the same folder (see `Staging`).
 
     - ``run.json``: what the run was begun with, the last thing that is written at its start;
-    - ``journal.RANK``: a line for each chunk once it is written, with its checksums;
-    - ``lock``: held by the process at work.
-
-    Parameters
-    ----------
-    folder : str
+    - ``journal.RANK``: a line for each chunk once it is written, with its checksums.
     """
 
-    def __init__(self, folder):
-        self.folder = folder
-        self._journal = self._lock = None
+    _journal = None
 
     @property
     def begun(self):
         """Whether its start was completed."""
-        return os.path.isfile(self._path(_IDENTITY))
+        return os.path.isfile(self.file(IDENTITY))
 
-    def begin(self, identity):
+    def identify(self, identity):
         """Record what defines the run, a dict of texts."""
-        self.replace(_IDENTITY, json.dumps(identity))
+        self.replace(IDENTITY, json.dumps(identity))
 
     def identity(self):
-        """What `begin` recorded.
+        """What `identify` recorded.
 
         Raises
         ------
@@ -50,44 +39,14 @@ class UnfinishedRun:
             If it cannot be read.
         """
         try:
-            with open(self._path(_IDENTITY)) as file:
+            with open(self.file(IDENTITY)) as file:
                 return json.load(file)
         except (OSError, ValueError) as error:
-            raise InputError(f"{self._path(_IDENTITY)} is unreadable: {error}") from None
-
-    def lock(self, patience=0.0):
-        """Keep other runs from the folder, for as long as this process lives.
-
-        Parameters
-        ----------
-        patience : float
-            Seconds to wait: a run that was killed a moment ago may take some to let go.
-
-        Raises
-        ------
-        InputError
-            If another run holds it.
-        """
-        self.unlock()
-        self._lock = open(self._path("lock"), "w")
-        limit = time.monotonic() + patience
-        while not self._locked():
-            if time.monotonic() > limit:
-                self.unlock()
-                raise InputError(
-                    f"another run is at work in {self.folder}: wait for it, or choose another output"
-                )
-            time.sleep(0.1)
-
-    def unlock(self):
-        """Let other runs have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+            raise InputError(f"{self.file(IDENTITY)} is unreadable: {error}") from None
 
     def open(self, rank):
         """Open a rank's journal, to add to it."""
-        self._journal = open(self._path(f"journal.{rank}"), "a")
+        self._journal = open(self.file(f"journal.{rank}"), "a")
 
     def record(self, entry):
         """Add what is known of a chunk, a dict with its index as "chunk", once it is written."""
@@ -104,7 +63,7 @@ class UnfinishedRun:
         """What all ranks recorded: index of the chunk to entry."""
         done = {}
         for name in self._journals():
-            with open(self._path(name)) as file:
+            with open(self.file(name)) as file:
                 for line in file:
                     try:
                         entry = json.loads(line)
@@ -117,36 +76,12 @@ class UnfinishedRun:
         """Replace all journals by one with these entries."""
         self.replace("journal.0", "".join(json.dumps(entry) + "\n" for entry in entries))
         for name in self._journals() - {"journal.0"}:
-            os.remove(self._path(name))
+            os.remove(self.file(name))
 
     def replace(self, name, text):
         """Write a file of the folder, whole or not at all."""
-        with atomic_file(self._path(name)) as file:
+        with atomic_file(self.file(name), own=True) as file:
             file.write(text.encode())
-
-    def clear(self):
-        """Remove the folder of a run that is complete, its identity last."""
-        for name in sorted(os.listdir(self.folder), key=lambda name: name == _IDENTITY):
-            path = self._path(name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-        os.rmdir(self.folder)
-        self.unlock()
-
-    def _path(self, name):
-        return os.path.join(self.folder, name)
 
     def _journals(self):
         return {name for name in os.listdir(self.folder) if re.fullmatch(r"journal\.\d+", name)}
-
-    def _locked(self):
-        """Try to lock the open file; it must still be the one in the folder."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # a file system without locks
-        path = self._path("lock")
-        return os.path.exists(path) and os.path.samestat(
-            os.fstat(self._lock.fileno()), os.stat(path)
-        )

@@ -1,60 +1,181 @@
-"""Checks that an output may be written, made before anything is computed."""
+"""Where an output may be written and what it may replace, looked at before anything is computed."""
 
 import os
+import re
+from dataclasses import dataclass
 
 from ..errors import InputError, agreement
-from .checks import attributes
+
+# Far beyond any file that carries a mark
+_LONGEST = 2**24
+
+_BLOCK = r"(header|attr-v2|[0-9A-F]{6})"
 
 
-def prepare_output(path, comm, overwrite=False, resume=False, inputs=()):
+@dataclass(frozen=True)
+class Kind:
+    """What a command makes and how it is known again: nothing else is ever replaced or removed.
+
+    Attributes
+    ----------
+    name : str
+    files : str
+        Regular expression of the files in its folder; "" for a kind that is a single file.
+    mark : (str, str), optional
+        A file in it and words that only this package writes there. Without a mark an output is
+        never replaced.
+    resumable : bool
+        Whether an unfinished one is gone on with.
+    """
+
+    name: str
+    files: str = ""
+    mark: tuple | None = None
+    resumable: bool = False
+
+    @property
+    def header(self):
+        """The block of a BigFile that bears the mark."""
+        return os.path.dirname(self.mark[0])
+
+    @property
+    def staged(self):
+        """Regular expression of the files in the folder in which one is made."""
+        parts = rf"({self.name}|chunks|old)/({self.files})"
+        return rf"(lock|run\.json|journal\.\d+|{parts})(\.partial)?"
+
+    def marked(self, path):
+        """Whether what lies there says that it is of this kind."""
+        file, words = self.mark
+        file = os.path.join(path, file) if file else path
+        if not os.path.isfile(file) or os.path.getsize(file) > _LONGEST:
+            return False
+        with open(file, encoding="latin-1") as opened:
+            return words in opened.read()
+
+
+CATALOGUE = Kind(
+    "catalogue",
+    rf"checksums|(Header|(1/)?(Position|Velocity|ID))/{_BLOCK}",
+    ("Header/attr-v2", "SRModelHash"),
+    resumable=True,
+)
+MESH = Kind("mesh", rf"checksums|Field/{_BLOCK}", ("Field/attr-v2", "SRModelHash"), resumable=True)
+REPORT = Kind(
+    "report",
+    r"report\.(html|json)|figures/\w+\.(png|pdf)",
+    ("report.json", '"nbodykit_sr"'),
+)
+PAIR = Kind("pair", r"(lr|hr|initial)\.npy|manifest\.json")
+SNAPSHOT = Kind("snapshot", rf"{CATALOGUE.files}|{MESH.files}")
+SUMMARY = Kind("summary", mark=("", '"nbodykit_sr"'))
+FIGURE = Kind("figure", mark=("", "nbodykit_sr"))
+WEIGHTS = Kind("weights")
+
+
+def prepare_output(path, comm, kind, overwrite=False, resume=False, inputs=(), parents=False):
     """Check that an output can be written there. Collective; raises InputError on every rank.
 
     Parameters
     ----------
-    path : str
-    comm : mpi4py.MPI.Comm
+    path : path
+    comm : mpi4py.MPI.Comm or None
+    kind : Kind
     overwrite, resume : bool
-    inputs : iterable of str
-        Files and folders that must not be overwritten.
+        What was asked for.
+    inputs : iterable of paths
+        Files and folders that must stay as they are.
+    parents : bool
+        The folders above it are made where they are missing.
     """
     with agreement(comm):
-        if comm.rank != 0:
-            return
-        path = path.rstrip("/") or "/"
-        parent, partial = os.path.dirname(os.path.abspath(path)), path + ".partial"
-        if not os.path.isdir(parent):
-            raise InputError(f"the folder {parent} of output {path} does not exist: make it first")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(
-                f"the folder {parent} of output {path} can't be written to: choose another"
-            )
-        for name in inputs:
-            _check_apart(path, name)
-        if os.path.lexists(path):
-            if not (overwrite or resume):
-                raise InputError(f"output {path} exists: choose another name or --overwrite")
-            if "SRLayout" not in _header_of(path):
-                raise InputError(
-                    f"output {path} exists and is no catalogue of this command: it is not overwritten"
-                )
-            if resume and not overwrite and os.path.isdir(os.path.join(partial, "catalogue")):
-                raise InputError(f"output {path} exists besides {partial}: remove one of them")
-        elif os.path.lexists(partial) and not (overwrite or resume):
-            raise InputError(
-                f"an unfinished run is in {partial}: go on with --resume, or --overwrite it"
-            )
+        if comm is None or comm.rank == 0:
+            path = os.fspath(path).rstrip("/") or "/"
+            _check_parent(path, parents)
+            for name in inputs:
+                _check_apart(path, name)
+            _check_existing(path, kind, overwrite or resume)
+            if kind.files:
+                _check_partial(path, kind, overwrite, resume)
 
 
-def _header_of(path):
-    try:
-        return attributes(os.path.join(path, "Header"))
-    except InputError:
-        return {}
+def stranger(folder, files):
+    """A file in a folder whose path there is none of `files`, or None. Links are no files."""
+
+    def refuse(error):
+        raise InputError(f"{error.filename} can't be looked into: {error.strerror}")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        for name in (*names, *folders):
+            path = os.path.join(root, name)
+            inside = os.path.relpath(path, folder)
+            if os.path.islink(path) or (name in names and not re.fullmatch(files, inside)):
+                return inside
+    return None
+
+
+def check_partial(path, kind):
+    """Refuse a folder ``path.partial`` in which lies what no run of this kind leaves."""
+    partial = path + ".partial"
+    if os.path.islink(partial) or not os.path.isdir(partial):
+        found = "no folder of an unfinished run"
+    elif found := stranger(partial, kind.staged):
+        found = f"not of this command: it holds {found}"
+    if found:
+        raise InputError(f"{partial} is {found}: move it away, or choose another output")
+
+
+def _check_parent(path, parents):
+    parent = os.path.dirname(os.path.abspath(path))
+    while parents and not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        raise InputError(f"the folder {parent} of output {path} does not exist: make it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"the folder {parent} of output {path} can't be written to: choose another"
+        )
 
 
 def _check_apart(path, name):
-    """The output must not be, hold or lie in one of the inputs."""
-    output, other = os.path.realpath(path), os.path.realpath(name)
-    common = os.path.commonpath([output, other])
-    if common in (output, other):
-        raise InputError(f"output {path} and input {name} overlap: choose another output")
+    """The output must not be, hold or lie in one of the inputs, nor the folder it is made in."""
+    other = os.path.realpath(name)
+    for output in (path, path + ".partial"):
+        place = os.path.realpath(output)
+        if os.path.commonpath([place, other]) in (place, other):
+            raise InputError(f"output {output} and input {name} overlap: choose another output")
+
+
+def _check_existing(path, kind, asked):
+    if os.path.islink(path):
+        raise InputError(
+            f"output {path} is a symbolic link, which is not followed: name what it should point to"
+        )
+    if not os.path.lexists(path):
+        return
+    if not kind.mark:
+        raise InputError(f"output {path} exists: remove it or choose another name")
+    if not asked:
+        raise InputError(f"output {path} exists: choose another name or --overwrite")
+    if not kind.marked(path):
+        raise InputError(
+            f"output {path} exists and is no {kind.name} of this command: it is not overwritten"
+        )
+    if kind.files and (found := stranger(path, kind.files)):
+        raise InputError(
+            f"output {path} holds {found}, which is not of the {kind.name}: move that away first"
+        )
+
+
+def _check_partial(path, kind, overwrite, resume):
+    partial = path + ".partial"
+    if not os.path.lexists(partial):
+        return
+    check_partial(path, kind)
+    if kind.resumable and not (overwrite or resume):
+        raise InputError(
+            f"an unfinished run is in {partial}: go on with --resume, or --overwrite it"
+        )
+    if resume and not overwrite and os.path.lexists(path):
+        if os.path.isdir(os.path.join(partial, kind.name)):
+            raise InputError(f"output {path} exists besides {partial}: remove one of them")

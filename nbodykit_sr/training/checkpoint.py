@@ -34,10 +34,10 @@ class CheckpointFolder:
         """Write `state` (nested dicts, lists, scalars and tensors) and drop the oldest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(step)
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             torch.save(state, file)
         digest = f"{_digest(path)}  {path.name}\n".encode()
-        with atomic_file(path.with_suffix(".sha256")) as file:
+        with atomic_file(path.with_suffix(".sha256"), own=True) as file:
             file.write(digest)
         for old in self.steps()[: -self.keep]:
             for suffix in (".sha256", ".pt"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..io.preflight import WEIGHTS, prepare_output
 from ..models.card import ModelCard, build, save_model
 from .checkpoint import CheckpointFolder
 from .warm_start import read_weights
@@ -40,8 +41,7 @@ def export(run, path, mean_with=None, **description):
     InputError
         If the run has no sound checkpoint, `path` exists, or the other's weights do not match.
     """
-    if Path(path).exists():
-        raise InputError(f"{path} exists: remove it or name another file")
+    prepare_output(path, None, WEIGHTS)
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
     weights, other = state["average"] or state["generator"], {}

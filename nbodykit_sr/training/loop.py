@@ -16,7 +16,7 @@ from .checkpoint import CheckpointFolder
 from .configuration import plain
 from .losses import critic_loss, generator_loss, gradient_penalty
 from .memory import device_memory, step_bytes, what_fits
-from .run_log import RunLog
+from .run_log import RunLog, check_log
 from .samples import Samples
 from .warm_start import start_from
 
@@ -93,6 +93,7 @@ class Trainer:
         self.system, self.ranks = system, ranks
         if c.batch % ranks.size:
             raise InputError(f"batch is {c.batch}: {ranks.size} ranks need a multiple of that")
+        check_log(c.run)
         self.checkpoints = CheckpointFolder(Path(c.run) / "checkpoints", c.checkpoints.keep)
         found = self.checkpoints.latest()
         if found and not resume:

@@ -8,9 +8,12 @@ from mpi4py import MPI
 from ..chunks import default_grid
 from ..domain import LatticeDomain, find_lattice, lattice_field
 from ..errors import InputError, agreement
+from ..io.atomic import disk
+from ..io.preflight import PAIR, prepare_output
 from ..io.snapshot import open_snapshot
+from ..io.staging import staged
 from ..universe import Universe
-from .pairs import alignment, finish_pair, partial_folder
+from .pairs import alignment, describe_pair, new_field
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -48,6 +51,7 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
     InputError
         On every rank: box, time, cosmology, lattices or phases do not match.
     """
+    prepare_output(folder, comm, PAIR, inputs=(lr, hr), parents=True)
     catalogs = [open_snapshot(path, comm, dataset) for path in (lr, hr)]
     with agreement(comm):
         universes = [Universe.of(c.attrs, "BoxSize", "a", "Omega0", "h") for c in catalogs]
@@ -62,26 +66,27 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
     lattice, offset = found[0][0], found[1][0].offset
     with agreement(comm):
         shift = alignment(lattice, ratio, offset)
-        partial = partial_folder(folder) if comm.rank == 0 else None
-    partial = comm.bcast(partial)
     # HR sites are renumbered so that sites i * ratio ... belong to LR site i
     hr_lattice, site, displacement = found[1]
     found[1] = hr_lattice, (site + shift) % hr_lattice.Nmesh, displacement
     del site, displacement
-    for name, catalog in zip(("lr", "hr"), catalogs, strict=True):
-        this = found.pop(0)
-        Nmesh = this[0].Nmesh
-        domain = LatticeDomain(default_grid(Nmesh, comm.size), comm, 0)
-        field = lattice_field(catalog, domain, channels == 6, this)
-        del this
-        _write(partial / f"{name}.npy", field, comm)
-    manifest = None
-    with agreement(comm):
-        if comm.rank == 0:
-            manifest = finish_pair(
-                folder, lattice, ratio, universes[0].a, universes[0].Omega0, source, seed
-            )
-            log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)
+    manifest, first = None, universes[0]
+    with staged(folder, PAIR, comm) as partial:
+        for name, catalog in zip(("lr", "hr"), catalogs, strict=True):
+            this = found.pop(0)
+            Nmesh = this[0].Nmesh
+            domain = LatticeDomain(default_grid(Nmesh, comm.size), comm, 0)
+            field = lattice_field(catalog, domain, channels == 6, this)
+            del this
+            _write(partial / f"{name}.npy", field, comm)
+        with agreement(comm):
+            if comm.rank == 0:
+                with disk(partial):
+                    manifest = describe_pair(
+                        partial, lattice, ratio, first.a, first.Omega0, source, seed
+                    )
+    if comm.rank == 0:
+        log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)
     return comm.bcast(manifest)
 
 
@@ -103,10 +108,10 @@ def _write(path, field, comm):
     size = field.lattice.Nmesh
     shape = (len(field.data), size, size, size)
     start = None
-    if comm.rank == 0:
-        header = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        start = header.offset
-        del header
+    with agreement(comm):
+        if comm.rank == 0:
+            with disk(path):
+                start = new_field(path, shape).offset
     start = comm.bcast(start)
     first, sides = field.domain.primary(comm.rank)
     block = MPI.FLOAT.Create_subarray(shape[1:], sides.tolist(), first.tolist()).Commit()

@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..io.atomic import disk
+from ..io.preflight import PAIR, prepare_output
+from ..io.staging import staged
 from ..lattice import LagrangianLattice
 
 MANIFEST = "manifest.json"
@@ -196,27 +199,27 @@ def write_pair(
     channels, factor = _check_shapes(lr, hr)
     lattice = LagrangianLattice(lr.shape[1], float(BoxSize), float(lr_offset))
     shift = alignment(lattice, factor, hr_offset)
-    partial = partial_folder(folder)
-    np.save(partial / "lr.npy", np.asarray(lr, dtype=np.float32))
-    out = np.lib.format.open_memmap(partial / "hr.npy", "w+", np.float32, hr.shape)
-    for c in range(channels):
-        out[c] = np.roll(hr[c], (shift,) * 3, axis=(0, 1, 2)) if shift else hr[c]
-    out.flush()
-    return finish_pair(folder, lattice, factor, a, Omega_m, source, seed)
+    prepare_output(folder, None, PAIR, parents=True)
+    with staged(folder, PAIR) as partial, disk(folder):
+        np.save(partial / "lr.npy", np.asarray(lr, dtype=np.float32))
+        out = new_field(partial / "hr.npy", hr.shape)
+        for c in range(channels):
+            out[c] = np.roll(hr[c], (shift,) * 3, axis=(0, 1, 2)) if shift else hr[c]
+        out.flush()
+        return describe_pair(partial, lattice, factor, a, Omega_m, source, seed)
 
 
-def partial_folder(folder):
-    """A folder beside `folder` to write a pair in; `finish_pair` gives it the name."""
-    folder = Path(folder)
-    if folder.exists():
-        raise InputError(f"{folder} exists: remove it or name another folder")
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    return partial
+def new_field(path, shape):
+    """A memory-mapped float32 .npy file to fill, for which the disk has room. Raises OSError."""
+    field = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    # a map onto a full disk would end the process
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    return field
 
 
-def finish_pair(folder, lattice, factor, a, Omega_m, source, seed):
-    """Check the fields written beside `folder`, describe them and move them there.
+def describe_pair(folder, lattice, factor, a, Omega_m, source, seed):
+    """Check the fields written in a folder and write what they are.
 
     Returns
     -------
@@ -228,9 +231,8 @@ def finish_pair(folder, lattice, factor, a, Omega_m, source, seed):
         If they hold a NaN or their phases do not match.
     """
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    lr = np.load(partial / "lr.npy", mmap_mode="r")
-    hr = np.load(partial / "hr.npy", mmap_mode="r")
+    lr = np.load(folder / "lr.npy", mmap_mode="r")
+    hr = np.load(folder / "hr.npy", mmap_mode="r")
     for name, field in (("LR", lr), ("HR", hr)):
         bad = sum(int(np.count_nonzero(~np.isfinite(channel))) for channel in field)
         if bad:
@@ -253,8 +255,7 @@ def finish_pair(folder, lattice, factor, a, Omega_m, source, seed):
         seed=None if seed is None else int(seed),
         cross_correlation=round(correlation, 5),
     )
-    (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    os.replace(partial, folder)
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
 
 

@@ -2,7 +2,14 @@
 
 import json
 import logging
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..errors import InputError
+from ..io.atomic import atomic_file, disk
+from ..io.staging import FolderLock
+
+LOG = "log.jsonl"
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -20,10 +27,10 @@ class RunLog:
     def __init__(self, run, step=0):
         self.run = Path(run)
         self.run.mkdir(parents=True, exist_ok=True)
-        path = self.run / "log.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if _step(line) <= step]
-        path.write_text("".join(kept))
+        path = self.run / LOG
+        kept = [line for line in _lines(self.run) if _step(line) <= step]
+        with atomic_file(path, own=True) as file:
+            file.write("".join(kept).encode())
         self.file = open(path, "a")
         self.board = _summary_writer(self.run / "tensorboard", step)
 
@@ -49,6 +56,43 @@ class RunLog:
         self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def check_log(run):
+    """Refuse a folder whose log is not of a run.
+
+    Raises
+    ------
+    InputError
+    """
+    if any(_step(line) == float("inf") for line in _lines(Path(run))[:-1]):
+        raise InputError(f"{run} holds a {LOG} that is of no run: name another folder as run")
+
+
+@contextmanager
+def claimed(run):
+    """Keep other runs from a run's folder, which is made, during the block. On one rank.
+
+    Raises
+    ------
+    InputError
+        If another run is at work there, or it can't be made.
+    """
+    lock = FolderLock(run)
+    with disk(run):
+        Path(run).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
+        with suppress(OSError):  # nothing was written
+            Path(run).rmdir()
+
+
+def _lines(run):
+    path = run / LOG
+    return path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
 
 
 def _step(line):

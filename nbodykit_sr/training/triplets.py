@@ -9,14 +9,16 @@ A triplet is a folder::
 """
 
 import json
-import os
 from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
 
 from ..errors import InputError
-from .pairs import MANIFEST, Manifest, Pair, open_pairs, partial_folder
+from ..io.atomic import disk
+from ..io.preflight import PAIR, prepare_output
+from ..io.staging import staged
+from .pairs import MANIFEST, Manifest, Pair, open_pairs
 
 
 class Triplet(Pair):
@@ -99,11 +101,11 @@ def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=Non
         BoxSize=float(BoxSize), a=float(a), Omega_m=float(Omega_m), Nmesh=size, factor=2,
         channels=1, source=source, seed=seed,
     )  # fmt: skip
-    partial = partial_folder(folder)
-    for name, array in (("lr", lr), ("initial", initial), ("hr", hr)):
-        np.save(partial / f"{name}.npy", np.asarray(array, dtype=np.float32)[None])
-    (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    os.replace(partial, folder)
+    prepare_output(folder, None, PAIR, parents=True)
+    with staged(folder, PAIR) as partial, disk(folder):
+        for name, array in (("lr", lr), ("initial", initial), ("hr", hr)):
+            np.save(partial / f"{name}.npy", np.asarray(array, dtype=np.float32)[None])
+        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def open_triplets(patterns):

@@ -147,7 +147,7 @@ def promptly(begun):
 
 def _trouble(kind, value):
     """Make the writer of this process fail, or slow."""
-    from nbodykit_sr.io.writer import SnapshotWriter
+    from nbodykit_sr.io.particles import SnapshotWriter
 
     write = SnapshotWriter.write
 

@@ -13,7 +13,7 @@ from mpi4py import MPI
 from test_resume import written
 
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.io.preflight import prepare_output
+from nbodykit_sr.io.preflight import CATALOGUE, prepare_output
 from nbodykit_sr.plan import check_disk
 
 CHUNKS = 64
@@ -57,7 +57,7 @@ def test_full_disk(arguments, small_disk, tmp_path, capfd):
     assert run(arguments, tmp_path / "SR") == 0
 
     def filled():
-        from nbodykit_sr.io.writer import SnapshotWriter
+        from nbodykit_sr.io.particles import SnapshotWriter
 
         write = SnapshotWriter.write
 
@@ -163,7 +163,7 @@ def test_read_only_folder(tmp_path):
             os.chmod(folder, 0o555)
             os.setuid(65534)
         try:
-            prepare_output(str(folder / "SR"), MPI.COMM_SELF)
+            prepare_output(str(folder / "SR"), MPI.COMM_SELF, CATALOGUE)
         except InputError as error:
             return 0 if "can't be written to" in str(error) else 3
         return 4
@@ -175,7 +175,7 @@ def test_vanished_output(arguments, tmp_path, capfd):
     output = tmp_path / "SR"
 
     def vanished():
-        from nbodykit_sr.io.writer import SnapshotWriter
+        from nbodykit_sr.io.particles import SnapshotWriter
 
         write = SnapshotWriter.write
 

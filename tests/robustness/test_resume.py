@@ -18,8 +18,8 @@ from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.io.preflight import prepare_output
-from nbodykit_sr.io.writer import SnapshotWriter
+from nbodykit_sr.io.particles import SnapshotWriter
+from nbodykit_sr.io.preflight import CATALOGUE, prepare_output
 
 CHUNKS = 8
 COMM = MPI.COMM_SELF
@@ -92,9 +92,9 @@ def written(output, seed=7, overwrite=False, resume=False):
     """A small catalogue by the writer itself, without a snapshot or a model; some files each."""
     files = [(0, 5), (5, 4), (9, 7)]
     size = sum(n for _, n in files)
-    prepare_output(str(output), COMM, overwrite, resume)
+    prepare_output(str(output), COMM, CATALOGUE, overwrite, resume)
     names = ("Position", "Velocity", "ID")
-    header = {"SRSeed": str(seed), "SRLayout": "nbodykit", "BoxSize": np.full(3, 10.0)}
+    header = {"SRSeed": str(seed), "SRModelHash": "none", "BoxSize": np.full(3, 10.0)}
     writer = SnapshotWriter(
         str(output), COMM, "nbodykit", size, names, header, {"seed": "SRSeed"}, 10.0
     )
@@ -112,7 +112,7 @@ def written(output, seed=7, overwrite=False, resume=False):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("nbodykit_sr.io.writer.ROWS_PER_FILE", 6)
+    monkeypatch.setattr("nbodykit_sr.io.blocks.ROWS_PER_FILE", 6)
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -21,7 +21,8 @@ from nbodykit_sr import open_snapshot
 from nbodykit_sr.catalog import SRCatalog
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.generate import main
-from nbodykit_sr.io.writer import SnapshotWriter, WrongValues
+from nbodykit_sr.io.particles import SnapshotWriter
+from nbodykit_sr.io.writer import WrongValues
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
 from nbodykit_sr.verify import PROVENANCE, Expectation, verify
@@ -249,7 +250,7 @@ def test_wrong_values_are_never_written(tmp_path, column, value):
     columns[column][3, 1] = value
     with pytest.raises(WrongValues, match="chunk 5 has"):
         writer.write(5, 0, columns)
-    with pytest.raises(InputError, match="record 0 particles of 8"):
+    with pytest.raises(InputError, match="record 0 rows of 8"):
         writer.finish()
 
 

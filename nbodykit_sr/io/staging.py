@@ -1,0 +1,211 @@
+"""The folder in which an output is made until it is whole, for one run at a time."""
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError, agreement
+from .atomic import disk, sync
+from .preflight import check_partial, prepare_output
+
+logger = logging.getLogger(__name__)
+
+# What an unfinished run was begun with (see `journal`)
+IDENTITY = "run.json"
+
+
+class FolderLock:
+    """Keeps other runs from a folder, for as long as this process lives, by its file ``lock``.
+
+    Parameters
+    ----------
+    folder : path
+    """
+
+    def __init__(self, folder):
+        self.folder = os.fspath(folder)
+        self._path = os.path.join(self.folder, "lock")
+        self._file = None
+
+    def acquire(self, patience=0.0):
+        """Take the lock.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds to wait: a run that was killed a moment ago may take some to let go.
+
+        Raises
+        ------
+        InputError
+            If another run holds it.
+        """
+        self.release()
+        self._file = open(self._path, "a")
+        limit = time.monotonic() + patience
+        while not self._taken():
+            if time.monotonic() > limit:
+                self.release()
+                raise InputError(
+                    f"another run is at work in {self.folder}: wait for it, or choose another output"
+                )
+            time.sleep(0.1)
+
+    def release(self, remove=False):
+        """Let other runs have the folder; if told, without leaving the file in it."""
+        if self._file is not None:
+            if remove:
+                Path(self._path).unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def _taken(self):
+        """Try to lock the open file; it must still be the one in the folder."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks
+        return os.path.exists(self._path) and os.path.samestat(
+            os.fstat(self._file.fileno()), os.stat(self._path)
+        )
+
+
+class Staging:
+    """The folder ``X.partial`` in which an output X is made. Not collective.
+
+    - ``lock``: held by the process at work;
+    - a folder of the kind's name: the output to be;
+    - ``old``: what X was, while the new one takes its name.
+
+    Parameters
+    ----------
+    path : path
+        Of the output.
+    kind : Kind
+    """
+
+    def __init__(self, path, kind):
+        self.path, self.kind = os.fspath(path).rstrip("/"), kind
+        self.folder = self.path + ".partial"
+        self.content = self.file(kind.name)
+        self.lock = FolderLock(self.folder)
+
+    def file(self, *names):
+        """Path of what lies in the folder."""
+        return os.path.join(self.folder, *names)
+
+    def begin(self, overwrite=False, takeover=False):
+        """Make the folder.
+
+        Parameters
+        ----------
+        overwrite : bool
+            X may be there.
+        takeover : bool
+            What an earlier run of this kind left in the folder goes.
+
+        Raises
+        ------
+        InputError
+            If another run is at work there, or what lies there is none of this kind's.
+        """
+        if takeover and os.path.lexists(self.folder):
+            check_partial(self.path, self.kind)
+            self.lock.acquire()
+            if not os.path.lexists(self.path) and os.path.isdir(self.file("old")):
+                os.rename(self.file("old"), self.path)  # a run was killed between two renames
+            self.remove()
+        try:
+            os.mkdir(self.folder)
+        except FileExistsError:
+            raise InputError(
+                f"another run began {self.folder} just now: choose another output"
+            ) from None
+        if os.path.lexists(self.path) and not overwrite:  # by a run that just ended
+            os.rmdir(self.folder)
+            raise InputError(f"output {self.path} exists: choose another name")
+        self.lock.acquire()
+
+    def publish(self, overwrite=False):
+        """Give what was made its name, and remove the folder."""
+        sync(self.content)
+        old = self.file("old")
+        if os.path.lexists(self.path):
+            if not overwrite:
+                raise InputError(
+                    f"output {self.path} came into being during the run: move it away and go on"
+                )
+            prepare_output(self.path, None, self.kind, overwrite=True)
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(self.path, old)
+        try:
+            os.rename(self.content, self.path)
+        except OSError:
+            if os.path.isdir(old):
+                os.rename(old, self.path)
+            raise
+        self.remove()
+
+    def remove(self):
+        """Remove all that a run makes in the folder, and the folder if that was all."""
+        with suppress(FileNotFoundError):
+            os.remove(self.file(IDENTITY))  # first: what is left is not to be gone on with
+        for root, _, names in os.walk(self.folder, topdown=False):
+            for name in names:
+                path = os.path.join(root, name)
+                if re.fullmatch(self.kind.staged, os.path.relpath(path, self.folder)):
+                    os.remove(path)
+            if os.listdir(root):
+                logger.warning("%s holds what is of no run: it stays", root)
+            else:
+                os.rmdir(root)
+        self.lock.release()
+
+
+@contextmanager
+def staged(path, kind, comm=None, overwrite=False):
+    """A folder to fill that gets the name `path` when the block ends; collective at both ends.
+
+    If the block fails nothing is left, and what bore the name before is as it was. Ranks that
+    raise must do so together (see `errors.agreement`).
+
+    Parameters
+    ----------
+    path : path
+        Checked by `prepare_output` already. The folders above it are made.
+    kind : Kind
+    comm : mpi4py.MPI.Comm, optional
+    overwrite : bool
+
+    Yields
+    ------
+    Path
+    """
+    staging = Staging(path, kind)
+    main = comm is None or comm.rank == 0
+    with agreement(comm):
+        if main:
+            with disk(staging.folder):
+                os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+                staging.begin(overwrite, takeover=True)
+                os.mkdir(staging.content)
+    try:
+        yield Path(staging.content)
+        with agreement(comm):  # all are done
+            pass
+        with agreement(comm):
+            if main:
+                with disk(staging.folder):
+                    staging.publish(overwrite)
+    except BaseException:
+        if main:
+            with suppress(OSError):
+                staging.remove()
+        raise
