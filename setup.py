@@ -18,6 +18,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["nbodykit_sr", "nbodykit_sr.*"]),
     package_data={"nbodykit_sr": ["weights/*.safetensors", "diagnostics/*.html"]},
+    entry_points={"console_scripts": ["nbodykit-sr = nbodykit_sr.__main__:run"]},
     # nbodykit>=0.3.16 is needed too, but not named here: its parts (Corrfunc, classylss, pfft-python)
     # do not build everywhere, and pip would try again those it was installed without.
     # mpi_scripts/install.sh installs it.

@@ -12,26 +12,18 @@ import sys
 from dataclasses import MISSING, fields, is_dataclass
 from typing import get_args, get_type_hints
 
-from facts import BANDS, HALOS, HR_HALOS, ROOT, cards, caution, redshifts, results, table
+from facts import ROOT, cards, caution, results, table
 from numpydoc.docscrape import ClassDoc
 
 from nbodykit_sr import train
-
-# A page for each command: what its --help says
-COMMANDS = {
-    "generate": "generate",
-    "emulate": "emulate",
-    "train": "train",
-    "pairs": "train pairs",
-    "export": "train export",
-    "validate": "validate",
-}
+from nbodykit_sr.__main__ import COMMANDS
+from nbodykit_sr.models.evaluation import BANDS, HALOS, HR_HALOS
 
 
 def write(folder):
     """Write all pages into `folder`."""
     pages = {f"model-{card.name}": model(card) for card in cards()}
-    pages |= {f"command-{name}": command(name, line) for name, line in COMMANDS.items()}
+    pages |= {f"command-{name}": command(name) for name in COMMANDS}
     pages |= {f"settings-{name.replace(' ', '-')}": system(name) for name in train.SYSTEMS}
     pages |= {"benchmarks": benchmarks()}
     folder.mkdir(exist_ok=True)
@@ -61,8 +53,7 @@ def model(card):
     seen = card.displacement_range
     facts = {
         "network": f"{card.network}, factor {card.factor} on a side, channels: {card.channels}",
-        "LR cell": f"{card.cell:.6g} Mpc/h",
-        "redshift": redshifts(card),
+        "for": card.validity,
         "Omega_m of its units": card.Omega_m or "the snapshot's",
         "displacements seen": f"up to {seen:.3g} LR cells" if seen else "not recorded",
         "trained on": card.simulation,
@@ -107,17 +98,17 @@ def box(part):
     return table(["", *(header.get(name, name) for name in names)], rows)
 
 
-def command(name, line):
+def command(name):
     """What a command's parser says of it."""
-    module, *rest = line.split()
     done = subprocess.run(
-        [sys.executable, "-m", f"nbodykit_sr.{module}", *rest, "--help"],
+        [sys.executable, "-m", "nbodykit_sr", name, "--help"],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"COLUMNS": "92"},
     )
-    return f"# {name}\n\n```text\n{done.stdout}```\n"
+    shown = done.stdout.replace("python -m nbodykit_sr", "nbodykit-sr")
+    return f"# {name}\n\n```text\n{shown}```\n"
 
 
 def system(name):

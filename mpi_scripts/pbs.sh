@@ -7,7 +7,7 @@
 # Submit from the project's root, after mpi_scripts/install.sh with the site's MPI module loaded.
 # The memory and time to ask for in the lines below are worked out, without running, by
 #
-#     mpirun -n RANKS python -m nbodykit_sr.generate SNAPSHOT OUTPUT --model MODEL --plan
+#     mpirun -n RANKS nbodykit-sr generate SNAPSHOT OUTPUT --model MODEL --plan
 #
 # Five minutes before its time is up the job warns its ranks and submits itself again, to go on where
 # it was. Change walltime and SECONDS_ALLOWED together. It was tried with a stand-in for qsub, not
@@ -23,14 +23,14 @@ SECONDS_ALLOWED=${SECONDS_ALLOWED:-$((4 * 3600 - 300))}
 cd "${PBS_O_WORKDIR:-.}"
 export OPTIONS=${OPTIONS:-} RESTARTS=${RESTARTS:-0} OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 source mpi_scripts/job.sh
+ranks=$(wc -l <"$PBS_NODEFILE")
+choose_launcher "$ranks" "$mpirun -n $ranks" "mpiexec -n $ranks"
 ( # the warning, which PBS does not give
     sleep "$SECONDS_ALLOWED" &
     trap 'kill $!' TERM
     wait $! && kill -USR1 $$
 ) >/dev/null 2>&1 &
 clock=$!
-ranks=$(wc -l <"$PBS_NODEFILE")
-choose_launcher "$ranks" "$mpirun -n $ranks" "mpiexec -n $ranks"
 # shellcheck disable=SC2086  # OPTIONS is a list of words
 run_job "$RESTARTS" "$SNAPSHOT" "$OUTPUT" --model "$MODEL" $OPTIONS
 kill "$clock" 2>/dev/null || true

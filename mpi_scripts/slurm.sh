@@ -6,7 +6,7 @@
 # Submit from the project's root, after mpi_scripts/install.sh with the site's MPI module loaded.
 # The memory and time to ask for in the lines below are worked out, without running, by
 #
-#     mpirun -n RANKS python -m nbodykit_sr.generate SNAPSHOT OUTPUT --model MODEL --plan
+#     mpirun -n RANKS nbodykit-sr generate SNAPSHOT OUTPUT --model MODEL --plan
 #
 # Five minutes before its time is up the job is warned, goes back to the queue, and will go on where
 # it was.

@@ -1,11 +1,13 @@
 """Entry and exit of the commands: argument errors, launcher, signals, exit status, MPI abort."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
 import traceback
 from contextlib import contextmanager
+from pathlib import Path
 
 from .errors import InputError
 
@@ -28,10 +30,48 @@ class RankError(RuntimeError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong with the arguments by an InputError."""
+    """A parser of a command that shows an example and says what is wrong by an InputError.
+
+    Parameters
+    ----------
+    name : str
+        Of the command.
+    what : str
+        What it does, in a line.
+    example : str
+        Arguments that make sense.
+    """
+
+    def __init__(self, name, what, example):
+        super().__init__(
+            prog=typed(name),
+            description=what,
+            epilog=f"example:\n  {typed(name)} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def group(self, title):
+        """The function that adds options under a heading of the help."""
+        return self.add_argument_group(title).add_argument
 
     def error(self, message):
         raise InputError(f"{message}; see --help")
+
+
+def typed(name):
+    """A command as the user called it: by the console script, the package or a module of its own."""
+    program = Path(sys.argv[0])
+    if program.parent.name != "nbodykit_sr" or program.suffix != ".py":
+        return f"nbodykit-sr {name}".rstrip()
+    if program.stem == "__main__":
+        return f"python -m nbodykit_sr {name}".rstrip()
+    module = f"python -m nbodykit_sr.{program.stem}"
+    return module if program.stem == name else f"{module} {name}"
+
+
+def start_log(name, level):
+    """Show what is logged at `level` and above, in the name of the command."""
+    logging.basicConfig(level=level, format=f"{typed(name)}: %(message)s")
 
 
 def check_launcher(comm):
@@ -79,26 +119,26 @@ def stop_requests():
 
 
 def enter(run, command, comm, argv=None):
-    """Run a command's main function and exit with its status.
+    """Run a command's main function, ``run(argv, comm)``, and exit with its status.
 
     0 when complete; 2 with one line for an InputError, which all ranks raise alike, and for a
     RankError; `UNFINISHED` where the run says so; anything else ends every rank with status 1.
     """
     try:
         check_launcher(comm)
-        status = run(argv, comm) or 0
+        status = run(sys.argv[1:] if argv is None else argv, comm) or 0
     except InputError as error:
         if comm.rank == 0:
-            print(f"{command}: error: {error}", file=sys.stderr, flush=True)
+            print(f"{typed(command)}: error: {error}", file=sys.stderr, flush=True)
         status = 2
     except RankError as error:
-        print(f"{command}: error on rank {comm.rank}: {error}", file=sys.stderr, flush=True)
+        print(f"{typed(command)}: error on rank {comm.rank}: {error}", file=sys.stderr, flush=True)
         comm.Abort(2)
     except SystemExit:
         raise
     except BaseException:
         print(
-            f"{command}: error on rank {comm.rank}:\n{traceback.format_exc()}",
+            f"{typed(command)}: error on rank {comm.rank}:\n{traceback.format_exc()}",
             file=sys.stderr,
             flush=True,
         )

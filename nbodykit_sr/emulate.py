@@ -1,6 +1,6 @@
 """Emulate the HR density of an LR run from its snapshot and HR initial conditions, over MPI.
 
-    mpirun -n 4 python -m nbodykit_sr.emulate LR_SNAPSHOT INITIAL OUTPUT --model WEIGHTS
+    mpirun -n 4 nbodykit-sr emulate LR_SNAPSHOT INITIAL OUTPUT --model WEIGHTS
 
 INITIAL is a mesh that nbodykit saved (the linear overdensity, twice as many cells a side as LR
 has particles) or the HR run's initial snapshot. OUTPUT is a mesh for nbodykit's BigFileMesh,
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bigfile import Error as BigFileError
 from nbodykit.lab import BigFileMesh
 
-from .command import Parser, RankError, enter
+from .command import Parser, RankError, enter, start_log
 from .errors import InputError, agreement, one_line
 from .io.checks import check_block
 from .io.preflight import MESH, prepare_output
@@ -29,7 +29,7 @@ DATASET = "Field"
 
 @dataclass(frozen=True)
 class EmulateOptions:
-    """Options of a run; see ``python -m nbodykit_sr.emulate --help``."""
+    """Options of a run; see ``nbodykit-sr emulate --help``."""
 
     lr: str
     initial: str
@@ -129,19 +129,26 @@ def emulate(options, comm):
 
 def parse(argv):
     """Options from the command line."""
-    parser = Parser(prog="python -m nbodykit_sr.emulate", description=__doc__.split("\n")[0])
-    add = parser.add_argument
+    parser = Parser(
+        "emulate",
+        "Emulate the HR density of an LR run from its snapshot and HR initial conditions, over MPI.",
+        "PART_008 IC OUTPUT --device cpu",
+    )
+    add = parser.group("input")
     add("lr", help="LR snapshot, or a mesh of its density 1 + delta")
     add("initial", help="mesh of the HR run's linear overdensity, or its initial snapshot")
-    add("output", help="folder of the HR density")
-    add("--model", help="weights (.safetensors); those for z = 0 by default")
+    add("--dataset", default=DATASET, help=f"of meshes that are read ({DATASET})")
     add("--nmesh", type=int, help="LR cells a side; as many as particles by default")
     add("--initial-redshift", type=float, help="of INITIAL, if it does not say; 0 for today's")
-    add("--dataset", default=DATASET, help=f"of meshes that are read ({DATASET})")
+    add = parser.group("output")
+    add("output", help="folder of the HR density")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add = parser.group("model")
+    add("--model", help="weights (.safetensors); those for z = 0 by default")
+    add("--force", action="store_true", help="warn where the fields and the model card disagree")
+    add = parser.group("running")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--chunk", type=int, help="side of a chunk [LR cells]")
-    add("--force", action="store_true", help="warn where the fields and the model card disagree")
-    add("--overwrite", action="store_true", help="replace an existing output")
     add("--verbose", action="store_true", help="log what is found and chosen")
     return EmulateOptions(**vars(parser.parse_args(argv)))
 
@@ -149,10 +156,8 @@ def parse(argv):
 def main(argv, comm):
     """The command: parse, set up logging, run."""
     options = parse(argv)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING,
-        format="emulate: %(message)s",
-    )
+    shown = logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING
+    start_log("emulate", shown)
     emulate(options, comm)
 
 

@@ -1,12 +1,10 @@
 """Super-resolve a snapshot into a BigFile catalogue, over MPI.
 
-    mpirun -n 4 python -m nbodykit_sr.generate PART_008 SR_008 --model WEIGHTS --seed 7
+    mpirun -n 4 nbodykit-sr generate PART_008 SR_008 --model WEIGHTS --seed 7
 
 Each rank writes its chunks as they finish, so memory does not grow with the box. The exit status
 is 0 only when the catalogue is complete; 75 when the run stopped on SIGTERM or SIGUSR1 and can be
-resumed; 2 when the input cannot be used. A finished catalogue is checked by
-
-    mpirun -n 4 python -m nbodykit_sr.generate verify SR_008
+resumed; 2 when the input cannot be used. A finished catalogue is checked by ``verify``.
 """
 
 import json
@@ -20,7 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from .catalog import SRCatalog
-from .command import Parser, enter, stop_requests
+from .command import Parser, enter, start_log, stop_requests
 from .errors import InputError
 from .io.atomic import atomic_file, disk
 from .io.flow import write_chunks
@@ -52,7 +50,7 @@ IDENTITY = {
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Options of a run; see ``python -m nbodykit_sr.generate --help``."""
+    """Options of a run; see ``nbodykit-sr generate --help``."""
 
     input: str
     output: str
@@ -249,10 +247,27 @@ def _region(text):
 
 def parse(argv):
     """Options from the command line."""
-    parser = Parser(prog="python -m nbodykit_sr.generate", description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("input", help="LR snapshot, such as PART_008, of MP-Gadget or another code")
+    parser = Parser(
+        "generate",
+        "Super-resolve a snapshot into a BigFile catalogue, over MPI.",
+        "PART_008 SR_008 --seed 7",
+    )
+    add = parser.group("input")
+    add("input", help="LR snapshot, such as the folder PART_008 of MP-Gadget")
+    add("--dataset", help="columns of the input: 1/ (dark matter) by default")
+    add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
+    add("--eulerian", action="store_true", help="the region is one of the evolved box")
+    add = parser.group("output")
     add("output", help="folder of the SR catalogue")
+    add(
+        "--layout",
+        choices=("nbodykit", "mp-gadget"),
+        default="nbodykit",
+        help="units and places of the columns",
+    )
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--json", metavar="FILE", help="write the summary, or the plan, there")
+    add = parser.group("model")
     add(
         "--model",
         help="weights (.safetensors, .pt), or 'interpolate'; the default fits the snapshot",
@@ -264,15 +279,8 @@ def parse(argv):
         type=int,
         help="resolution ratio: of 'interpolate', else checked against the model",
     )
-    add(
-        "--layout",
-        choices=("nbodykit", "mp-gadget"),
-        default="nbodykit",
-        help="units and places of the columns",
-    )
-    add("--dataset", help="columns of the input: 1/ (dark matter) by default")
-    add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
-    add("--eulerian", action="store_true", help="the region is one of the evolved box")
+    add("--force", action="store_true", help="warn where snapshot and model card disagree")
+    add = parser.group("running")
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
@@ -286,11 +294,8 @@ def parse(argv):
         help="number format of the network",
     )
     add("--chunk", type=int, help="side of a chunk [LR sites]")
-    add("--force", action="store_true", help="warn where snapshot and model card disagree")
-    add("--overwrite", action="store_true", help="replace an existing output")
-    add("--resume", action="store_true", help="go on with a run that was killed")
     add("--plan", action="store_true", help="print the time, memory and disk it takes, and stop")
-    add("--json", metavar="FILE", help="write the summary, or the plan, there")
+    add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")
     values = vars(parser.parse_args(argv))
     if values["region"] is not None:
@@ -302,18 +307,15 @@ def parse(argv):
 
 def main(argv, comm):
     """The command: parse, set up logging, run."""
-    argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["verify"]:
         return verify(argv[1:], comm)
     options = parse(argv)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING,
-        format="generate: %(message)s",
-    )
+    shown = logging.INFO if options.verbose and comm.rank == 0 else logging.WARNING
+    start_log("generate", shown)
     return generate(options, comm)
 
 
 if __name__ == "__main__":
     from mpi4py import MPI
 
-    enter(main, "generate", MPI.COMM_WORLD)
+    enter(main, "verify" if sys.argv[1:2] == ["verify"] else "generate", MPI.COMM_WORLD)

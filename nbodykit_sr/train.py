@@ -1,20 +1,19 @@
 """Train a model from pairs of matched fields.
 
-mpirun -n 4 python -m nbodykit_sr.train train.toml [--resume]
-python -m nbodykit_sr.train pairs LR HR FOLDER
-python -m nbodykit_sr.train export RUN OUT.safetensors
+nbodykit-sr pairs LR HR FOLDER
+mpirun -n 4 nbodykit-sr train train.toml [--resume]
+nbodykit-sr export RUN OUT.safetensors
 """
 
 import logging
 import pkgutil
 import socket
 import sys
-from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 
 from mpi4py import MPI
 
-from .command import UNFINISHED, Parser, enter, stop_requests
+from .command import UNFINISHED, Parser, enter, start_log, stop_requests
 from .device import choose_device
 from .domain import node_ranks
 from .errors import agreement
@@ -114,62 +113,77 @@ def _address():
         return f"tcp://{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
-def _parser(command):
-    usage = {
-        "pairs": "Put matched LR and HR snapshots on their lattices, as a pair folder.",
-        "export": "Write the weights of a run's last checkpoint, with a model card.",
-    }
-    if command in usage:
-        parser = Parser(prog=f"python -m nbodykit_sr.train {command}", description=usage[command])
-    if command == "pairs":
-        parser.add_argument("lr", help="LR snapshot, such as LR/PART_008")
-        parser.add_argument("hr", help="HR snapshot of the same box, time and seed")
-        parser.add_argument("folder", help="to be made")
-        parser.add_argument("--channels", type=int, choices=(3, 6), default=6)
-        parser.add_argument("--dataset", help="prefix of the columns, such as 1/")
-        parser.add_argument("--source", default="unknown", help="TreePM, particle-mesh, ...")
-        parser.add_argument("--seed", type=int, help="of the initial conditions, for the manifest")
-    elif command == "export":
-        parser.add_argument("run", help="folder of a run")
-        parser.add_argument("out", help=".safetensors file to be made")
-        parser.add_argument("--mean-with", help="average the weights with this run's or file's")
-        parser.add_argument("--name", help="of the model")
-        parser.add_argument("--licence", help="of the weights")
-        parser.add_argument("--notes", help="what else a user should know")
-    else:
-        parser = Parser(
-            prog="python -m nbodykit_sr.train",
-            description=__doc__,
-            formatter_class=RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("configuration", help="TOML file")
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    return parser
-
-
 def main(argv, comm):
     """The command; returns its exit status. Collective."""
-    argv = sys.argv[1:] if argv is None else argv
-    command = argv[0] if argv and argv[0] in ("pairs", "export") else "train"
-    options = _parser(command).parse_args(argv[command != "train" :])
-    logging.basicConfig(
-        level=logging.INFO if comm.rank == 0 else logging.ERROR, format="train: %(message)s"
+    if argv and argv[0] in OTHERS:
+        return OTHERS[argv[0]](argv[1:], comm)
+    parser = Parser("train", "Train a model as a TOML file says.", "train.toml --resume")
+    parser.group("input")("configuration", help="TOML file, which names pairs and the run's folder")
+    add = parser.group("running")
+    add("--resume", action="store_true", help="go on from the last checkpoint")
+    options = parser.parse_args(argv)
+    _start_log("train", comm)
+    return 0 if train(options.configuration, comm, options.resume) else UNFINISHED
+
+
+def pairs(argv, comm):
+    """The command ``pairs``. Collective."""
+    from .training.matching import build_pair
+
+    parser = Parser(
+        "pairs",
+        "Put matched LR and HR snapshots on their lattices, as a pair folder to train on.",
+        "LR/PART_008 HR/PART_008 pairs/train-1 --seed 1",
     )
-    if command == "train":
-        return 0 if train(options.configuration, comm, options.resume) else UNFINISHED
-    given = {key: value for key, value in vars(options).items() if value is not None}
-    if command == "pairs":
-        from .training.matching import build_pair
+    add = parser.group("input")
+    add("lr", help="LR snapshot, such as LR/PART_008")
+    add("hr", help="HR snapshot of the same box, time and seed")
+    add("--dataset", help="prefix of the columns, such as 1/")
+    add = parser.group("output")
+    add("folder", help="to be made")
+    add("--channels", type=int, choices=(3, 6), default=6, help="with velocities (6) or without")
+    add("--source", default="unknown", help="TreePM, particle-mesh, ...")
+    add("--seed", type=int, help="of the initial conditions, for the manifest")
+    options = parser.parse_args(argv)
+    _start_log("pairs", comm)
+    build_pair(comm=comm, **_given(options))
 
-        build_pair(comm=comm, **given)
-    else:
-        from .training.export import export
 
-        with agreement(comm):
-            if comm.rank == 0:
-                export(given.pop("run"), given.pop("out"), **given)
-    return 0
+def export(argv, comm):
+    """The command ``export``. Collective."""
+    from .training.export import export
+
+    parser = Parser(
+        "export",
+        "Write the weights of a run's last checkpoint, with a model card.",
+        "runs/paper mine.safetensors --name mine",
+    )
+    add = parser.group("input")
+    add("run", help="folder of a run")
+    add("--mean-with", help="average the weights with this run's or file's")
+    add = parser.group("output")
+    add("out", help=".safetensors file to be made")
+    add("--name", help="of the model")
+    add("--licence", help="of the weights")
+    add("--notes", help="what else a user should know")
+    given = _given(parser.parse_args(argv))
+    _start_log("export", comm)
+    with agreement(comm):
+        if comm.rank == 0:
+            export(given.pop("run"), given.pop("out"), **given)
+
+
+# Commands of their own, which `train` has always taken too
+OTHERS = {"pairs": pairs, "export": export}
+
+
+def _given(options):
+    return {key: value for key, value in vars(options).items() if value is not None}
+
+
+def _start_log(name, comm):
+    start_log(name, logging.INFO if comm.rank == 0 else logging.ERROR)
 
 
 if __name__ == "__main__":
-    enter(main, "train", MPI.COMM_WORLD)
+    enter(main, next((word for word in sys.argv[1:2] if word in OTHERS), "train"), MPI.COMM_WORLD)

@@ -1,6 +1,6 @@
 """Compare a super-resolved catalogue with its references, over MPI, on one page.
 
-    mpirun -n 4 python -m nbodykit_sr.validate --sr SR_008 --hr HR_008 --lr PART_008 --out report
+    mpirun -n 4 nbodykit-sr validate --sr SR_008 --hr HR_008 --lr PART_008 --out report
 
 Writes report.html (self-contained), report.json (every number) and figures as PNG and PDF.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from tqdm import tqdm
 
-from .command import Parser, enter
+from .command import Parser, enter, start_log
 from .errors import InputError, agreement
 from .io.atomic import disk
 from .io.preflight import REPORT, prepare_output
@@ -23,7 +23,7 @@ from .universe import Universe
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """Options of a comparison; see ``python -m nbodykit_sr.validate --help``."""
+    """Options of a comparison; see ``nbodykit-sr validate --help``."""
 
     sr: tuple  # of tuples of paths: for each box its realisations
     out: str
@@ -112,8 +112,12 @@ def validate(options, comm):
 
 def parse(argv):
     """Options from the command line."""
-    parser = Parser(prog="python -m nbodykit_sr.validate", description=__doc__.split("\n")[0])
-    add = parser.add_argument
+    parser = Parser(
+        "validate",
+        "Compare a super-resolved catalogue with its references, over MPI, on one page.",
+        "--sr SR_A SR_B --hr HR --lr LR --out report",
+    )
+    add = parser.group("input")
     add(
         "--sr",
         nargs="+",
@@ -123,7 +127,11 @@ def parse(argv):
     )
     add("--hr", nargs="+", action="extend", default=[], help="HR snapshots, one for each --sr")
     add("--lr", nargs="+", action="extend", default=[], help="LR snapshots, one for each --sr")
+    add = parser.group("output")
     add("--out", required=True, help="folder of the report")
+    add("--overwrite", action="store_true", help="replace an existing report")
+    add("--quiet", action="store_true", help="no progress bar, no summary")
+    add = parser.group("what is measured")
     add("--mesh", type=int, help="cells a side; by default those of the finest lattice, up to 1024")
     add("--kmax", type=float, help="largest wavenumber [h/Mpc]; by default the mesh's Nyquist one")
     add(
@@ -132,8 +140,6 @@ def parse(argv):
         type=float,
         help="widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
     )
-    add("--overwrite", action="store_true", help="replace an existing report")
-    add("--quiet", action="store_true", help="no progress bar, no summary")
     values = vars(parser.parse_args(argv))
     values["sr"] = tuple(tuple(many) for many in values["sr"])
     for name in ("hr", "lr", "boxes"):
@@ -151,7 +157,7 @@ def parse(argv):
 def main(argv, comm):
     """The command: parse, set up logging, run."""
     options = parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="validate: %(message)s")
+    start_log("validate", logging.WARNING)
     return validate(options, comm)
 
 

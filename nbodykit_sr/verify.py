@@ -9,6 +9,7 @@ import bigfile
 import numpy as np
 
 from .chunks import ChunkGrid
+from .command import Parser
 from .errors import InputError, agreement, one_line
 from .io.checks import byte_sum
 from .io.formats.bigfile import BigFileHeader
@@ -242,10 +243,14 @@ def _check_chunk(header, expectation, chunk, sums):
 
 
 def main(argv, comm):
-    """The command ``generate verify OUTPUT``: 0 if all is well, 1 with a line for each problem."""
-    if len(argv) != 1 or argv[0].startswith("-"):
-        raise InputError("usage: python -m nbodykit_sr.generate verify OUTPUT")
-    path = argv[0]
+    """The command: 0 if all is well, 1 with a line for each problem."""
+    parser = Parser(
+        "verify",
+        "Check a finished catalogue: every checksum, count, ID and position, and the Header.",
+        "SR_008",
+    )
+    parser.group("input")("output", help="folder of an SR catalogue")
+    path = parser.parse_args(argv).output
     problems = verify(path, comm)
     if comm.rank == 0:
         for line in problems[:100]:

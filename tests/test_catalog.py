@@ -252,7 +252,7 @@ def model_file(comm, tmp_path, **card):
     [
         (dict(cell=0.78125), "1.5625 Mpc/h.*0.78125"),
         (dict(redshift=(4, 4)), "redshift 2 .*z = 4"),
-        (dict(redshift=(0, 1)), "redshift 2 .*0 <= z <= 1"),
+        (dict(redshift=(0, 1)), "redshift 2 .*z = 0 to 1"),
     ],
 )
 def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, caplog):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nbodykit_sr.models import evaluation
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -57,7 +59,7 @@ def test_models_are_told_as_their_cards_have_them(facts):
         assert f"`{card.name}`" in facts.models()
         if card.network == "density":
             continue
-        (_, box), *_ = facts.boxes(card.evaluation)
+        (_, box), *_ = evaluation.boxes(card.evaluation)
         counts = [run["halos"][1] for name, run in box.items() if name.startswith("model")]
-        found = facts.worth(card)["halos"][0] * box[facts.HR_HALOS][1]
+        found = evaluation.worth(card)["halos"][0] * box[evaluation.HR_HALOS][1]
         assert min(counts) - 1e-6 <= found <= max(counts) + 1e-6

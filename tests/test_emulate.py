@@ -85,7 +85,7 @@ def test_one_clear_line(comm, weights, data, tmp_path, capfd):
     ):
         assert status(comm, *arguments, "--model", weights) == 2
         lines = capfd.readouterr().err.splitlines()
-        lines = [line for line in lines if line.startswith("emulate:")]
+        lines = [line for line in lines if line.startswith("nbodykit-sr emulate:")]
         if comm.rank == 0:
             assert len(lines) == 1, lines
             assert words in lines[0]

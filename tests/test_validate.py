@@ -144,7 +144,9 @@ def test_unusable_input_ends_with_one_line(comm, data, tmp_path, capfd, argv, me
     assert status.value.code == 2
     text = capfd.readouterr().err
     if comm.rank == 0:
-        lines = [line for line in text.splitlines() if line.startswith("validate: error: ")]
+        lines = [
+            line for line in text.splitlines() if line.startswith("nbodykit-sr validate: error: ")
+        ]
         assert len(lines) == 1 and message in lines[0]
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import logging
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jinja2
@@ -56,7 +55,7 @@ def write_report(results, boxes, folder, command):
     document = {
         "command": command,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": {"nbodykit_sr": own.__version__, **own.versions(PACKAGES)},
         "catalogues": described,
         "summary": summary(results),
         **results.to_dict(),
@@ -82,17 +81,6 @@ def write_report(results, boxes, folder, command):
     page = environment.get_template("report.html")
     html = page.render(document=document, figures=shown)
     (folder / "report.html").write_text(html, encoding="utf-8")
-
-
-def versions():
-    """Of this package and those it measures with."""
-    found = {"nbodykit_sr": own.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def summary(results):

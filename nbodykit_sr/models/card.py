@@ -132,6 +132,15 @@ class ModelCard:
         first = str(self.notes).partition("\n")[0]
         return first if first.startswith("Caution:") and first.isprintable() else ""
 
+    @property
+    def validity(self):
+        """What snapshots it is for, in words."""
+        cell = "any LR cell" if self.cell is None else f"LR cell {self.cell:.6g} Mpc/h"
+        if self.redshift is None:
+            return f"any z, {cell}"
+        low, high = (f"{z:.4g}" for z in self.redshift)
+        return f"z = {low if low == high else f'{low} to {high}'}, {cell}"
+
     def disagreement(self, cell, redshift):
         """How a snapshot of LR spacing `cell` [Mpc/h] at `redshift` does not fit, or None."""
         if self.cell is not None and abs(cell / self.cell - 1) > CELL_TOLERANCE:
@@ -142,8 +151,10 @@ class ModelCard:
         if self.redshift is not None:
             low, high = self.redshift
             if not low - REDSHIFT_TOLERANCE <= redshift <= high + REDSHIFT_TOLERANCE:
-                known = f"z = {low:.4g}" if low == high else f"{low:.4g} <= z <= {high:.4g}"
-                return f"the snapshot is at redshift {redshift:.4g} but model {self.name} is for {known}"
+                return (
+                    f"the snapshot is at redshift {redshift:.4g} but model {self.name} is for "
+                    f"{self.validity}"
+                )
         return None
 
 

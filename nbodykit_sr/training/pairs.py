@@ -96,7 +96,7 @@ class Pair:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{folder} is no complete pair of fields ({error}): "
-                "make it again with write_pair or `python -m nbodykit_sr.train pairs`"
+                "make it again with write_pair or `nbodykit-sr pairs`"
             ) from None
         m = self.manifest
         for name, size in (("lr", m.Nmesh), ("hr", m.Nmesh * m.factor)):

@@ -46,7 +46,7 @@ def choose(cell, redshift, channels=None):
         card = read_card(path)
         if not card.network.endswith("displacement"):
             continue
-        there.append(_words(card))
+        there.append(f"{card.name} ({card.validity}, {card.channels} channels)")
         if card.disagreement(cell, redshift) is None and (channels or 6) >= card.channels:
             low, high = card.redshift or (0.0, float("inf"))
             fitting.append((high - low, -card.channels, -path.stat().st_size, path))
@@ -57,11 +57,3 @@ def choose(cell, redshift, channels=None):
         f"{f' with {channels} channels' if channels else ''}: there are "
         f"{'; '.join(there) or 'none'}; name your own weights, or the model 'interpolate'"
     )
-
-
-def _words(card):
-    """A model in a few words: what it is for."""
-    cell = "any cell" if card.cell is None else f"cell {card.cell:.6g} Mpc/h"
-    low, high = card.redshift or (0.0, float("inf"))
-    times = f"z = {low:.4g}" if low == high else f"{low:.4g} <= z <= {high:.4g}"
-    return f"{card.name} ({cell}, {times}, {card.channels} channels)"

@@ -41,7 +41,7 @@ def refused(comm, tmp_path, capfd):
         # stderr of the other ranks is theirs: nothing
         assert said.count("\n") == (1 if comm.rank == 0 else 0), said
         line = comm.bcast(said)
-        assert re.match(r"generate: error: .{20,600}\n$", line), line
+        assert re.match(r"nbodykit-sr generate: error: .{20,600}\n$", line), line
         return line
 
     return run
@@ -208,7 +208,7 @@ def weights(comm, tmp_path):
 
 CARDS = {
     "cell": ({"cell": 0.5}, "1.5625 Mpc/h but model small was trained at 0.5 Mpc/h"),
-    "redshift": ({"redshift": (3, 4)}, "redshift 2 but model small is for 3 <= z <= 4"),
+    "redshift": ({"redshift": (3, 4)}, "redshift 2 but model small is for z = 3 to 4"),
     "Omega_m": ({"Omega_m": 3.0}, "Omega_m is 3"),
     "factor": ({"factor": 4}, "factor 4"),
     "network": ({"arguments": {"channels": 6, "factor": 3}}, "arguments"),

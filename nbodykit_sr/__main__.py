@@ -1,0 +1,66 @@
+"""The command ``nbodykit-sr``, also ``python -m nbodykit_sr``: one table of commands."""
+
+import difflib
+import pkgutil
+import sys
+
+from .command import enter, typed
+from .errors import InputError
+from .version import __version__
+
+# Each command: its main function, which takes arguments and communicator, and what it does
+COMMANDS = {
+    "generate": ("generate:main", "super-resolve a snapshot into a catalogue"),
+    "verify": ("verify:main", "check a finished catalogue"),
+    "validate": ("validate:main", "compare a catalogue with its references, on one page"),
+    "emulate": ("emulate:main", "density at high resolution from initial conditions"),
+    "pairs": ("train:pairs", "matched snapshots to train on"),
+    "train": ("train:main", "train a model"),
+    "export": ("train:export", "weights and model card of a training run"),
+    "models": ("about:models", "the models that ship: what for, and what they are worth"),
+    "info": ("about:info", "versions, MPI, GPUs, threads: for a bug report"),
+}
+
+USAGE = """usage: {typed} COMMAND ...
+
+Super-resolution of cosmological simulations for nbodykit, version {version}.
+
+commands:
+{commands}
+
+example:
+  mpirun -n 4 {typed} generate PART_008 SR_008 --seed 7
+
+{typed} COMMAND --help tells the options of each."""
+
+
+def main(argv, comm):
+    """What is said where no command was named; returns the exit status."""
+    if argv[:1] == ["--version"]:
+        told = __version__
+    elif argv and argv[0] not in ("--help", "-h"):
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise InputError(f"there is no command {argv[0][:40]!r}: {meant}")
+    else:
+        lines = (f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
+        told = USAGE.format(typed=typed(""), version=__version__, commands="\n".join(lines))
+    if comm.rank == 0:
+        print(told)
+    return 0
+
+
+def run():
+    """The console script: run the command that the user named, and exit with its status."""
+    from mpi4py import MPI
+
+    argv = sys.argv[1:]
+    if not argv or argv[0] not in COMMANDS:
+        enter(main, "", MPI.COMM_WORLD, argv)
+    path = f"{__package__}.{COMMANDS[argv[0]][0]}"
+    # imported where a failure ends every rank
+    enter(lambda *given: pkgutil.resolve_name(path)(*given), argv[0], MPI.COMM_WORLD, argv[1:])
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,81 @@
+"""What is installed: the commands ``models`` and ``info``."""
+
+import os
+import platform
+import shutil
+import sys
+
+import torch
+from mpi4py import MPI
+
+from . import weights
+from .command import Parser
+from .models.card import read_card
+from .models.evaluation import summary
+from .version import __version__, versions
+
+# Whose versions matter
+_PACKAGES = (
+    "nbodykit",
+    "pmesh",
+    "bigfile",
+    "h5py",
+    "mpi4py",
+    "torch",
+    "numpy",
+    "scipy",
+    "dask",
+    "safetensors",
+    "matplotlib",
+    "Corrfunc",
+    "halotools",
+)
+
+
+def models(argv, comm):
+    """The command ``models``: what ships, or all that the card of one model says."""
+    parser = Parser(
+        "models",
+        "The models that ship: what each is for and what it is worth by its card.",
+        "z2-small",
+    )
+    parser.group("model")("name", nargs="?", help="show all of this one's card")
+    name = parser.parse_args(argv).name
+    cards = {card.name: card for card in map(read_card, weights.shipped())}
+    if name is not None and name not in cards:
+        parser.error(f"no model {name!r} ships: there are {', '.join(cards)}")
+    if comm.rank == 0:
+        for card in [cards[name]] if name else cards.values():
+            print(f"{card.name}: {card.validity}, {card.channels} channels, factor {card.factor}")
+            for quantity, value in summary(card).items():
+                print(f"    {quantity}: {value}")
+            if card.caution and not name:
+                print(f"    {card.caution}")
+        if name:
+            print(f"    trained on: {card.simulation}\n    licence: {card.licence}\n\n{card.notes}")
+
+
+def info(argv, comm):
+    """The command ``info``: the machine and the installation as this package sees them. Collective."""
+    parser = Parser("info", "What to paste into a bug report.", "")
+    parser.parse_args(argv)
+    hosts = comm.gather(MPI.Get_processor_name())
+    if comm.rank > 0:
+        return
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    found = {
+        "nbodykit_sr": f"{__version__}, {os.path.dirname(__file__)}",
+        "weights": weights.FOLDER,
+        "python": f"{platform.python_version()}, {sys.executable}",
+        "platform": platform.platform(),
+        **versions(_PACKAGES),
+        "MPI library": MPI.Get_library_version().partition(",")[0].strip(),
+        "mpirun": shutil.which("mpirun") or "not on PATH",
+        "ranks": f"{comm.size} on {len(set(hosts))} node{'s' * (len(set(hosts)) > 1)}",
+        "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
+        "threads": f"{torch.get_num_threads()}, OMP_NUM_THREADS is "
+        f"{os.environ.get('OMP_NUM_THREADS', 'not set')}",
+        "GPUs": ", ".join(gpus) or "none",
+    }
+    for name, value in found.items():
+        print(f"{name:14}{value}")
