@@ -3,24 +3,26 @@
 import json
 import logging
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import dask
 import dask.array as da
 import numpy as np
+import torch
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
-from .chunks import ChunkGrid, default_grid
+from .chunks import ChunkGrid, default_grid, region_of
 from .device import choose_device
-from .domain import LatticeDomain, find_lattice, lattice_field, node_ranks
-from .errors import InputError, agreement
+from .domain import LatticeDomain, node_ranks
+from .errors import InputError, agreement, require_same
 from .inference import ChunkedInference, prepare, widest_side
-from .models.card import fingerprint, interpolating
+from .models.card import ModelCard, fingerprint, interpolating
 from .models.displacement import PADDING
 from .models.loading import load_generator
 from .noise import check_seed
+from .particles import find_lattice
 from .plan import particle_bytes
 from .universe import Universe
 from .version import __version__
@@ -77,6 +79,8 @@ class SRCatalog(CatalogSource):
         On every rank: a snapshot without a lattice, a model that does not fit it, bad options.
     """
 
+    _cache = None  # slices and copies have none: their columns are those of what they come from
+
     def __init__(
         self,
         source,
@@ -93,56 +97,24 @@ class SRCatalog(CatalogSource):
         eulerian=False,
     ):
         self.comm = comm = source.comm
-        node = node_ranks(comm)
         with agreement(comm):
             check_seed(seed)
+            region = region_of(region)
             universe = Universe.of(source.attrs, "BoxSize", "a", "Omega0")
-        found = find_lattice(source)
-        lattice = found[0]
-        with agreement(comm):
-            a, z = universe.a, universe.redshift
-            velocity = "Velocity" in source.columns
-            network, card = load_model(
-                model, flavour, lattice.cell, z, 6 if velocity else 3, factor
-            )
-            _check_fit(card, factor, lattice.cell, z, velocity, force, comm)
-            if hasattr(network, "at"):  # a network for many redshifts, taken at this one
-                network = network.at(a)
-            units = np.ones(card.channels)
-            if card.network != "interpolate":
-                units = card.normalization(universe.Omega0).units(a, card.channels)
-            device = choose_device(device, *node)
-            generator = prepare(network, device, dtype or "float32")
-            widest = widest_side(generator, device)
-        if card.caution and comm.rank == 0:
-            logger.warning("%s: %s", card.name, card.caution)
-        widest = comm.allreduce(widest, MPI.MIN)
+        options = dict(chunk=chunk, dtype=dtype, factor=factor, force=force)
+        options.update(region=region, eulerian=eulerian)
+        require_same(comm, seed=seed, **options, **universe.attrs)
+        particles = find_lattice(source)
         if eulerian and region is not None:
-            region = lagrangian_region(comm, found, region)
-        with agreement(comm):
-            if chunk is None:
-                grid = default_grid(lattice.Nmesh, comm.size, widest, region, lattice.cell)
-            else:
-                grid = ChunkGrid(lattice.Nmesh, chunk).select(region, lattice.cell)
-            grid.blocks(comm.size)
-        if comm.rank == 0 and chunk is None:
-            alone = default_grid(lattice.Nmesh, 1, widest, region, lattice.cell)
-            if grid.side < alone.side:
-                logger.warning(
-                    "chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size
-                )
-        self.card, self.lattice, self.grid = card, lattice.refine(card.factor), grid
-        self.inference = ChunkedInference(generator, card.factor, lattice, units, seed, device)
+            region = lagrangian_region(particles, region)
+        ready = _prepare(model, flavour, factor, particles, device, dtype or "float32", force)
+        card, grid = ready.card, _choose_grid(comm, particles.lattice, chunk, region, ready.widest)
         domain = LatticeDomain(grid, comm, PADDING)
-        self.field = lattice_field(source, domain, card.channels == 6, found)
-        beyond = self.field.largest / lattice.cell > (card.displacement_range or np.inf)
-        if beyond and comm.rank == 0:
-            logger.warning(
-                "largest LR displacement is %.3g cells, the model was trained up to %.3g",
-                self.field.largest / lattice.cell,
-                card.displacement_range,
-            )
-        self.chunks = domain.chunks
+        self.card, self.grid, self.chunks = card, grid, domain.chunks
+        self.lattice = particles.lattice.refine(card.factor)
+        self.inference = ready.inference(particles.lattice, seed)
+        self.field = particles.field(domain, card.channels == 6)
+        _warn_beyond(card, self.field)
         self._cache = _ChunkCache(self, cache_size)
         self._size = sum(piece.size for piece in self.chunks) * card.factor**3
         self.attrs.update(universe.attrs)
@@ -152,14 +124,14 @@ class SRCatalog(CatalogSource):
             SRLayout="nbodykit",
             SRSeed=str(seed),
             SRModel=card.name,
-            SRModelHash=fingerprint(network, card),
+            SRModelHash=ready.hash,
             SRCard=json.dumps(asdict(card)),
             SRFactor=card.factor,
             SRChunk=grid.side,
             SROffset=self.lattice.offset,
             SRNmesh=self.lattice.Nmesh,
             SRDtype=dtype or "float32",
-            SRDevice=device.type,
+            SRDevice=ready.device.type,
             SRRegion=json.dumps(region),
             SRSource=str(source.attrs.get("source", repr(type(source).__name__))),
             SRVersions=json.dumps(versions()),
@@ -180,11 +152,11 @@ class SRCatalog(CatalogSource):
 
     @property
     def hardcolumns(self):
-        own = list(self.names) if hasattr(self, "_cache") else []
+        own = [] if self._cache is None else list(self.names)
         return own + CatalogSource.hardcolumns.fget(self)
 
     def get_hardcolumn(self, col):
-        if not hasattr(self, "_cache") or col not in self.names:
+        if self._cache is None or col not in self.names:
             return CatalogSource.get_hardcolumn(self, col)
         dtype = {"Position": "f4", "Velocity": "f4", "ID": "u8"}[col]
         pieces = []
@@ -193,6 +165,72 @@ class SRCatalog(CatalogSource):
             task = dask.delayed(self._cache.column, pure=False, traverse=False)(chunk, col)
             pieces.append(da.from_delayed(task, (n,) if col == "ID" else (n, 3), dtype))
         return da.concatenate(pieces)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model prepared for one snapshot: at its redshift and in its units, on this rank's device."""
+
+    card: ModelCard
+    hash: str
+    generator: torch.nn.Module
+    units: np.ndarray
+    device: torch.device
+    widest: int
+
+    def inference(self, lattice, seed):
+        return ChunkedInference(
+            self.generator, self.card.factor, lattice, self.units, seed, self.device
+        )
+
+
+def _prepare(model, flavour, factor, particles, device, dtype, force):
+    """Load the model, hold its card against the snapshot and make it ready. Collective."""
+    comm, universe = particles.catalog.comm, particles.universe
+    node = node_ranks(comm)
+    with agreement(comm):
+        cell, velocity = particles.lattice.cell, "Velocity" in particles.catalog.columns
+        network, card = load_model(
+            model, flavour, cell, universe.redshift, 6 if velocity else 3, factor
+        )
+        _check_fit(card, factor, cell, universe, velocity, force, comm)
+        network = network.at(universe.a)
+        units = np.ones(card.channels)
+        if card.network != "interpolate":
+            units = card.normalization(universe.Omega0).units(universe.a, card.channels)
+        device = choose_device(device, *node)
+        generator = prepare(network, device, dtype)
+        widest = widest_side(generator, device)
+        identity = fingerprint(network, card)
+    require_same(comm, model=identity, device=device.type)
+    if card.caution and comm.rank == 0:
+        logger.warning("%s: %s", card.name, card.caution)
+    return _Ready(card, identity, generator, units, device, comm.allreduce(widest, MPI.MIN))
+
+
+def _choose_grid(comm, lattice, chunk, region, widest):
+    """The chunks, of the side that was asked for or that fits. Collective."""
+    with agreement(comm):
+        if chunk is None:
+            grid = default_grid(lattice.Nmesh, comm.size, widest, region, lattice.cell)
+        else:
+            grid = ChunkGrid(lattice.Nmesh, chunk).select(region, lattice.cell)
+        grid.blocks(comm.size)
+    if comm.rank == 0 and chunk is None:
+        alone = default_grid(lattice.Nmesh, 1, widest, region, lattice.cell)
+        if grid.side < alone.side:
+            logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
+    return grid
+
+
+def _warn_beyond(card, field):
+    largest = field.largest / field.lattice.cell
+    if largest > (card.displacement_range or np.inf) and field.domain.comm.rank == 0:
+        logger.warning(
+            "largest LR displacement is %.3g cells, the model was trained up to %.3g",
+            largest,
+            card.displacement_range,
+        )
 
 
 class _ChunkCache:
@@ -252,7 +290,7 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
     if (model is None or interpolate) and flavour is not None:
         raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
     if interpolate:
-        return interpolating(channels, factor or 8)
+        return interpolating(channels, 8 if factor is None else factor)
     return load_generator(choose(cell, redshift, channels) if model is None else model, flavour)
 
 
@@ -267,8 +305,8 @@ def versions():
     return found
 
 
-def _check_fit(card, factor, cell, redshift, velocity, force, comm):
-    problem = card.disagreement(cell, redshift)
+def _check_fit(card, factor, cell, universe, velocity, force, comm):
+    problem = card.disagreement(cell, universe.redshift, universe.Omega0)
     if factor is not None and factor != card.factor:
         problem = f"factor {factor} was asked for but model {card.name} has factor {card.factor}"
     if card.channels == 6 and not velocity:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from numbers import Integral
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 # The largest side that is chosen by itself: wide enough for the padding of 3 to cost little,
 # small enough for a chunk's features to stay in the caches of a CPU
@@ -63,7 +64,7 @@ class ChunkGrid:
     selection: tuple | None = None
 
     def __post_init__(self):
-        if not 1 <= self.side <= self.Nmesh:
+        if not (isinstance(self.side, Integral) and 1 <= self.side <= self.Nmesh):
             raise InputError(
                 f"chunk is {self.side}: a side from 1 to the {self.Nmesh} sites of the LR lattice is needed"
             )
@@ -141,9 +142,8 @@ class ChunkGrid:
         """
         if region is None:
             return self
-        check_region(region)
         selection = []
-        for low, high in region:
+        for low, high in region_of(region):
             first = int(np.floor(low / cell + 1e-9))
             last = int(np.ceil(high / cell - 1e-9))
             rows = [
@@ -154,13 +154,27 @@ class ChunkGrid:
         return ChunkGrid(self.Nmesh, self.side, tuple(selection))
 
 
-def check_region(region):
-    """Refuse what is no three (low, high) pairs; raises InputError."""
-    for axis, (low, high) in zip("xyz", region, strict=True):
+def region_of(pairs):
+    """A part of the box as three (low, high) pairs of numbers, or None for all of it.
+
+    Raises
+    ------
+    InputError
+    """
+    if pairs is None:
+        return None
+    try:
+        x, y, z = ((float(low), float(high)) for low, high in pairs)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"region is {one_line(pairs, 80)}: three (low, high) pairs in Mpc/h are needed"
+        ) from None
+    for axis, (low, high) in zip("xyz", (x, y, z)):
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise InputError(
                 f"region along {axis} is {low:g}:{high:g} Mpc/h: low:high with low < high is needed"
             )
+    return x, y, z
 
 
 def default_grid(Nmesh, ranks=1, widest=DEFAULT_SIDE, region=None, cell=1.0):

@@ -1,4 +1,4 @@
-"""The exception for users' errors, and the agreement of all ranks before one raises it."""
+"""The exception for users' errors, and what all ranks must agree on before one raises it."""
 
 from contextlib import contextmanager
 
@@ -43,3 +43,27 @@ def agreement(comm):
     first = next((rank for rank, text in enumerate(messages) if text is not None), None)
     if first is not None:
         raise InputError(messages[first])
+
+
+def require_same(comm, **values):
+    """Refuse what differs between ranks, such as a seed that each rank drew. Collective.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+    values : anything with a `repr` that tells it
+        By the names that users know.
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    """
+    everywhere = comm.allgather({name: repr(value) for name, value in values.items()})
+    for name, first in everywhere[0].items():
+        for rank, theirs in enumerate(everywhere):
+            if theirs[name] != first:
+                raise InputError(
+                    f"{name} is {one_line(first, 80)} on rank 0 but {one_line(theirs[name], 80)} on "
+                    f"rank {rank}: give all ranks the same"
+                )

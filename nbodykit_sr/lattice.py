@@ -98,8 +98,19 @@ def wrap(position, BoxSize, dtype=np.float64):
 
 
 def particle_ids(ids):
-    """Flat int64 IDs without the generation byte."""
-    ids = np.asarray(ids).reshape(-1).astype(np.uint64)
+    """Flat int64 IDs without the generation byte.
+
+    Raises
+    ------
+    InputError
+        If they are no integers, or negative.
+    """
+    ids = np.asarray(ids).reshape(-1)
+    if ids.dtype.kind not in "iu":
+        raise InputError(f"ID is {ids.dtype}: integers that number a lattice are needed")
+    if ids.min(initial=0) < 0:
+        raise InputError(f"ID is {ids.min()} somewhere: numbers from 0 up are needed")
+    ids = ids.astype(np.uint64)
     return (ids & np.uint64((1 << ID_BITS) - 1)).astype(np.int64)
 
 

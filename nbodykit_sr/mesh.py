@@ -15,8 +15,8 @@ from nbodykit.base.mesh import MeshSource
 
 from .chunks import ChunkGrid, default_grid
 from .device import choose_device
-from .domain import LatticeDomain, LatticeField, node_ranks
-from .errors import InputError, agreement
+from .domain import LatticeDomain, node_ranks
+from .errors import InputError, agreement, require_same
 from .inference import one_thread
 from .lattice import LagrangianLattice
 from .models.card import fingerprint, load_model
@@ -97,11 +97,15 @@ class SRMesh(MeshSource):
             universe = Universe.of(lr.attrs, "BoxSize", "a", "Omega0")
             start = _start(initial.attrs, initial_redshift)
             N, box = _sizes(lr, initial, Nmesh, universe.BoxSize, start.BoxSize), universe.BoxSize
-            self._check_fit(box / N, universe.redshift)
+            self._check_fit(box / N, universe)
             self.growth = growth_factor(start.a, universe.Omega0)
             self.grid = default_grid(N, comm.size) if chunk is None else ChunkGrid(N, chunk)
             self.grid.blocks(comm.size)
             self.device = choose_device(device, *node)
+            identity = fingerprint(self.network, self.card)
+        options = dict(Nmesh=Nmesh, chunk=chunk, force=force, initial_redshift=initial_redshift)
+        require_same(comm, model=identity, device=self.device.type, **options, **universe.attrs)
+        require_same(comm, **start.attrs)
         if self.card.caution and comm.rank == 0:
             logger.warning("%s: %s", self.card.name, self.card.caution)
         self.lr, self.initial = lr, initial
@@ -111,7 +115,7 @@ class SRMesh(MeshSource):
             Redshift=universe.redshift,
             SROrigin=origin,
             SRModel=self.card.name,
-            SRModelHash=fingerprint(self.network, self.card),
+            SRModelHash=identity,
             SRCard=json.dumps(asdict(self.card)),
             SRChunk=self.grid.side,
             SRVersion=__version__,
@@ -137,7 +141,7 @@ class SRMesh(MeshSource):
         network = self.network.to(self.device)
         computed = self._computed(
             lambda chunk, inner: _evaluate(
-                network, lr.padded(chunk), initial.padded(inner), self.device
+                network, coarse.cut(lr, chunk), fine.cut(initial, inner), self.device
             ),
             zip(coarse.chunks, fine.chunks, strict=True),
         )
@@ -189,8 +193,8 @@ class SRMesh(MeshSource):
             )
         return float(mean)
 
-    def _check_fit(self, cell, z):
-        problem = self.card.disagreement(cell, z)
+    def _check_fit(self, cell, universe):
+        problem = self.card.disagreement(cell, universe.redshift, universe.Omega0)
         if problem:
             self._object(problem)
 
@@ -246,12 +250,11 @@ def _start(attrs, z):
 
 
 def _on_blocks(field, domain):
-    """A distributed mesh on every rank's padded block, as a LatticeField."""
+    """A distributed mesh on a rank's padded block, (1, X, Y, Z) float32. Collective."""
     axes = [np.arange(s, s + n) for s, n in zip(field.start, field.shape, strict=True)]
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     values = np.asarray(field.value, dtype="f4").reshape(-1, 1)
-    Nmesh = domain.grid.Nmesh
-    return LatticeField(LagrangianLattice(Nmesh, 1.0), domain, domain.exchange(cells, values), 0.0)
+    return domain.exchange(cells, values)
 
 
 @torch.inference_mode()

@@ -6,10 +6,11 @@ their padding, and any cut of the box, on any device, gives the same universe.
 """
 
 import math
+from numbers import Integral
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -87,5 +88,8 @@ def _normal(word0, word1):
 
 
 def check_seed(seed):
-    if not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed}: an integer from 0 to 2^64 - 1 is needed")
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not (whole and 0 <= seed < 2**64):
+        raise InputError(
+            f"seed is {one_line(repr(seed), 40)}: an integer from 0 to 2^64 - 1 is needed"
+        )

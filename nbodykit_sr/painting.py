@@ -10,9 +10,9 @@ from nbodykit.base.catalog import CatalogSource
 from nbodykit.lab import ArrayCatalog
 from pmesh.pm import ParticleMesh
 
-from .domain import find_lattice
 from .errors import InputError, agreement
 from .lattice import cube_root
+from .particles import find_lattice, read_columns
 from .universe import Universe
 
 # First points of the meshes, in cells of their own
@@ -59,13 +59,7 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
     with agreement(comm):
         if "Position" not in catalog.columns:
             raise InputError("the catalogue has no Position: a density cannot be painted")
-        position = np.asarray(catalog.compute(catalog["Position"]), dtype="f8")
-        bad = ~np.isfinite(position).all(axis=1)
-        if bad.any():
-            raise InputError(
-                f"Position is not finite for {bad.sum()} particles, the first "
-                f"{position[bad][0].tolist()}: the catalogue is damaged"
-            )
+        position = read_columns(catalog, "Position")[0].astype("f8")
         box = Universe.of(catalog.attrs, "BoxSize").BoxSize
         if len(position) and (abs(position - box / 2) > 1.5 * box).any():
             raise InputError(
@@ -202,15 +196,18 @@ def _average(field, side):
 
 def _divergence(catalog, Nmesh, origin, kmin):
     """Minus the divergence of the displacement of a catalogue, at the growth of its redshift."""
-    lattice, site, displacement = find_lattice(catalog)
+    particles = find_lattice(catalog)
+    lattice = particles.lattice
     pm = ParticleMesh(Nmesh=[Nmesh] * 3, BoxSize=float(Nmesh), dtype="f8", comm=catalog.comm)
-    site = site.astype("f8")
+    site = particles.site.astype("f8")
     layout = pm.decompose(site)
     nodes = layout.exchange(site)
     total = 0.0
     for axis in range(3):
         # a particle on a point of the mesh gives all it has to that point: a plain assignment
-        values = layout.exchange(np.ascontiguousarray(displacement[:, axis]) / lattice.cell)
+        values = layout.exchange(
+            np.ascontiguousarray(particles.displacement[:, axis]) / lattice.cell
+        )
         field = pm.paint(nodes, mass=values, resampler="cic")
 
         def derivative(w, v, axis=axis):

@@ -114,6 +114,11 @@ class Universe:
         return hubble(self.a, self.Omega0, self.OmegaLambda)
 
     @property
+    def linear_rate(self) -> float:
+        """Peculiar velocity of a displacement in linear theory, a H f [km/s per Mpc/h]."""
+        return self.a * self.hubble * growth_rate(self.a, self.Omega0)
+
+    @property
     def growth(self) -> float:
         """Linear growth factor, 1 at a = 1."""
         return growth_factor(self.a, self.Omega0)

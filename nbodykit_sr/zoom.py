@@ -4,15 +4,16 @@ import numpy as np
 from mpi4py import MPI
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from .chunks import check_region, default_grid
+from .chunks import default_grid
 from .domain import LatticeDomain
-from .errors import InputError, agreement
+from .errors import InputError
+from .particles import LatticeParticles
 
 # SR particles may lie this much outside of the LR particles around them [LR cells]
 MARGIN = 1.0
 
 
-def lagrangian_region(comm, found, region):
+def lagrangian_region(particles: LatticeParticles, region: tuple) -> tuple:
     """Where the SR particles come from that can lie in a part of the evolved box.
 
     Interpolated positions of a cell lie between those of the LR particles around it; small scales
@@ -20,10 +21,8 @@ def lagrangian_region(comm, found, region):
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Comm
-    found : tuple
-        Of `domain.find_lattice`.
-    region : three (low, high) pairs
+    particles : LatticeParticles
+    region : three (low, high) pairs, as `chunks.region_of` gives them
         Eulerian, comoving [Mpc/h]; may reach over the edges of the periodic box.
 
     Returns
@@ -34,13 +33,11 @@ def lagrangian_region(comm, found, region):
     Raises
     ------
     InputError
-        On every rank: no region, or one that no particle reaches.
+        On every rank: a region that no particle reaches.
     """
-    lattice, site, displacement = found
-    with agreement(comm):
-        check_region(region)
+    comm, lattice = particles.catalog.comm, particles.lattice
     domain = LatticeDomain(default_grid(lattice.Nmesh, comm.size), comm, 1)
-    field = domain.exchange(site, displacement.astype("f4"))
+    field = domain.exchange(particles.site, particles.displacement.astype("f4"))
     start, _ = domain.padded(comm.rank)
     inside = np.True_
     for axis, (low, high) in enumerate(region):

@@ -97,19 +97,20 @@ def test_chunks_make_no_difference(comm, snapshot, weights, chunk):
 
 def test_chunks_equal_the_whole_box(comm, data, weights):
     """Against the network run once on the whole periodic box with whole-box noise."""
-    from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+    from nbodykit_sr.domain import LatticeDomain
     from nbodykit_sr.inference import ChunkedInference
+    from nbodykit_sr.particles import find_lattice
 
     alone = comm.Split(comm.rank)
     snapshot = open_snapshot(data / "lr8_12p5_z2", alone)
     generator, card = load_generator(weights["model"], weights["flavour"])
-    found = find_lattice(snapshot)
+    particles = find_lattice(snapshot)
     outputs = []
     for side in (8, 4, 2):
         domain = LatticeDomain(ChunkGrid(8, side), alone, 3)
-        field = lattice_field(snapshot, domain, True, found)
+        field = particles.field(domain, True)
         units = card.normalization(0.3).units(1 / 3, 6)
-        inference = ChunkedInference(generator, 8, found[0], units, 5, torch.device("cpu"))
+        inference = ChunkedInference(generator, 8, particles.lattice, units, 5, torch.device("cpu"))
         whole = np.empty((6, 64, 64, 64), "f4")
         for chunk in domain.chunks:
             place = tuple(slice(8 * s, 8 * (s + n)) for s, n in zip(chunk.start, chunk.shape))
@@ -253,6 +254,7 @@ def model_file(comm, tmp_path, **card):
         (dict(cell=0.78125), "1.5625 Mpc/h.*0.78125"),
         (dict(redshift=(4, 4)), "redshift 2 .*z = 4"),
         (dict(redshift=(0, 1)), "redshift 2 .*z = 0 to 1"),
+        (dict(Omega_m=0.6), "Omega0 is 0.2814 .*for 0.6, to 10%"),
     ],
 )
 def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, caplog):
@@ -275,6 +277,15 @@ def test_a_caution_is_told(comm, snapshot, tmp_path, notes, caplog):
     "options, message",
     [
         (dict(seed=-1), "seed is -1"),
+        (dict(seed=1.5), "seed is 1.5: an integer"),
+        (dict(seed="7"), "seed is '7': an integer"),
+        (dict(seed=None), "seed is None: an integer"),
+        (dict(chunk=2.0), "chunk is 2.0"),
+        (dict(model="interpolate", factor=2.0), "factor is 2.0"),
+        (dict(model="interpolate", factor=0), "factor is 0"),
+        (dict(region=np.zeros((3, 3))), "region is .*three"),
+        (dict(region=5.0), "region is 5.0: three"),
+        (dict(region=(("a", 1), (0, 1), (0, 1))), "region is .*three"),
         (dict(chunk=9), "chunk is 9"),
         (dict(device="tpu"), "device is 'tpu'"),
         (dict(dtype="float16"), "dtype is 'float16'"),
@@ -286,6 +297,57 @@ def test_a_caution_is_told(comm, snapshot, tmp_path, notes, caplog):
 def test_senseless_options(snapshot, options, message):
     with pytest.raises(InputError, match=message):
         SRCatalog(snapshot, **options)
+
+
+def test_a_region_of_any_kind(snapshot, weights):
+    regions = ((0, 5), (0, 5), (0, 5)), np.array([[0, 5]] * 3), [[0.0, 5.0]] * 3
+    told = {
+        SRCatalog(snapshot, chunk=2, region=one, **weights).attrs["SRRegion"] for one in regions
+    }
+    assert told == {"[[0.0, 5.0], [0.0, 5.0], [0.0, 5.0]]"}
+
+
+def test_ranks_that_disagree(comm, snapshot, tmp_path):
+    """As when every rank draws a seed of its own, or reads files of its own."""
+    rank = min(comm.rank, 1)
+    if comm.size == 1:
+        return
+    path = tmp_path / f"of rank {comm.rank}.safetensors"
+    generator = DisplacementGenerator(channels=6, factor=2, chan_base=4, chan_min=2)
+    save_model(path, generator, ModelCard("m", "displacement", generator.arguments, 2, 6))
+    for options, message in (
+        (dict(seed=rank), "seed is 0 on rank 0 but 1 on rank 1: give all ranks the same"),
+        (dict(dtype=["float32", "bfloat16"][rank]), "dtype is 'float32' on rank 0"),
+        (dict(chunk=[None, 2][rank]), "chunk is None on rank 0"),
+        (dict(model=path), "model is '.*' on rank 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            SRCatalog(snapshot, **{"model": "interpolate", **options})
+    rows = {name: snapshot[name] for name in snapshot.header.columns}
+    later = ArrayCatalog(rows, comm=comm, **{**snapshot.attrs, "Time": (1 + rank * 1e-4) / 3})
+    with pytest.raises(InputError, match="Time is .* on rank 0 but"):
+        SRCatalog(later, model="interpolate")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: {"Selection": c["ID"] % 2 == 0}, "Selection leaves out"),
+        (lambda c: {"ID": c["ID"].astype("f8")}, "ID is float64: integers"),
+        (lambda c: {"ID": c["ID"].astype("i8") - 5}, "ID is -"),
+        (lambda c: {"Position": c["Position"].astype("i8")}, "Position is int64"),
+        (lambda c: {"Position": c["Position"] * 1j}, "Position is complex128"),
+        (lambda c: {"Position": c["Position"][:, :2]}, r"Position is .*\(n, 3\) are needed"),
+        (lambda c: {"Velocity": c["Velocity"] * 1e6}, "linear theory gives .* check its units"),
+        (lambda c: {"Velocity": c["Velocity"] * 0}, "Velocity is 0 km/s rms"),
+    ],
+)
+def test_columns_that_make_no_sense(comm, snapshot, weights, change, message):
+    rows = {name: snapshot[name] for name in snapshot.header.columns}
+    attrs = {name: snapshot.attrs[name] for name in ("BoxSize", "Time", "Omega0")}
+    source = ArrayCatalog({**rows, **change(snapshot)}, comm=comm, **attrs)
+    with pytest.raises(InputError, match=message):
+        SRCatalog(source, **weights)
 
 
 def test_velocities_a_model_wants(comm, snapshot, tmp_path):

@@ -5,10 +5,11 @@ import pytest
 from nbodykit.lab import ArrayCatalog
 
 from nbodykit_sr.chunks import ChunkGrid, default_grid
-from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+from nbodykit_sr.domain import LatticeDomain
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
+from nbodykit_sr.particles import find_lattice
 
 pytestmark = pytest.mark.mpi
 
@@ -58,21 +59,21 @@ def test_holes_and_repeats_are_refused_by_all(comm):
     ],
 )
 def test_the_offset_is_found(comm, data, name, offset):
-    lattice, _, _ = find_lattice(open_snapshot(data / name, comm))
+    lattice = find_lattice(open_snapshot(data / name, comm)).lattice
     assert (lattice.Nmesh, lattice.BoxSize) == (16, 25.0)
     assert lattice.offset == pytest.approx(offset, abs=1e-12)
 
 
 def test_gas_particles_have_their_own_lattice(comm, data):
-    gas, _, _ = find_lattice(open_snapshot(data / "lr16_25_gas_z4", comm, dataset="0/"))
+    gas = find_lattice(open_snapshot(data / "lr16_25_gas_z4", comm, dataset="0/")).lattice
     baryons = 0.0464 / 0.2814
     assert gas.offset == pytest.approx(0.5 - 0.5 * (1 - baryons), abs=1e-12)
 
 
 def field_of(catalog, comm, velocity=True):
-    found = find_lattice(catalog)
-    grid = default_grid(found[0].Nmesh, comm.size)
-    return lattice_field(catalog, LatticeDomain(grid, comm, 3), velocity, found)
+    particles = find_lattice(catalog)
+    grid = default_grid(particles.lattice.Nmesh, comm.size)
+    return particles.field(LatticeDomain(grid, comm, 3), velocity)
 
 
 def test_the_field_does_not_depend_on_the_ranks(comm, data):
@@ -89,7 +90,8 @@ def test_initial_displacements_are_those_from_prepositions(comm, data):
     """MP-GenIC writes the lattice itself into its initial conditions."""
     bigfile = pytest.importorskip("bigfile")
     catalog = open_snapshot(data / "lr16_25_IC", comm)
-    lattice, site, displacement = find_lattice(catalog)
+    found = find_lattice(catalog)
+    lattice, site = found.lattice, found.site
     with bigfile.File(str(data / "lr16_25_IC")) as file:
         first = comm.rank * 4096 // comm.size
         before = file["1/PrePosition"][first : first + len(site)] / 1000
@@ -116,7 +118,8 @@ def test_corner_and_centre_lattices_carry_the_same_modes(comm, data):
 
     def mode(name):
         catalog = open_snapshot(data / name, comm)
-        lattice, site, displacement = find_lattice(catalog)
+        found = find_lattice(catalog)
+        lattice, site, displacement = found.lattice, found.site, found.displacement
         k = 2 * np.pi / lattice.BoxSize
         wave = np.exp(-1j * k * lattice.site_position(site))
         return comm.allreduce((displacement * wave).sum(axis=0)) / lattice.size
@@ -144,8 +147,9 @@ SMOOTH = 0.5 * np.sin(2 * np.pi * SITES / 8)
 
 def test_any_id_base_is_found(comm):
     ids = LagrangianLattice(8, 12.5).id(SITES, base=4097)
-    lattice, site, displacement = find_lattice(catalog_of(comm, SITES, SMOOTH, ids=ids))
-    np.testing.assert_allclose(displacement, 0.5 * np.sin(2 * np.pi * site / 8), atol=1e-12)
+    found = find_lattice(catalog_of(comm, SITES, SMOOTH, ids=ids))
+    expected = 0.5 * np.sin(2 * np.pi * found.site / 8)
+    np.testing.assert_allclose(found.displacement, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

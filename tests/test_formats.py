@@ -10,9 +10,9 @@ import pytest
 from formats import Box, x_slowest, z_slowest
 from nbodykit.lab import FOF, FFTPower
 
-from nbodykit_sr.domain import find_lattice
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
+from nbodykit_sr.particles import find_lattice
 
 pytestmark = pytest.mark.mpi
 
@@ -87,7 +87,8 @@ def physics(catalog):
     wave = 2 * np.pi / 25  # no mode lies on the edge of a bin, where rounding would decide
     power = FFTPower(catalog, mode="1d", Nmesh=32, dk=wave, kmin=wave / 2).power
     halos = FOF(catalog, linking_length=0.2, nmin=7).find_features()
-    lattice, site, displacement = find_lattice(catalog)
+    found = find_lattice(catalog)
+    lattice, displacement = found.lattice, found.displacement
     total = catalog.comm.allreduce((displacement**2).sum())
     return power["power"].real, halos.csize, lattice, total
 
@@ -118,7 +119,8 @@ def test_the_same_box_in_every_format(comm, written, truth, data, form):
 )
 def test_every_numbering_is_found(comm, written, truth, numbering):
     catalog = open_snapshot(written(Box.gadget_hdf5, ".hdf5", numbering=numbering), comm)
-    lattice, site, displacement = find_lattice(catalog)
+    found = find_lattice(catalog)
+    lattice, displacement = found.lattice, found.displacement
     assert lattice == truth[2]
     total = comm.allreduce((displacement**2).sum())
     assert total == pytest.approx(truth[3], rel=1e-5)
@@ -133,8 +135,8 @@ def test_dark_matter_is_found_beside_gas(comm, data, tmp_path):
     catalog = open_snapshot(tmp_path, comm)
     native = open_snapshot(data / "lr16_25_gas_z4", comm)
     # Gadget's header has no OmegaBaryon, by which the shift would be known exactly
-    assert find_lattice(catalog)[0].offset == pytest.approx(
-        find_lattice(native)[0].offset, abs=1e-4
+    assert find_lattice(catalog).lattice.offset == pytest.approx(
+        find_lattice(native).lattice.offset, abs=1e-4
     )
     assert catalog.attrs["ParticleMass"] == pytest.approx(native.attrs["ParticleMass"])
     assert open_snapshot(tmp_path, comm, dataset="PartType0").csize == 4096

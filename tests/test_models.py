@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.blocks import upsample
@@ -178,3 +179,23 @@ def test_networks_and_training_need_neither_mpi_nor_nbodykit():
         "assert nbodykit_sr.ConvexGenerator and 'SRCatalog' in dir(nbodykit_sr)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    "training, message",
+    [
+        ('{"log": "' + "x" * 2_000_000 + '"}', "at most 1048576 are read"),
+        ('{"a":' * 900 + "1" + "}" * 900, "more than 20 deep"),
+        ('{"a":' * 9000 + "1" + "}" * 9000, "more than 20 deep"),
+    ],
+    ids=["size", "depth", "abyss"],
+)
+def test_cards_without_end(tmp_path, training, message):
+    """Refused as they are read, before a copy or a hash of them fails half way through a run."""
+    card = '{"name": "m", "network": "interpolate", "arguments": {}, "factor": 2, "channels": 3, '
+    metadata = {"card": card + f'"training": {training}}}'}
+    path = tmp_path / "endless.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(InputError, match=message) as error:
+        load_generator(path)
+    assert len(str(error.value)) < 300

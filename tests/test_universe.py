@@ -8,8 +8,8 @@ from scipy.integrate import quad
 
 from nbodykit_sr import InputError, SRCatalog, SRMesh, open_snapshot
 from nbodykit_sr.diagnostics import find_halos, power_spectrum
-from nbodykit_sr.domain import find_lattice
 from nbodykit_sr.painting import paint
+from nbodykit_sr.particles import find_lattice
 from nbodykit_sr.universe import Universe, growth_factor, growth_rate, hubble
 
 WHOLE = dict(BoxSize=[25.0] * 3, Redshift=2.0, Omega0=0.28, OmegaLambda=0.72, HubbleParam=0.7)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..normalization import growth_factor
+from ..universe import growth_factor
 from .displacement import DisplacementGenerator, Level
 from .styled import StyledGenerator
 

@@ -1,6 +1,7 @@
 """The displacement generator of Li et al. 2021 (their Fig. 7)."""
 
 from math import log2
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -66,8 +67,7 @@ class DisplacementGenerator(nn.Module):
         super().__init__()
         if channels not in (3, 6):
             raise InputError(f"channels is {channels}: 3 (displacement) or 6 (and velocity) needed")
-        if factor < 2 or factor & (factor - 1):
-            raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
+        check_factor(factor)
         self.channels, self.factor = channels, factor
         self.chan_base, self.chan_min, self.chan_max = chan_base, chan_min, chan_max
         self.noise_gain = noise_gain
@@ -95,6 +95,10 @@ class DisplacementGenerator(nn.Module):
         """The lattice spacing before a level, where the network needs to know: `ConvexGenerator`."""
         return None
 
+    def at(self, a):
+        """The generator for scale factor `a`: itself, which was trained at one."""
+        return self
+
     def forward(self, x, noise, spacing=None):
         """Super-resolve a padded chunk.
 
@@ -119,6 +123,11 @@ class DisplacementGenerator(nn.Module):
         return y
 
 
+def check_factor(factor):
+    if not isinstance(factor, Integral) or factor < 2 or factor & (factor - 1):
+        raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
+
+
 class InterpolatingGenerator(nn.Module):
     """The skip path alone: trilinear interpolation, the baseline without parameters.
 
@@ -127,10 +136,13 @@ class InterpolatingGenerator(nn.Module):
 
     def __init__(self, channels=6, factor=8):
         super().__init__()
-        if factor < 2 or factor & (factor - 1):
-            raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
+        check_factor(factor)
         self.channels, self.factor = channels, factor
         self.arguments = {"channels": channels, "factor": factor}
+
+    def at(self, a):
+        """The generator for scale factor `a`: itself, as it knows of none."""
+        return self
 
     def forward(self, x, noise=None):
         for _ in range(int(log2(self.factor))):

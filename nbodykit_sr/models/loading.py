@@ -37,6 +37,6 @@ def load_generator(path, flavour=None):
             f"flavour {flavour!r} goes with .pt checkpoints: {path.name} has its own card"
         )
     network, card = load_model(path)
-    if not card.network.endswith("displacement"):
+    if not card.moves_particles:
         raise InputError(f"model {path} is a {card.network} network: a displacement one is needed")
     return network, card

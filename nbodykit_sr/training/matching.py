@@ -6,12 +6,13 @@ import numpy as np
 from mpi4py import MPI
 
 from ..chunks import default_grid
-from ..domain import LatticeDomain, find_lattice, lattice_field
+from ..domain import LatticeDomain
 from ..errors import InputError, agreement
 from ..io.atomic import disk
 from ..io.preflight import PAIR, prepare_output
 from ..io.snapshot import open_snapshot
 from ..io.staging import staged
+from ..particles import find_lattice
 from ..universe import Universe
 from .pairs import alignment, describe_pair, new_field
 
@@ -62,28 +63,20 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
                 f"LR has {catalogs[0].csize} and HR {catalogs[1].csize} particles: 2^3, 4^3, 8^3 "
                 "or another power of 2 cubed times as many are needed"
             )
-    found = [find_lattice(catalog) for catalog in catalogs]
-    lattice, offset = found[0][0], found[1][0].offset
+    lr, hr = (find_lattice(catalog) for catalog in catalogs)
     with agreement(comm):
-        shift = alignment(lattice, ratio, offset)
-    # HR sites are renumbered so that sites i * ratio ... belong to LR site i
-    hr_lattice, site, displacement = found[1]
-    found[1] = hr_lattice, (site + shift) % hr_lattice.Nmesh, displacement
-    del site, displacement
+        shift = alignment(lr.lattice, ratio, hr.lattice.offset)
     manifest, first = None, universes[0]
     with staged(folder, PAIR, comm) as partial:
-        for name, catalog in zip(("lr", "hr"), catalogs, strict=True):
-            this = found.pop(0)
-            Nmesh = this[0].Nmesh
-            domain = LatticeDomain(default_grid(Nmesh, comm.size), comm, 0)
-            field = lattice_field(catalog, domain, channels == 6, this)
-            del this
-            _write(partial / f"{name}.npy", field, comm)
+        # HR sites are renumbered so that sites i * ratio ... belong to LR site i
+        for name, particles in (("lr", lr), ("hr", hr.renumbered(shift))):
+            domain = LatticeDomain(default_grid(particles.lattice.Nmesh, comm.size), comm, 0)
+            _write(partial / f"{name}.npy", particles.field(domain, channels == 6), comm)
         with agreement(comm):
             if comm.rank == 0:
                 with disk(partial):
                     manifest = describe_pair(
-                        partial, lattice, ratio, first.a, first.Omega0, source, seed
+                        partial, lr.lattice, ratio, first.a, first.Omega0, source, seed
                     )
     if comm.rank == 0:
         log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)

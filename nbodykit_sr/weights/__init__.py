@@ -44,7 +44,7 @@ def choose(cell, redshift, channels=None):
     fitting, there = [], []
     for path in shipped():
         card = read_card(path)
-        if not card.network.endswith("displacement"):
+        if not card.moves_particles:
             continue
         there.append(f"{card.name} ({card.validity}, {card.channels} channels)")
         if card.disagreement(cell, redshift) is None and (channels or 6) >= card.channels:

@@ -160,14 +160,15 @@ class Snapshots(Headers):
         from mpi4py import MPI
 
         from nbodykit_sr.chunks import ChunkGrid
-        from nbodykit_sr.domain import LatticeDomain, find_lattice, lattice_field
+        from nbodykit_sr.domain import LatticeDomain
         from nbodykit_sr.io.snapshot import open_snapshot
+        from nbodykit_sr.particles import find_lattice
 
         source = open_snapshot(self.path, MPI.COMM_SELF)
         source.check_sums()
         found = find_lattice(source)
         domain = LatticeDomain(ChunkGrid(found[0].Nmesh, 4), MPI.COMM_SELF, 3)
-        return source, lattice_field(source, domain, True, found).data
+        return source, found.field(domain, True).data
 
     def check(self, name, content):
         source, field = self.read()

@@ -209,7 +209,7 @@ def weights(comm, tmp_path):
 CARDS = {
     "cell": ({"cell": 0.5}, "1.5625 Mpc/h but model small was trained at 0.5 Mpc/h"),
     "redshift": ({"redshift": (3, 4)}, "redshift 2 but model small is for z = 3 to 4"),
-    "Omega_m": ({"Omega_m": 3.0}, "Omega_m is 3"),
+    "Omega_m": ({"Omega_m": 3.0}, "Omega0 is 0.2814 but model small is for 3"),
     "factor": ({"factor": 4}, "factor 4"),
     "network": ({"arguments": {"channels": 6, "factor": 3}}, "arguments"),
     "nonsense": ({"arguments": {"channels": "many"}}, "arguments"),
