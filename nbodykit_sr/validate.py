@@ -3,11 +3,16 @@
     mpirun -n 4 nbodykit-sr validate --sr SR_008 --hr HR_008 --lr PART_008 --out report
 
 Writes report.html (self-contained), report.json (every number) and figures as PNG and PDF.
+
+    nbodykit-sr validate --compare report_a/report.json report_b/report.json
+
+puts the verdicts on two models side by side.
 """
 
 import logging
 import os
 import shlex
+import sys
 from dataclasses import dataclass, fields
 
 from tqdm import tqdm
@@ -20,19 +25,23 @@ from .io.snapshot import open_snapshot
 from .io.staging import staged
 from .universe import Universe
 
+BROKEN = 1  # status when a limit of --require is
+
 
 @dataclass(frozen=True)
 class ValidateOptions:
     """Options of a comparison; see ``nbodykit-sr validate --help``."""
 
-    sr: tuple  # of tuples of paths: for each box its realisations
-    out: str
+    sr: tuple = ()  # of tuples of paths: for each box its realisations
+    out: str = ""
     hr: tuple = ()
     lr: tuple = ()
     mesh: int | None = None
     kmax: float | None = None
     boxes: tuple | None = None
     overwrite: bool = False
+    require: str | None = None
+    compare: tuple = ()
     quiet: bool = False
 
     def command(self):
@@ -56,6 +65,11 @@ class ValidateOptions:
 def validate(options, comm):
     """Measure and write the report. Collective.
 
+    Returns
+    -------
+    int
+        0, or `BROKEN` if a limit of `require` is.
+
     Raises
     ------
     InputError
@@ -63,12 +77,19 @@ def validate(options, comm):
     """
     with agreement(comm):
         try:
-            from .diagnostics import report, suite
+            from .diagnostics import report, suite, verdicts
             from .diagnostics.results import Settings
+            from .diagnostics.summary import summary
         except ImportError as error:
             raise InputError(
                 f"the report needs {error.name}: pip install nbodykit_sr[report]"
             ) from None
+    limits = {}
+    with agreement(comm):
+        if options.require is not None:
+            limits = verdicts.read_limits(options.require)
+            if not options.hr:
+                raise InputError("--require judges SR against HR: give --hr")
     inputs = [path for many in (*options.sr, options.hr, options.lr) for path in many]
     prepare_output(options.out, comm, REPORT, options.overwrite, inputs=inputs, parents=True)
     boxes = []
@@ -103,10 +124,31 @@ def validate(options, comm):
             if comm.rank == 0:
                 with disk(folder):
                     report.write_report(results, boxes, folder, options.command())
+    judged = verdicts.verdicts(results)
+    with agreement(comm):
+        lines = verdicts.broken(judged, limits)
     if comm.rank == 0 and not options.quiet:
-        for row in report.summary(results):
+        for one in judged.values():
+            print(f"{one.title}: within 10 % {one.text(0.1)}; {one.worst_text()}")
+        for row in summary(results):
             print(f"{row['quantity']}: {row['value']}")
         print(f"The page: {os.path.join(options.out, 'report.html')}")
+    if lines and comm.rank == 0:
+        print(*(f"validate: broken: {line}" for line in lines), sep="\n", file=sys.stderr)
+    return BROKEN if lines else 0
+
+
+def compare(paths, comm):
+    """Print the verdicts of reports side by side. Collective."""
+    with agreement(comm):
+        from .diagnostics.verdicts import read_report, side_by_side
+
+        documents = [read_report(path) for path in paths]
+        rows = [("", *map(str, paths)), *side_by_side(documents)]
+    if comm.rank == 0:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     return 0
 
 
@@ -122,13 +164,13 @@ def parse(argv):
         "--sr",
         nargs="+",
         action="append",
-        required=True,
+        default=[],
         help="SR catalogues, realisations of one LR; again with --hr and --lr for each other box",
     )
     add("--hr", nargs="+", action="extend", default=[], help="HR snapshots, one for each --sr")
     add("--lr", nargs="+", action="extend", default=[], help="LR snapshots, one for each --sr")
     add = parser.group("output")
-    add("--out", required=True, help="folder of the report")
+    add("--out", help="folder of the report")
     add("--overwrite", action="store_true", help="replace an existing report")
     add("--quiet", action="store_true", help="no progress bar, no summary")
     add = parser.group("what is measured")
@@ -140,7 +182,25 @@ def parse(argv):
         type=float,
         help="widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
     )
+    add = parser.group("what is asked of it")
+    add(
+        "--require",
+        metavar="FILE",
+        help="limits in TOML, such as [power] within = 0.1 to = 8; status 1 when one is broken",
+    )
+    add(
+        "--compare",
+        nargs="+",
+        default=(),
+        metavar="REPORT",
+        help="only print the verdicts of report.json files side by side",
+    )
     values = vars(parser.parse_args(argv))
+    if values["compare"]:
+        return ValidateOptions(compare=tuple(values["compare"]))
+    for name in ("sr", "out"):
+        if not values[name]:
+            parser.error(f"--{name} is needed, or --compare alone")
     values["sr"] = tuple(tuple(many) for many in values["sr"])
     for name in ("hr", "lr", "boxes"):
         if values[name] is not None:
@@ -158,7 +218,7 @@ def main(argv, comm):
     """The command: parse, set up logging, run."""
     options = parse(argv)
     start_log("validate", logging.WARNING)
-    return validate(options, comm)
+    return compare(options.compare, comm) if options.compare else validate(options, comm)
 
 
 if __name__ == "__main__":

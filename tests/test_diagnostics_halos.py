@@ -126,7 +126,7 @@ def test_coarse_halos_leave_small_bins_unknown(comm):
     unknown = edges[:-1] < 31 * low.particle_mass
     assert unknown.any() and np.isnan(functions[1]["dn_dlogM"][unknown]).all()
     assert np.isfinite(functions[0]["dn_dlogM"]).all()
-    assert np.isnan(ratio(functions[1], functions[0], "dn_dlogM", ["mass"])["ratio"][0])
+    assert np.isnan(ratio(functions[1], functions[0], ["dn_dlogM"], ["mass"])["dn_dlogM"][0])
 
 
 def test_particle_mass_wants_a_cosmology(comm):

@@ -1,5 +1,7 @@
 """Painting and power spectra against plain numpy, theory and each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from nbodykit.lab import ArrayCatalog
@@ -213,6 +215,13 @@ def test_ensemble_and_ratio():
     both = ensemble([one, two])
     np.testing.assert_allclose(both["power"], [4, 6])
     np.testing.assert_allclose(both.errors["power"], [np.sqrt(2), np.sqrt(8)])
-    divided = ratio(two, one, "power", ["k"])
-    np.testing.assert_allclose(divided["ratio"], [5 / 3, 2])
-    np.testing.assert_allclose(divided.errors["ratio"][0], 5 / 3 * np.hypot(0.3 / 5, 0.3 / 3))
+    # of two boxes, the first with two realisations: means of means, standard errors
+    boxes = [replace(one, attrs={"box": 0}), replace(two, attrs={"box": 0})]
+    boxes.append(Statistic("power", {"k": [1.0, 2.0], "power": [8.0, np.nan]}, attrs={"box": 1}))
+    mean = ensemble(boxes)
+    np.testing.assert_allclose(mean["power"], [6, 6])
+    np.testing.assert_allclose(mean.errors["power"], [2, np.nan])
+    assert mean.attrs["boxes"] == 2 and mean.attrs["realisations"] == 3
+    divided = ratio(two, one, ["power"], ["k"])
+    np.testing.assert_allclose(divided["power"], [5 / 3, 2])
+    np.testing.assert_allclose(divided.errors["power"][0], 5 / 3 * np.hypot(0.3 / 5, 0.3 / 3))

@@ -72,22 +72,36 @@ def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
 
 
 @pytest.mark.mpi
-def test_the_page(comm, data, tmp_path):
+def test_the_page(comm, data, tmp_path, capfd):
     """Two realisations with HR and LR: one self-contained page, every number in JSON."""
     srs = [interpolated(data, tmp_path, comm, seed) for seed in (1, 2)]
     out = tmp_path / "report"
     hr, lr = str(data / "hr64_12p5_z2"), str(data / "lr8_12p5_z2")
     argv = ["--sr", *srs, "--hr", hr, "--lr", lr, "--out", str(out), "--mesh", "32", "--quiet"]
     argv += ["--kmax", "6", "--boxes", "3", "1.5"]
-    assert validate.main(argv, comm) == 0
+    limits = tmp_path / "limits.toml"
+    if comm.rank == 0:
+        limits.write_text("[power]\nwithin = 0.25\nto = 0.7\n[r50]\nwithin = 0.05\nto = 32\n")
+    comm.barrier()
+    assert validate.main([*argv, "--require", str(limits)], comm) == validate.BROKEN
+    lines = [line for line in capfd.readouterr().err.splitlines() if "broken" in line]
+    assert len(lines) == (comm.rank == 0) and all("Radius of 50 %" in line for line in lines)
+    reports = [str(out / "report.json")] * 2
+    assert validate.main(["--compare", *reports], comm) == 0
+    table = capfd.readouterr().out
     if comm.rank > 0:
         return
+    row = next(line for line in table.splitlines() if line.startswith("Power spectrum"))
     page = (out / "report.html").read_text()
+    assert len(page) < 5e6 and page.index('id="verdict"') < page.index('id="summary"')
     assert 'src="http' not in page and "<link" not in page and "<script" not in page
     assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 12
     document = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     assert document["settings"]["kmax"] == 6 and document["settings"]["zooms"] == [12.5, 3, 1.5]
     assert {"nbodykit_sr", "nbodykit", "pmesh", "numpy"} <= set(document["versions"])
+    power = document["verdicts"]["power"]["reach"]
+    assert row.count(power["0.1"]["text"]) == 2 and power["0.25"]["reach"] > 0.6
+    assert document["verdicts"]["r50"]["worst"]["deviation"] > 0.3  # smeared
     assert document["command"].startswith("python -m nbodykit_sr.validate --sr ")
     assert "--kmax 6 --boxes 3 1.5" in document["command"]
     first = document["catalogues"][0]
@@ -134,6 +148,9 @@ def test_what_is_missing_is_said(comm, data, tmp_path, lr):
         (["--sr", "hr64_12p5_z2", "--boxes", "20"], "boxes are"),
         (["--sr", "hr64_12p5_z2", "--mesh", "20000"], "free"),
         (["--sr", "hr64_12p5_z2", "--hr", "hr64_12p5_z2", "hr64_12p5_z2"], "one for each"),
+        (["--hr", "hr64_12p5_z2"], "--sr is needed"),
+        (["--sr", "hr64_12p5_z2", "--require", "limits.toml"], "cannot read the limits"),
+        (["--compare", "report.json"], "no report.json"),
         (["--sr", "hr64_12p5_z2", "--colour", "red"], "unrecognized"),
     ],
 )

@@ -42,12 +42,12 @@ def stack(heights):
     return figure, axes[:, 0]
 
 
-def with_ratio(results, name, x, draw):
+def with_ratio(results, name, x, y, draw):
     """A panel to draw in; below it, where there is HR, the ratio to it."""
     ratios = results.items(name)
     figure, axes = stack((2, 1) if ratios else (2,))
     for kind, one in ratios:
-        draw(axes[1], one, x, "ratio", kind, "HR")
+        draw(axes[1], one, x, y, kind, "HR")
     if ratios:
         axes[1].set(ylabel="ratio to HR", ylim=(0, 2))
         guide(axes[1])

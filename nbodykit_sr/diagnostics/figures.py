@@ -116,7 +116,7 @@ def _wedges(axis, measured, reference, results):
 
 def halo_mass_function(results):
     """Halo mass function and its ratio (Fig. 4)."""
-    figure, axes = with_ratio(results, "halo ratio", "mass", points)
+    figure, axes = with_ratio(results, "halo ratio", "mass", "dn_dlogM", points)
     for kind, one in results.items("halos"):
         points(axes[0], one, "mass", "dn_dlogM", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\log_{10}M$ [$h^3$ Mpc$^{-3}$]")
@@ -127,7 +127,7 @@ def halo_mass_function(results):
 
 def density_pdf(results):
     """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
-    figure, axes = with_ratio(results, "pdf ratio", "density", band)
+    figure, axes = with_ratio(results, "pdf ratio", "density", "pdf", band)
     shown, top = [], 0
     for kind, one in results.items("pdf"):
         band(axes[0], one, "density", "pdf", kind, seen=one["pdf"] > 0)
@@ -172,7 +172,7 @@ def bispectrum(results):
 
 def void_size_function(results):
     """Number of voids against radius, and its ratio."""
-    figure, axes = with_ratio(results, "void ratio", "radius", points)
+    figure, axes = with_ratio(results, "void ratio", "radius", "dn_dlnR", points)
     for kind, one in results.items("voids"):
         points(axes[0], one, "radius", "dn_dlnR", kind)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]")

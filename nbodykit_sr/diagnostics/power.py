@@ -50,7 +50,9 @@ def comparison(source, reference, Nmesh=None, kmax=None):
     -------
     Statistic
         Columns k; ratio P / P_ref; transfer = sqrt(P / P_ref); correlation, the
-        cross-correlation coefficient P_cross / sqrt(P P_ref); modes.
+        cross-correlation coefficient r = P_cross / sqrt(P P_ref); modes. Errors of Gaussian
+        fields that share phases as r tells: ratio sqrt(4 (1 - r^2) / modes), (1 - r^2) /
+        sqrt(modes) of r.
     """
     fields = complex_field(source, Nmesh), complex_field(reference, Nmesh)
     k, power, modes = _spectrum(fields[0], None, kmax)
@@ -64,7 +66,14 @@ def comparison(source, reference, Nmesh=None, kmax=None):
             "correlation": cross / np.sqrt(power * base),
             "modes": modes,
         }
-    return Statistic("comparison", columns, {"k": WAVENUMBER}, {}, _attrs(fields[0]))
+        apart = np.maximum(1 - columns["correlation"] ** 2, 0)
+        relative = np.sqrt(4 * apart / modes)
+    errors = {
+        "ratio": columns["ratio"] * relative,
+        "transfer": columns["transfer"] * relative / 2,
+        "correlation": apart / np.sqrt(modes),
+    }
+    return Statistic("comparison", columns, {"k": WAVENUMBER}, errors, _attrs(fields[0]))
 
 
 def line_of_sight_power(source, axis=2, Nmesh=None, kmax=None, wedges=3, poles=(0, 2, 4)):

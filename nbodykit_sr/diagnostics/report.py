@@ -9,13 +9,14 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
-import numpy as np
 
 from .. import version as own
 from ..universe import Universe
 from . import figures, halo_figures
 from .drawing import RC
 from .statistic import plain
+from .summary import summary
+from .verdicts import TOLERANCES, headline, verdicts
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
@@ -52,11 +53,13 @@ def write_report(results, boxes, folder, command):
         for kind, many in box.items()
         for one in many
     ]
+    judged = verdicts(results)
     document = {
         "command": command,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"nbodykit_sr": own.__version__, **own.versions(PACKAGES)},
         "catalogues": described,
+        "verdicts": {name: one.to_dict() for name, one in judged.items()},
         "summary": summary(results),
         **results.to_dict(),
     }
@@ -79,159 +82,13 @@ def write_report(results, boxes, folder, command):
         undefined=jinja2.StrictUndefined,
     )
     page = environment.get_template("report.html")
-    html = page.render(document=document, figures=shown)
-    (folder / "report.html").write_text(html, encoding="utf-8")
-
-
-def summary(results):
-    """The answer in numbers: a list of dicts with quantity, value and orientation.
-
-    With several realisations a value is their mean and standard deviation.
-    """
-    rows = []
-    _summarise_modes(rows, results)
-    _summarise_halos(rows, results)
-    sr, hr = results["SR"], results.statistics.get("HR", {})
-    if hr and "pdf" in sr:
-        variance = [one.attrs["variance"] for one in sr["pdf"]]
-        reference = [one.attrs["variance"] for one in hr["pdf"]]
-        _row(
-            rows,
-            f"Variance of density in spheres of {results.settings.radius:g} Mpc/h, SR/HR",
-            _over(variance, reference),
-        )
-    if hr:
-        for name in ("angle", "equilateral"):
-            key = f"bispectrum {name}"
-            if key in sr:
-                means = [
-                    _mean_ratio(one, hr[key][min(i, len(hr[key]) - 1)])
-                    for i, one in enumerate(sr[key])
-                ]
-                title = f"Bispectrum SR/HR, error-weighted mean, {_TRIANGLES[name]}"
-                _row(rows, title, means, "Ni et al. 2021: percent level to k = 10 h/Mpc")
-    _row(
-        rows,
-        "Voids in SR" + (" / in HR" if hr else ""),
-        [one.attrs["total"] for one in sr["voids"]],
-        digits=0,
-        against=[one.attrs["total"] for one in hr["voids"]] if hr else None,
+    html = page.render(
+        document=document,
+        figures=shown,
+        tolerances=TOLERANCES,
+        headline=headline(judged, TOLERANCES[1]),
     )
-    _summarise_seams(rows, results)
-    return rows
-
-
-_TRIANGLES = {"angle": "against angle", "equilateral": "equilateral"}
-
-
-def _summarise_modes(rows, results):
-    """Power ratio in decades that make sense, and where phases are lost."""
-    if "comparison" not in results["SR"]:
-        return
-    many, reference = results["SR"]["comparison"], results.reference
-    k = many[0]["k"]
-    edges = [0, k.max() * (1 + 1e-9)]
-    if reference == "HR" and results.lr_nyquist:
-        edges.insert(1, results.lr_nyquist)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        inside = (k > low) & (k <= high)
-        if not inside.any():
-            continue
-        span = f"{k[inside].min():.2g} ≤ k ≤ {k[inside].max():.3g} h/Mpc"
-        weight = many[0]["modes"][inside]
-        mean = [np.average(one["ratio"][inside], weights=weight) for one in many]
-        _row(
-            rows,
-            f"P SR/{reference}, mean over modes, {span}",
-            mean,
-            "Li et al. 2021: percent level to k = 16 h/Mpc"
-            if reference == "HR"
-            else "LR has its own lack of power near its Nyquist wavenumber",
-        )
-    off = [_first(one["k"], np.abs(one["ratio"] - 1) > 0.1) for one in many]
-    if np.isfinite(off).all():
-        _row(rows, f"k where P first leaves that of {reference} by 10 % [h/Mpc]", off)
-    below = [_first(one["k"], one["correlation"] < 0.5) for one in many]
-    if np.isfinite(below).all():
-        _row(
-            rows,
-            f"k where SR and {reference} decorrelate (r = 0.5) [h/Mpc]",
-            below,
-            "Beyond the LR Nyquist wavenumber phases are invented: r must fall",
-        )
-
-
-def _summarise_halos(rows, results):
-    """Numbers of halos above some particle counts."""
-    sr, hr = results["SR"]["halos"], results.statistics.get("HR", {}).get("halos")
-    for least in sorted({results.settings.nmin, 100, 1000}):
-        if least < results.settings.nmin:
-            continue
-        counts = [one.attrs["at_least"][str(least)] for one in sr]
-        _row(
-            rows,
-            f"FOF halos of at least {least} particles in SR" + (" / in HR" if hr else ""),
-            counts,
-            "Li et al. 2021: within 10 % from 1e11 Msun/h"
-            if hr and least == results.settings.nmin
-            else "",
-            digits=0,
-            against=[one.attrs["at_least"][str(least)] for one in hr] if hr else None,
-        )
-
-
-def _summarise_seams(rows, results):
-    """Of the first SR catalogue, with HR at the same places as a control."""
-    found = []
-    for kind in ("SR", "HR"):
-        for one in results.statistics.get(kind, {}).get("jumps", [])[:1]:
-            if np.isfinite(one.attrs["excess"]):
-                excess, error = (100 * one.attrs[key] for key in ("excess", "excess_error"))
-                found.append(f"{kind} {excess:+.1f} ± {error:.1f} %")
-    if found:
-        rows.append(
-            {
-                "quantity": "Displacement jumps at chunk faces, excess over interior ones",
-                "value": ", ".join(found),
-                "orientation": "0 within the error: no seams",
-            }
-        )
-
-
-def _row(rows, quantity, values, orientation="", digits=3, against=None):
-    """One line: mean and, with several, scatter."""
-    value = _number(values, digits)
-    if against is not None:
-        value += f" / {_number(against, digits)}"
-        if min(against) > 0:
-            value += f" = {_number(_over(values, against), 3)}"
-    rows.append({"quantity": quantity, "value": value, "orientation": orientation})
-
-
-def _number(values, digits):
-    """A number, or mean ± standard deviation of several."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    digits = max(digits, 1)
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-def _over(values, reference):
-    """Each value over its own reference, or the one there is."""
-    return [one / reference[min(i, len(reference) - 1)] for i, one in enumerate(values)]
-
-
-def _mean_ratio(one, reference):
-    """Mean of B / B_ref weighted by (B_ref / error)^2."""
-    value, base = one["bispectrum"], reference["bispectrum"]
-    weight = (base / reference.errors["bispectrum"]) ** 2
-    good = np.isfinite(value) & np.isfinite(weight) & (base != 0)
-    return float(np.average(value[good] / base[good], weights=weight[good]))
-
-
-def _first(x, where):
-    """The first x where something holds; NaN if nowhere."""
-    return float(x[where][0]) if where.any() else np.nan
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 def _figures(results):

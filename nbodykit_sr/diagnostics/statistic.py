@@ -120,45 +120,32 @@ def ensemble(statistics):
     return Statistic(first.name, columns, dict(first.units), errors, {**first.attrs, **counts})
 
 
-def ratio(statistic, reference, column, abscissae):
-    """A column over that of a reference, with the relative errors added in quadrature.
+def ratio(statistic, reference, columns, abscissae):
+    """Columns over those of a reference, with the relative errors added in quadrature.
 
     Parameters
     ----------
     statistic, reference : Statistic
         On the same bins.
-    column : str
-        What is divided.
+    columns : list of str
+        What is divided; the ratios keep the names.
     abscissae : list of str
         Columns carried over unchanged.
     """
+    values, errors = {}, {}
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.where(reference[column] != 0, statistic[column] / reference[column], np.nan)
-        errors = {}
-        if column in statistic.errors and column in reference.errors:
-            relative = [one.errors[column] / one[column] for one in (statistic, reference)]
-            errors = {"ratio": np.abs(value) * np.hypot(*relative)}
-    columns = {key: statistic[key] for key in abscissae}
+        for name in columns:
+            base = reference[name]
+            values[name] = np.where(base != 0, statistic[name] / base, np.nan)
+            if name in statistic.errors and name in reference.errors:
+                relative = [one.errors[name] / one[name] for one in (statistic, reference)]
+                errors[name] = np.abs(values[name]) * np.hypot(*relative)
     return Statistic(
         f"{statistic.name}, ratio",
-        {**columns, "ratio": value},
+        {**{key: statistic[key] for key in abscissae}, **values},
         {key: statistic.units[key] for key in abscissae if key in statistic.units},
         errors,
-        {"of": column},
-    )
-
-
-def ratios(statistic, reference, columns, abscissae):
-    """Several columns over those of a reference, each `ratio` under the column's own name."""
-    each = {name: ratio(statistic, reference, name, abscissae) for name in columns}
-    return Statistic(
-        f"{statistic.name}, ratio",
-        {
-            **{key: statistic[key] for key in abscissae},
-            **{name: one["ratio"] for name, one in each.items()},
-        },
-        {key: statistic.units[key] for key in abscissae if key in statistic.units},
-        {name: one.errors["ratio"] for name, one in each.items() if "ratio" in one.errors},
+        {key: reference.attrs[key] for key in ("edges", "particle_mass") if key in reference.attrs},
     )
 
 

@@ -20,7 +20,7 @@ from .pictures import picture
 from .power import comparison, power_spectrum, redshift_space_power
 from .results import SPHERE, Results
 from .seams import axis_quadrupoles, displacement_jumps
-from .statistic import Statistic, ratio, ratios
+from .statistic import Statistic, ratio
 from .voids import find_voids, void_radii, void_size_function
 
 FIELDS = 16  # float64 meshes alive at once: two references, the field, shells of the bispectrum
@@ -29,6 +29,7 @@ NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
 SHOWN = 3  # realisations in pictures
 STEPS = {"SR": 7, "HR": 7, "LR": 4}  # calls of step for a catalogue
 MASS_WIDTH = 0.5  # of bins in which halos are looked into, in log10 M
+RATIOS = ["r20", "r50", "r80", "concentration", "dispersion", "axis", "core_2"]
 SCALED_RADII = np.geomspace(0.03, 2, 13)  # shells of stacked profiles, in R200, ...
 RADII = np.geomspace(0.01, 2, 15)  # ... and in Mpc/h
 
@@ -279,24 +280,28 @@ def _mass_functions(results, found):
 def _ratios(results):
     """To HR, each box to its own."""
     table = {
-        "halo ratio": ("halos", "dn_dlogM", ["mass"]),
-        "void ratio": ("voids", "dn_dlnR", ["radius"]),
-        "pdf ratio": ("pdf", "pdf", ["density"]),
+        "multipole ratio": ("multipoles", ["power_0"], ["k"]),
+        "bispectrum ratio": ("bispectrum equilateral", ["bispectrum"], ["k1"]),
+        "halo ratio": ("halos", ["dn_dlogM"], ["mass"]),
+        "structure ratio": ("structure", RATIOS, ["mass"]),
+        "void ratio": ("voids", ["dn_dlnR"], ["radius"]),
+        "pdf ratio": ("pdf", ["pdf"], ["density"]),
     }
-    for name, (source, column, abscissae) in table.items():
+    for name, (source, columns, abscissae) in table.items():
         for kind in ("LR", "SR"):
             for one in results.statistics.get(kind, {}).get(source, []):
                 reference = results.reference_of(source, one)
                 if reference is not None:
-                    both = ratio(one, reference, column, abscissae)
+                    known = [
+                        key for key in columns if key in one.columns and key in reference.columns
+                    ]
+                    both = ratio(one, reference, known, abscissae)
                     results.add(kind, name, both, one.attrs["box"])
-    for kind in ("LR", "SR"):
-        for one in results.statistics[kind]["structure"] if kind in results.statistics else ():
-            reference = results.reference_of("structure", one)
-            if reference is not None:
-                names = one.errors.keys() & reference.errors.keys()
-                both = ratios(one, reference, sorted(names), ["mass"])
-                results.add(kind, "structure ratio", both, one.attrs["box"])
+    floors = {one.attrs["box"]: one for one in results["SR"].get("matching SR", [])}
+    for one in results["SR"].get("matching HR", []):
+        if one.attrs["box"] in floors:
+            both = ratio(one, floors[one.attrs["box"]], ["matched"], ["mass"])
+            results.add("SR", "matching ratio", both, one.attrs["box"])
 
 
 def _notes(results, boxes):

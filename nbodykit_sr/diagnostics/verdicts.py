@@ -1,0 +1,327 @@
+"""Verdicts: to which scale, or down to how many particles, SR is within so much of HR."""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError, one_line
+from .results import Results
+from .statistic import ensemble
+
+TOLERANCES = (0.05, 0.1, 0.25)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where a verdict comes from: a column of a statistic of SR that is 1 in a faithful catalogue.
+
+    Attributes
+    ----------
+    title : str
+        What is compared.
+    statistic, column, x : str
+        Names in `Results`; `x` is the abscissa.
+    unit : str
+        Of the abscissa; "particles" of the finest catalogue are made of masses.
+    downwards : bool
+        Whether it is trusted from the largest x downwards, or from the smallest upwards.
+    """
+
+    title: str
+    statistic: str
+    column: str
+    x: str
+    unit: str
+    downwards: bool = False
+
+
+def _halo(title, column, statistic="structure ratio"):
+    return Measure(title, statistic, column, "mass", "particles", downwards=True)
+
+
+MEASURES = {
+    "power": Measure("Power spectrum", "comparison", "ratio", "k", "h/Mpc"),
+    "correlation": Measure("Correlation of phases", "comparison", "correlation", "k", "h/Mpc"),
+    "monopole": Measure("Redshift-space monopole", "multipole ratio", "power_0", "k", "h/Mpc"),
+    "bispectrum": Measure(
+        "Equilateral bispectrum", "bispectrum ratio", "bispectrum", "k1", "h/Mpc"
+    ),
+    "halos": _halo("Number of halos", "dn_dlogM", "halo ratio"),
+    "r20": _halo("Radius of 20 % of a halo", "r20"),
+    "r50": _halo("Radius of 50 % of a halo", "r50"),
+    "r80": _halo("Radius of 80 % of a halo", "r80"),
+    "concentration": _halo("Concentration of halos", "concentration"),
+    "dispersion": _halo("Velocity dispersion of halos", "dispersion"),
+    "shape": _halo("Axis ratio c/a of halos", "axis"),
+    "core": _halo("Share of a halo in its core", "core_2"),
+    "partners": _halo("Halos with a partner, of what noise allows", "matched", "matching ratio"),
+    "voids": Measure("Number of voids", "void ratio", "dn_dlnR", "radius", "Mpc/h", True),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far SR departs from HR, from where it is trusted most onwards.
+
+    Attributes
+    ----------
+    name, title, unit : str
+    downwards : bool
+        As in `Measure`.
+    x : (n,) float64
+        In order of trust; of bins of mass the lower edge, in particles.
+    deviation, error : (n,) float64
+        Of the ratio from 1, and its one-sigma error: from the scatter between boxes if there are
+        several, else the statistic's own.
+    """
+
+    name: str
+    title: str
+    unit: str
+    downwards: bool
+    x: np.ndarray
+    deviation: np.ndarray
+    error: np.ndarray
+
+    def reach(self, within: float, sigmas: float = 0.0) -> float:
+        """The last x up to which every bin is within a tolerance; NaN if not even the first is.
+
+        Bins whose error is larger than the tolerance cannot tell, and are passed over.
+
+        Parameters
+        ----------
+        within : float
+            Largest relative deviation.
+        sigmas : float
+            So many errors are added to each deviation: with 1 and -1 the ends of the reach's
+            one-sigma interval.
+        """
+        told = self.tells(within)
+        x = self.x[told]
+        broken = np.abs(self.deviation[told]) + sigmas * self.error[told] > within
+        first = int(np.argmax(broken)) if broken.any() else len(x)
+        return float(x[first - 1]) if first else np.nan
+
+    def tells(self, within: float) -> np.ndarray:
+        """Which bins can tell whether SR is within a tolerance, (n,) bool."""
+        return self.error <= within
+
+    @property
+    def worst(self) -> int:
+        """The bin that departs most, by at least so much: deviation less error."""
+        return int(np.nanargmax(np.abs(self.deviation) - self.error))
+
+    def place(self, x: float) -> str:
+        """An abscissa in words."""
+        if self.unit == "particles":
+            return f"{x:.0f} particles"
+        return f"{'k' if self.unit == 'h/Mpc' else 'r'} = {x:.3g} {self.unit}"
+
+    def text(self, within: float) -> str:
+        """The verdict in words, with the interval of its reach."""
+        if not self.tells(within).any():
+            return "too few to tell"
+        reach, short, long = (self.reach(within, sigmas) for sigmas in (0, 1, -1))
+        if np.isnan(long):
+            return "nowhere"
+        if np.isnan(reach):
+            return f"nowhere (at best {self._to} {self.place(long)})"
+        ends = (
+            "" if short == long else f" ({'–' if np.isnan(short) else f'{short:.3g}'} … {long:.3g})"
+        )
+        return f"{self._to} {self.place(reach)}{ends}"
+
+    @property
+    def _to(self):
+        return "down to" if self.downwards else "to"
+
+    def worst_text(self) -> str:
+        """The largest deviation in words."""
+        i = self.worst
+        value, error = 100 * self.deviation[i], 100 * self.error[i]
+        return f"{value:+.0f} ± {error:.0f} % at {self.place(self.x[i])}"
+
+    def to_dict(self) -> dict:
+        """For JSON; `reach` holds value, lower and upper end for each tolerance."""
+        i = self.worst
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "downwards": self.downwards,
+            "reach": {
+                f"{within:g}": {
+                    "reach": self.reach(within),
+                    "one sigma": [self.reach(within, sigmas) for sigmas in (1, -1)],
+                    "text": self.text(within),
+                }
+                for within in TOLERANCES
+            },
+            "worst": {
+                "deviation": self.deviation[i],
+                "error": self.error[i],
+                "at": self.x[i],
+                "text": self.worst_text(),
+            },
+            "x": self.x,
+            "deviation": self.deviation,
+            "error": self.error,
+        }
+
+
+def verdicts(results: Results) -> dict[str, Verdict]:
+    """All verdicts that the measurements allow; none without HR."""
+    if results.reference != "HR":
+        return {}
+    found = {}
+    for name, measure in MEASURES.items():
+        many = results["SR"].get(measure.statistic, [])
+        if not many or measure.column not in many[0].columns:
+            continue
+        x, value, error = _measured(many, measure)
+        known = np.isfinite(value) & np.isfinite(error)
+        if known.any():
+            order = np.flatnonzero(known)[:: -1 if measure.downwards else 1]
+            found[name] = Verdict(
+                name,
+                measure.title,
+                measure.unit,
+                measure.downwards,
+                x[order],
+                value[order] - 1,
+                error[order],
+            )
+    return found
+
+
+def headline(found: dict[str, Verdict], within: float) -> list[tuple[str, str]]:
+    """The verdicts in few words: (how far, of what), what is told alike together."""
+    good, alike = [], {"nowhere": [], "too few to tell": []}
+    for one in found.values():
+        title, text = one.title[0].lower() + one.title[1:], one.text(within)
+        heading = next((key for key in alike if text.startswith(key)), None)
+        if heading is None:
+            good.append(f"{title} {text}")
+        else:
+            alike[heading].append(title)
+    parts = [(f"Within {100 * within:g} % of HR", "; ".join(good) or "nothing")]
+    return parts + [(key.capitalize(), ", ".join(names)) for key, names in alike.items() if names]
+
+
+def broken(found: dict[str, Verdict], limits: dict) -> list[str]:
+    """What does not keep the limits, in words; empty if all is kept.
+
+    Raises
+    ------
+    InputError
+        If a limit is on something that was not measured.
+    """
+    lines = []
+    for name, limit in limits.items():
+        if name not in found:
+            raise InputError(
+                f"the limit on {name} cannot be judged, as it was not measured: what was is "
+                f"{', '.join(found) or 'nothing, without --hr'}"
+            )
+        verdict, within, to = found[name], limit["within"], limit["to"]
+        told = verdict.x[verdict.tells(within)]
+        wanted = f"{verdict.title}: {100 * within:g} % wanted to {verdict.place(to)}"
+        sign, slack = -1 if verdict.downwards else 1, 1e-9 * to
+        asked = told[sign * told <= sign * to + slack]
+        if sign * to - slack > sign * verdict.x[-1]:
+            lines.append(f"{wanted}, measured to {verdict.place(verdict.x[-1])}")
+        elif not len(asked):
+            lines.append(f"{wanted}, too few to tell")
+        elif np.isnan(reach := verdict.reach(within)) or sign * reach < sign * asked[-1]:
+            lines.append(f"{wanted}, found {verdict.text(within)}")
+    return lines
+
+
+def read_limits(path) -> dict:
+    """Limits from a TOML file: a table for each verdict, with the numbers `within` and `to`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds anything else.
+    """
+    try:
+        limits = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read the limits in {path}: {error}") from None
+    for name, limit in limits.items():
+        if name not in MEASURES:
+            raise InputError(f"{path} limits {name!r}: one of {', '.join(MEASURES)} is needed")
+        numbers = isinstance(limit, dict) and {
+            key: value
+            for key, value in limit.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        }
+        if not numbers or set(limit) != {"within", "to"} or set(numbers) != set(limit):
+            raise InputError(
+                f"the limit on {name} in {path} is {limit}: positive numbers `within`, such as "
+                f"0.1, and `to` [{MEASURES[name].unit}] are needed"
+            )
+    return limits
+
+
+def read_report(path) -> dict:
+    """What `validate` wrote as report.json.
+
+    Raises
+    ------
+    InputError
+        If it is none, or was measured without HR.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+        found = document["verdicts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no report.json of validate: {one_line(error)}") from None
+    if not found:
+        raise InputError(f"{path} has no verdicts: it was measured without --hr")
+    return document
+
+
+def side_by_side(documents: list[dict], within: float = 0.1) -> list[tuple]:
+    """Rows of a table that compares reports, the first its head.
+
+    Parameters
+    ----------
+    documents : list of dict
+        What report.json holds.
+    """
+    names = list(dict.fromkeys(name for one in documents for name in one["verdicts"]))
+    rows = [(f"within {100 * within:g} % of HR", *("" for _ in documents))]
+    for heading, key in ((None, "reach"), ("largest deviation", "worst")):
+        if heading:
+            rows.append((heading, *("" for _ in documents)))
+        for name in names:
+            found = [one["verdicts"].get(name) for one in documents]
+            title = next(one["title"] for one in found if one)
+            cells = [
+                "–"
+                if one is None
+                else one["worst"]["text"]
+                if key == "worst"
+                else one["reach"][f"{within:g}"]["text"]
+                for one in found
+            ]
+            rows.append((title, *cells))
+    return rows
+
+
+def _measured(many, measure):
+    """Abscissa, ratio and error of a statistic of all catalogues."""
+    mean = ensemble(many)
+    if len({one.attrs["box"] for one in many}) > 1:
+        error = mean.errors[measure.column]
+    else:
+        own = [one.errors[measure.column] for one in many]
+        error = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
+    x = mean[measure.x]
+    if measure.unit == "particles":
+        x = np.asarray(mean.attrs["edges"])[:-1] / mean.attrs["particle_mass"]
+    return x, mean[measure.column], error
