@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with the real nbodykit stack and this package, from a package index alone.
 #
-#     bash mpi_scripts/install.sh [EXTRA ...]      # extras of setup.py: test, train, report, docs
+#     bash mpi_scripts/install.sh [EXTRA ...]      # extras of pyproject.toml: report, train, analysis, ..., docs
 #
 # nbodykit's pfft-python and classylss fetch sources from a code host while they build. Here those
 # sources come from two other sdists of the same index (pfft-python 0.1.12 and classy 3.3.1.0), and
@@ -98,18 +98,27 @@ for name in bigfile kdcount mpsort pmesh nbodykit fastpm; do
     }
 done
 
+# galaxies by HOD: a build of minutes
+if [[ " $* " == *" analysis "* ]] && ! have halotools "$(version halotools)"; then
+    say "building halotools (about 3 minutes)"
+    pip wheel -q --no-deps --no-binary halotools -w "$wheels" "halotools==$(version halotools)"
+fi
+
 # Corrfunc (nbodykit's pair counting, which it imports only when asked for) needs the GNU Scientific
 # Library; without it everything else of nbodykit works, so it is left out rather than failing here.
-if command -v gsl-config >/dev/null; then
-    pip install -q Corrfunc || say "Corrfunc did not build: leaving it out"
+if ! command -v gsl-config >/dev/null; then
+    say "no gsl-config on PATH: leaving out Corrfunc, nbodykit's pair counting; for that install the" \
+        "GNU Scientific Library (Debian: libgsl-dev) and run this again"
+elif have corrfunc "$(version Corrfunc)" || have Corrfunc "$(version Corrfunc)" ||
+    { say "building Corrfunc (about 1 minute)" && wheel "Corrfunc==$(version Corrfunc)"; }; then
+    pip install -q --no-deps --no-index "$wheels"/[Cc]orrfunc-*.whl
 else
-    say "no gsl-config on PATH: leaving out Corrfunc (nbodykit's pair counting);" \
-        "pip may complain of that below, which does no harm"
+    say "Corrfunc did not build: leaving it out"
 fi
 parts=(pfft-python classylss bigfile kdcount mpsort pmesh nbodykit fastpm)
 pip install -q --no-index --no-deps "${renew[@]}" --find-links "$wheels" "${parts[@]}"
 echo "$mpi_id" >"$venv/mpi_id"
-pip install -q --no-deps --no-build-isolation -e .
+pip install -q --no-deps --no-build-isolation --no-warn-conflicts -e .
 mapfile -t requirements < <(python - "$@" <<'PY'
 import sys
 from importlib.metadata import requires
@@ -122,5 +131,6 @@ for package in ("nbodykit", "nbodykit_sr"):
             print(f"{line.name}{line.specifier}")
 PY
 )
-pip install -q --find-links "$wheels" "${requirements[@]}"
+# without Corrfunc pip would end by calling nbodykit's needs unmet
+pip install -q --no-warn-conflicts --find-links "$wheels" "${requirements[@]}"
 say "ready: $(python -c 'from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])')"
