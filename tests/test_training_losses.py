@@ -3,11 +3,11 @@ import torch
 
 from nbodykit_sr.models.critic import Critic, smallest_input
 from nbodykit_sr.training.cic import mesh_position
+from nbodykit_sr.training.features import energy_score, log_distance, log_radius, ordered
 from nbodykit_sr.training.losses import (
     critic_loss,
     generator_loss,
     gradient_penalty,
-    log_radius,
     shell_power,
     statistics_loss,
 )
@@ -138,3 +138,20 @@ def test_statistics_have_a_gradient():
     real = torch.rand(1, 1, 12, 12, 12) * 2
     statistics_loss([(fake, real)], [(fake, real)]).backward()
     assert torch.isfinite(fake.grad).all() and (fake.grad != 0).any()
+
+
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: shell_power(x),
+        lambda x: shell_power(x, window=False),
+        lambda x: log_distance(x, 2, 1),
+        lambda x: energy_score(x, torch.ones_like(x[:1])),
+        lambda x: ordered(x).square(),
+    ],
+    ids=["power", "periodic power", "distance", "score", "order"],
+)
+def test_gradients_that_are_written_out(loss, size):
+    x = torch.randn(2, 3, size, size, size, dtype=torch.float64, generator=torch.manual_seed(5))
+    assert torch.autograd.gradcheck(loss, x.requires_grad_(), fast_mode=True)

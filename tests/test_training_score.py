@@ -6,8 +6,9 @@ from training_cases import make_pair, table
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
+from nbodykit_sr.training.features import energy_score, pdf_distance
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.score import energy_score, pdf_distance, redshift_space
+from nbodykit_sr.training.score import redshift_space
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -34,7 +35,7 @@ def test_energy_score_is_proper():
 
     def score(width, mean):
         members = width * x[:2] + mean
-        return energy_score(torch.cat([members, x[2:]])).item()
+        return energy_score(members, x[2:]).item()
 
     best = score(1.0, 0.0)
     assert all(best < score(*other) for other in ((0.7, 0.0), (1.3, 0.0), (1.0, 0.3)))
@@ -44,8 +45,8 @@ def test_energy_score_is_proper():
 
 def test_a_pdf_tells_how_much_but_not_where():
     x = torch.randn(2, 1, 6, 6, 6)
-    assert pdf_distance(torch.cat([x, x, x.flip(2)])) == 0
-    assert pdf_distance(torch.cat([x, x, x + 0.3])).item() == pytest.approx(0.3, rel=1e-4)
+    assert pdf_distance(torch.cat([x, x]), x.flip(2)) == 0
+    assert pdf_distance(torch.cat([x, x]), x + 0.3).item() == pytest.approx(0.3, rel=1e-4)
 
 
 def test_what_has_collapsed_counts(settings):

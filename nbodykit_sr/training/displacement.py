@@ -25,7 +25,8 @@ from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
 from .configuration import require
 from .evaluation import Spectra, figure
-from .losses import log_distance, statistics_loss
+from .features import log_distance
+from .losses import statistics_loss
 from .memory import smaller_settings
 from .pairs import open_pairs
 from .samples import seeded_normal
@@ -145,7 +146,8 @@ class DisplacementSystem:
 
     def _apply(self, generator, batch, noise):
         style = (batch["a"],) if self.configuration.generator.styled else ()
-        return trim(generator(batch["lr"], noise, *style), OUTPUT_TRIM)
+        lr = batch["lr"].contiguous(memory_format=torch.channels_last_3d)
+        return trim(generator(lr, noise, *style), OUTPUT_TRIM)
 
     def target(self, batch):
         return batch["hr"]

@@ -4,10 +4,10 @@ import math
 from functools import lru_cache
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Squared distance that keeps logarithms of distances finite [cells squared]
-SOFTENING = 0.05
+from .features import ordered
 
 
 def critic_loss(kind, real, fake):
@@ -95,54 +95,50 @@ def shell_power(field, window=True):
     (B, shells) float tensor, arbitrary units
         Summed over channels and modes; the modes beyond the Nyquist sphere are left out.
     """
-    batch, channels, size = field.shape[:3]
-    if window:
-        hann = torch.hann_window(size + 1, device=field.device, dtype=field.dtype)[:-1]
-        weight = hann[:, None, None] * hann[:, None] * hann
-        mean = (field * weight).sum((2, 3, 4), keepdim=True) / weight.sum()
-        field = (field - mean) * weight
-    modes = torch.fft.rfftn(field, dim=(2, 3, 4))
-    power = (modes.real.square() + modes.imag.square()).sum(1).reshape(batch, -1)
-    shell, number = shells(size, field.device)
-    total = power.new_zeros(batch, number + 2).index_add(1, shell, power)
-    return total[:, :number]
+    return _ShellPower.apply(field, window)
 
 
-def log_distance(step, lag, axis):
-    """Log distance of particles `lag` sites apart along a lattice axis.
+class _ShellPower(torch.autograd.Function):
+    """Its gradient by a real transform back, where autograd takes a complex one of twice the size."""
 
-    Parameters
-    ----------
-    step : (B, 3, ...) float tensor [cells]
-        By how much their displacements differ.
+    @staticmethod
+    def forward(ctx, field, window):
+        batch, size = len(field), field.shape[-1]
+        ctx.weight = weight = hann(size, field.device).to(field.dtype) if window else None
+        if window:
+            mean = (field.flatten(2) @ weight.flatten()) / weight.sum()
+            field = (field - mean.view(*mean.shape, 1, 1, 1)).mul_(weight)
+        modes = torch.fft.rfftn(field, dim=(2, 3, 4))
+        power = torch.view_as_real(modes).square().sum((1, -1)).view(batch, -1)
+        shell, number = shells(size, field.device)
+        ctx.save_for_backward(modes)
+        total = power.new_zeros(batch, number + 2).index_add_(1, shell, power)
+        return total[:, :number]
 
-    Returns
-    -------
-    (B, 1, ...) float tensor
-    """
-    apart = F.one_hot(torch.tensor(axis), 3).to(step).view(3, 1, 1, 1) * lag
-    square = (step + apart).square().sum(1, keepdim=True)
-    return 0.5 * torch.log(square + SOFTENING)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (modes,) = ctx.saved_tensors
+        batch, size = len(modes), modes.shape[2]
+        shell, _ = shells(size, modes.device)
+        slope = F.pad(gradient, (0, 2)).index_select(1, shell).view(batch, 1, *modes.shape[2:])
+        # the transform back counts modes between the planes of kz = 0 and Nyquist twice
+        slope[..., 0] *= 2
+        if size % 2 == 0:
+            slope[..., -1] *= 2
+        slope = torch.fft.irfftn(slope * modes, s=(size,) * 3, dim=(2, 3, 4), norm="forward")
+        if ctx.weight is not None:
+            slope *= ctx.weight
+            mean = slope.sum((2, 3, 4), keepdim=True) / ctx.weight.sum()
+            slope -= mean * ctx.weight
+        return slope, None
 
 
-def log_radius(position, side):
-    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart: small where
-    the whole cube has collapsed, as a halo's particles have.
-
-    Parameters
-    ----------
-    position : (B, 3, N, N, N) float tensor [cells]
-
-    Returns
-    -------
-    (B, 1, M, M, M) float tensor
-    """
-    # small numbers, so that the difference of their squares is exact enough
-    position = position - position.mean((2, 3, 4), keepdim=True)
-    moments = torch.cat([position, position.square().sum(1, keepdim=True)], 1)
-    moments = F.avg_pool3d(moments, side, max(1, side // 2))
-    square = moments[:, 3:] - moments[:, :3].square().sum(1, keepdim=True)
-    return 0.5 * torch.log(square.clamp(min=0) + SOFTENING)
+@lru_cache(maxsize=16)
+def hann(size, device):
+    """A Hann window (N, N, N) that tapers a crop to zero at its faces."""
+    row = torch.hann_window(size + 1, device=device)[:-1]
+    return row[:, None, None] * row[:, None] * row
 
 
 def statistics_loss(residuals, densities):
@@ -155,25 +151,31 @@ def statistics_loss(residuals, densities):
 
     Parameters
     ----------
-    residuals : list of (SR, HR) pairs of (B, C, N, N, N) float tensors
-        What the fields add to interpolated LR.
-    densities : list of (SR, HR) pairs of (B, 1, M, M, M) float tensors
+    residuals : list of (SR, HR) pairs of (nB, C, N, N, N) and (B, C, N, N, N) float tensors
+        What the fields add to interpolated LR; n members of each sample of SR.
+    densities : list of (SR, HR) pairs of (nB, 1, M, M, M) and (B, 1, M, M, M) float tensors
         1 + delta, on meshes of any size.
     """
-    terms = [_power_difference(one, other) for one, other in residuals]
-    for one, other in densities:
-        terms.append(_power_difference(one, other))
-        terms.append((_sorted(one) - _sorted(other)).square().mean())
+    terms = [_power_difference(*pair) for pair in residuals]
+    for pair in densities:
+        terms.append(_power_difference(*pair))
+        terms.append(_squared_difference(*map(_ordered_logs, pair)))
     return sum(terms) / len(terms)
 
 
-def _power_difference(one, other):
+def _power_difference(members, truth):
     """Mean squared difference of log power in shells."""
-    one, other = shell_power(one), shell_power(other)
-    tiny = 1e-6 * other.mean(1, keepdim=True) + 1e-30
-    return (torch.log(one + tiny) - torch.log(other + tiny)).square().mean()
+    members, truth = shell_power(members), shell_power(truth)
+    tiny = 1e-6 * truth.mean(1, keepdim=True) + 1e-30
+    number = len(members) // len(truth)
+    return _squared_difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
 
 
-def _sorted(density):
-    """Log densities of every second voxel along each axis, sorted: (B, n)."""
-    return torch.log1p(density[..., ::2, ::2, ::2]).flatten(1).sort(dim=1).values
+def _squared_difference(members, truth):
+    """Mean squared difference of the members' (nB, m) from the truth's (B, m)."""
+    return (members - truth.repeat(len(members) // len(truth), 1)).square().mean()
+
+
+def _ordered_logs(density):
+    """Log densities of every second voxel along each axis, in order: (B, n)."""
+    return ordered(torch.log1p(density[..., ::2, ::2, ::2]))

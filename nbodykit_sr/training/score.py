@@ -22,7 +22,8 @@ from .cic import density, mesh_position, read_out
 from .configuration import require
 from .displacement import DisplacementSystem
 from .displacement_configuration import DisplacementConfiguration
-from .losses import log_distance, log_radius, statistics_loss
+from .features import energy_score, log_distance, log_radius, pdf_distance
+from .losses import statistics_loss
 
 # What `pdf` compares: the radii of cubes of these sides [SR sites], the densities of so many meshes
 CUBES = (2, 4, 8)
@@ -146,58 +147,84 @@ class ScoreSystem(DisplacementSystem):
     def statistics(self, batch, fields):
         """The energy score of the two members, a scalar."""
         s = self.configuration.score
-        unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
-        interpolated = unit * self._interpolated(batch)
-        bulk = interpolated.mean((2, 3, 4), keepdim=True).repeat(3, 1, 1, 1, 1)
-        fields = torch.cat([fields, batch["hr"]]) * unit.repeat(3, 1, 1, 1, 1)
-        displacement, velocity = fields[:, :3], s.velocity * fields[:, 3:]
-        loss = s.field * energy_score(displacement)
-        if velocity.shape[1]:
-            loss = loss + s.field * energy_score(velocity)
-        both = torch.cat([displacement, velocity], 1)
         drawn = int(batch["noise"][0])
-        for number, lag in enumerate(s.lags):
-            axis = (drawn + number) % 3
-            size = both.shape[2] - lag
-            step = both.narrow(2 + axis, lag, size) - both.narrow(2 + axis, 0, size)
-            loss = loss + s.difference * energy_score(step) / lag**0.5
-            loss = loss + s.distance * energy_score(log_distance(step[:, :3], lag, axis))
-        matter, painted = self._matter(displacement, bulk[:, :3])
-        loss = loss + matter
-        if s.redshift:
-            rate = batch["rate"].repeat(3)
-            moved = [redshift_space(x, rate, drawn % 3) for x in (fields, bulk)]
-            loss = loss + s.redshift * self._matter(*moved)[0]
+        unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
+        with torch.no_grad():
+            interpolated = unit * self._interpolated(batch)
+            truth = _Crop(s, unit * batch["hr"], interpolated, batch["rate"], drawn)
+        twice = [torch.cat([x, x]) for x in (unit, interpolated, batch["rate"])]
+        members = _Crop(s, twice[0] * fields.contiguous(), *twice[1:], drawn)
+        loss = 0.0
+        for (weight, compare, ours), (_, _, real) in zip(members.features(), truth.features()):
+            loss = loss + weight * compare(ours, real)
         if s.spectra:
-            interpolated = interpolated.repeat(3, 1, 1, 1, 1)
-            residuals = [displacement - interpolated[:, :3]]
-            if velocity.shape[1]:
-                residuals.append(velocity - s.velocity * interpolated[:, 3:])
             loss = loss + s.spectra * statistics_loss(
-                [members_and_truth(x) for x in residuals],
-                [members_and_truth(x) for x in painted[:2]],
+                list(zip(members.residuals(), truth.residuals())),
+                list(zip(members.painted[:2], truth.painted[:2])),
             )
         return loss
 
-    def _matter(self, displacement, bulk):
-        """What is scored of the distribution of particles in space; and its densities.
 
-        Parameters
-        ----------
-        displacement : (3B, 3, M, M, M) float tensor [cells]
-            Of the members and the truth.
-        bulk : (3B, 3, 1, 1, 1) float tensor [cells]
-            Their bulk motion, taken off.
-        """
-        s = self.configuration.score
-        shift = bulk.flatten(1)
-        painted = list(densities(displacement, shift, s.meshes))
+class _Crop:
+    """Fields of some samples in SR cells, and the features that are scored of them.
+
+    Parameters
+    ----------
+    score : ScoreTable
+    fields, interpolated : (B, C, M, M, M) float tensors [cells]
+    rate : (B,) float tensor
+        Growth rate.
+    drawn : int
+        Chooses axes.
+    """
+
+    def __init__(self, score, fields, interpolated, rate, drawn):
+        self.settings, self.fields, self.interpolated = score, fields, interpolated
+        self.rate, self.drawn = rate, drawn
+        self.bulk = interpolated.mean((2, 3, 4), keepdim=True)
+
+    def features(self):
+        """Yield the weight, how it is compared, and the value (B, ...) of each feature."""
+        s, displacement = self.settings, self.fields[:, :3]
+        both = self.scaled(self.fields)
+        for vector in both.split(3, dim=1):
+            yield s.field, energy_score, vector
+        for number, lag in enumerate(s.lags):
+            axis = (self.drawn + number) % 3
+            size = both.shape[2] - lag
+            step = both.narrow(2 + axis, lag, size) - both.narrow(2 + axis, 0, size)
+            yield s.difference / lag**0.5, energy_score, step
+            yield s.distance, energy_score, log_distance(step[:, :3], lag, axis)
+        self.painted = list(densities(displacement, self.bulk[:, :3].flatten(1), s.meshes))
+        yield from self.matter(1.0, displacement, self.bulk[:, :3].flatten(1), self.painted)
+        if s.redshift:
+            moved, bulk = (
+                redshift_space(x, self.rate, self.drawn % 3) for x in (self.fields, self.bulk)
+            )
+            shift = bulk.flatten(1)
+            painted = densities(moved, shift, s.meshes)
+            yield from self.matter(s.redshift, moved, shift, list(painted))
+
+    def matter(self, weight, displacement, shift, painted):
+        """Features of the distribution of particles in space, less a bulk motion `shift` (B, 3)."""
+        s = self.settings
         logs = [torch.log(x + EMPTY) for x in painted]
-        loss = s.density / 2 * sum(map(energy_score, logs))
+        for mesh in logs:
+            yield weight * s.density / 2, energy_score, mesh
         if s.pdf:
-            distances = [pdf_distance(x) for x in collapse(displacement, logs, shift)]
-            loss = loss + s.pdf * sum(distances) / len(distances)
-        return loss, painted
+            collapsed = list(collapse(displacement, logs, shift))
+            for feature in collapsed:
+                yield weight * s.pdf / len(collapsed), pdf_distance, feature
+
+    def residuals(self):
+        """What the fields add to interpolated LR: of displacement, and of velocity."""
+        return self.scaled(self.fields - self.interpolated).split(3, dim=1)
+
+    def scaled(self, fields):
+        """Fields with their velocities, if any, multiplied by the setting."""
+        if fields.shape[1] == 3:
+            return fields
+        return torch.cat([fields[:, :3], self.settings.velocity * fields[:, 3:]], 1)
 
 
 def redshift_space(fields, rate, axis):
@@ -224,19 +251,6 @@ def coarse(pair, factor):
     return out
 
 
-def pdf_distance(fields):
-    """Mean Wasserstein distance of the one-point distributions of the members to the truth's, of
-    (3B, ...) fields: two members, then the truth."""
-    members, truth = members_and_truth(fields.flatten(1).sort(dim=1).values)
-    return (members - truth).abs().mean()
-
-
-def members_and_truth(fields):
-    """(2B, ...) members and, twice, the truth, of (3B, ...) fields."""
-    one, other, truth = fields.chunk(3)
-    return torch.cat([one, other]), torch.cat([truth, truth])
-
-
 def densities(displacement, shift, meshes):
     """1 + delta on meshes of 1/2, 1, 2, ... cells, of displacements [cells] less `shift` (B, 3)."""
     yield density(displacement, 1.0, 2, shift=shift)
@@ -255,20 +269,3 @@ def collapse(displacement, logs, shift):
         yield log_radius(position, side)
     for level, mesh in enumerate(logs[:FINEST]):
         yield read_out(mesh, (position + 0.5) * (2 / 2**level) - 0.5)
-
-
-def energy_score(fields, softening=1e-2):
-    """The fair energy score of vectors (3B, C, ...): two members, then the truth; a scalar.
-
-    Parameters
-    ----------
-    fields : (3B, C, N, N, N) float tensor
-    softening : float
-        Added to the distances in quadrature, so that their gradient is finite.
-    """
-    one, other, truth = fields.chunk(3)
-
-    def distance(a, b):
-        return torch.sqrt((a - b).square().sum(1) + softening**2).mean()
-
-    return (distance(one, truth) + distance(other, truth) - distance(one, other)) / 2
