@@ -53,6 +53,28 @@ class _Smooth(torch.autograd.Function):
         return F.conv3d(x, kernel, groups=len(kernel), **options)
 
 
+def halve(x, width=0):
+    """Mean of each block of 2^3 voxels of x, less `width` voxels on every side: N -> N // 2 - width."""
+    return _Halve.apply(x, width)
+
+
+class _Halve(torch.autograd.Function):
+    """A convolution channel by channel, and its gradient the blocks of nearest neighbours. Both
+    keep the channels last in memory, where pooling is thirty times slower on CPUs; and slices
+    have gradients that do not."""
+
+    @staticmethod
+    def forward(ctx, x, width):
+        ctx.pads = [side for n in reversed(x.shape[2:]) for side in (width, width + n % 2)]
+        kernel = x.new_full((x.shape[1], 1, 2, 2, 2), 1 / 8)
+        kernel = kernel.contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(trim(x, width), kernel, stride=2, groups=len(kernel))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return F.pad(F.interpolate(gradient / 8, scale_factor=2), ctx.pads), None
+
+
 class Noise(nn.Module):
     """Adds a given standard-normal field, scaled for each channel: (B, C, ...) + std * (B, 1, ...).
 

@@ -167,7 +167,7 @@ class DisplacementSystem:
         if self.configuration.generator.styled:
             style = batch["a"].view(-1, 1, 1, 1, 1) - 0.5
             parts.append(style.expand(-1, 1, *fields.shape[2:]))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d)
 
     def score(self, critic, batch, fields):
         return critic(fields)
