@@ -1,10 +1,8 @@
 """The super-resolved catalogue: a snapshot, a model and a seed as an nbodykit catalogue."""
 
-import json
 import logging
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import dask
 import dask.array as da
@@ -24,14 +22,12 @@ from .models.loading import load_generator
 from .noise import check_seed
 from .particles import find_lattice
 from .plan import particle_bytes
+from .provenance import Provenance, versions
 from .universe import Universe
-from .version import __version__
 from .weights import choose
 from .zoom import lagrangian_region
 
 logger = logging.getLogger(__name__)
-
-PACKAGES = ("nbodykit", "bigfile", "mpi4py", "torch", "numpy", "dask")
 
 
 class SRCatalog(CatalogSource):
@@ -120,26 +116,28 @@ class SRCatalog(CatalogSource):
         self.attrs.update(universe.attrs)
         if "ParticleMass" in source.attrs:
             self.attrs["ParticleMass"] = float(source.attrs["ParticleMass"]) / card.factor**3
-        self.attrs.update(
-            SRLayout="nbodykit",
-            SRSeed=str(seed),
-            SRModel=card.name,
-            SRModelHash=ready.hash,
-            SRCard=json.dumps(asdict(card)),
-            SRFactor=card.factor,
-            SRChunk=grid.side,
-            SROffset=self.lattice.offset,
-            SRNmesh=self.lattice.Nmesh,
-            SRDtype=dtype or "float32",
-            SRDevice=ready.device.type,
-            SRRegion=json.dumps(region),
-            SRSource=str(source.attrs.get("source", repr(type(source).__name__))),
-            SRVersions=json.dumps(versions()),
+        provenance = Provenance(
+            layout="nbodykit",
+            seed=str(seed),
+            model=card.name,
+            model_hash=ready.hash,
+            card=asdict(card),
+            factor=card.factor,
+            chunk=grid.side,
+            offset=self.lattice.offset,
+            Nmesh=self.lattice.Nmesh,
+            dtype=dtype or "float32",
+            device=ready.device.type,
+            region=region or (),
+            source=str(source.attrs.get("source", repr(type(source).__name__))),
+            versions=versions(),
         )
+        self.attrs.update(provenance.to_attrs())
         CatalogSource.__init__(self, comm=comm)
 
     def __repr__(self):
-        return f"SRCatalog(size={self.size}, model={self.attrs['SRModel']!r}, seed={self.attrs['SRSeed']})"
+        seed = self.inference.seed
+        return f"SRCatalog(size={self.size}, model={self.card.name!r}, seed={seed})"
 
     def stream(self, chunks, position_dtype="f4"):
         """Run the network on some of this rank's chunks; see `ChunkedInference.stream`."""
@@ -292,17 +290,6 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
     if interpolate:
         return interpolating(channels, 8 if factor is None else factor)
     return load_generator(choose(cell, redshift, channels) if model is None else model, flavour)
-
-
-def versions():
-    """Versions of this package and of those whose results its own depend on."""
-    found = {"nbodykit_sr": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 def _check_fit(card, factor, cell, universe, velocity, force, comm):

@@ -28,6 +28,7 @@ from .io.preflight import CATALOGUE, SUMMARY, prepare_output
 from .io.snapshot import open_snapshot
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
+from .provenance import NAMES
 from .verify import Expectation
 from .verify import main as verify
 from .version import __version__
@@ -36,15 +37,15 @@ logger = logging.getLogger(__name__)
 
 # What a resumed run must share with the one it continues, and the attribute that holds it
 IDENTITY = {
-    "input": "SRInput",
-    "model": "SRModelHash",
-    "seed": "SRSeed",
-    "dtype": "SRDtype",
-    "chunk": "SRChunk",
-    "region": "SRRegion",
-    "layout": "SRLayout",
-    "device": "SRDevice",
-    "versions": "SRVersions",
+    "input": NAMES["input"],
+    "model": NAMES["model_hash"],
+    "seed": NAMES["seed"],
+    "dtype": NAMES["dtype"],
+    "chunk": NAMES["chunk"],
+    "region": NAMES["region"],
+    "layout": NAMES["layout"],
+    "device": NAMES["device"],
+    "versions": NAMES["versions"],
 }
 
 
@@ -209,8 +210,8 @@ def _summary(sr, options, comm, total, outcome):
         "output": os.path.abspath(options.output),
         "particles": sr.csize,
         "Nmesh": sr.lattice.Nmesh,
-        "model": sr.attrs["SRModel"],
-        "seed": sr.attrs["SRSeed"],
+        "model": sr.card.name,
+        "seed": str(sr.inference.seed),
         "ranks": comm.size,
         "device": str(sr.inference.device.type),
         "chunk": sr.grid.side,

@@ -11,6 +11,7 @@ import jinja2
 import matplotlib
 
 from .. import version as own
+from ..provenance import NAMES, Provenance
 from ..universe import Universe
 from . import figures, halo_figures
 from .drawing import RC
@@ -255,10 +256,8 @@ def _halo_figures(results, band):
 def _describe(kind, catalog, box):
     """What a catalogue is, with how it was made where it says."""
     attrs, universe = catalog.attrs, Universe.of(catalog.attrs)
-    made = {name: value for name, value in attrs.items() if name.startswith("SR")}
-    for name in ("SRCard", "SRVersions"):
-        if name in made:
-            made[name] = json.loads(made[name])
+    provenance = Provenance.from_attrs(attrs)
+    made = {name: getattr(provenance, n) for n, name in NAMES.items() if name in attrs}
     return plain(
         {
             "kind": kind,

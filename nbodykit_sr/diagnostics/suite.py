@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
+from ..provenance import Provenance
 from ..universe import Universe
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
 from .fields import complex_field, mesh_bytes, require_memory
@@ -44,7 +45,7 @@ def check(boxes):
     """
     here = Universe.of(boxes[0]["SR"][0].attrs, *NEEDED)
     for kind, one in _every(boxes):
-        if one.attrs.get("SRRegion", "null") != "null":
+        if Provenance.from_attrs(one.attrs).region:
             raise InputError(
                 f"{one.attrs.get('source', kind)} is only a region of its box, and these "
                 "statistics need the whole: generate it without --region"
@@ -199,7 +200,7 @@ def _meshes(results, number, catalogs, step):
                 voids = find_voids(fields[kind], radii, settings.void_threshold)
                 results.add(kind, "voids", void_size_function(voids), number)
                 step(f"{kind}: seams and axes")
-                made = catalogs["SR"][0].attrs
+                made = Provenance.from_attrs(catalogs["SR"][0].attrs)
                 _seams(results, kind, catalog, fields[kind], made, number)
 
 
@@ -241,18 +242,17 @@ def _bispectra(results, kind, delta_k, number):
 
 
 def _seams(results, kind, catalog, delta_k, made, number):
-    """Of SR, and of HR at the same places as a control; `made` are the attrs of SR."""
+    """Of SR, and of HR at the same places as a control; `made` is how SR was."""
     quadrupoles = axis_quadrupoles(delta_k, kmax=results.settings.kmax)
     results.add(kind, "quadrupoles", quadrupoles, number)
-    if "SRChunk" not in made or "ID" not in catalog:
+    if made.chunk is None or made.factor is None or "ID" not in catalog:
         results.note(
             "The SR header does not say in which chunks it was made: jumps across chunk faces "
             "are left out."
         )
         return
-    factor = int(made["SRFactor"])
     try:
-        jumps = displacement_jumps(catalog, int(made["SRChunk"]) * factor, factor)
+        jumps = displacement_jumps(catalog, made.chunk * made.factor, made.factor)
     except InputError as error:
         results.note(f"Jumps across chunk faces are left out for {kind}: {error}.")
         return

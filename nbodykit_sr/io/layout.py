@@ -1,7 +1,10 @@
 """Headers of the two output layouts: nbodykit's and MP-Gadget's."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from ..provenance import NAMES, Provenance
 from ..universe import Universe
 
 
@@ -22,11 +25,14 @@ def header(layout, sr, source, command):
     dict
     """
     attrs = {name: _plain(value) for name, value in sr.attrs.items() if value is not None}
-    attrs.update(SRCommand=command, SRLayout=layout, SRInput=source.header.identity)
-    if layout == "nbodykit":
-        return attrs
-    provenance = {name: value for name, value in attrs.items() if name.startswith("SR")}
-    return {**_mpgadget(sr, source), **provenance}
+    provenance = replace(
+        Provenance.from_attrs(sr.attrs),
+        command=command,
+        layout=layout,
+        input=source.header.identity,
+    )
+    made = {name: _plain(value) for name, value in provenance.to_attrs().items()}
+    return {**(attrs if layout == "nbodykit" else _mpgadget(sr, source)), **made}
 
 
 def _plain(value):
@@ -38,7 +44,7 @@ def _mpgadget(sr, source):
     attrs = {
         name: value if isinstance(value, str) else np.ravel(value)
         for name, value in source.header.raw.items()
-        if not name.startswith("SR")
+        if name not in NAMES.values()
     }
     counts = np.array([0, sr.csize, 0, 0, 0, 0], dtype="u8")
     masses = np.zeros(6)

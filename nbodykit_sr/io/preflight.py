@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import InputError, agreement
+from ..provenance import NAMES
 
 # Far beyond any file that carries a mark
 _LONGEST = 2**24
@@ -57,10 +58,12 @@ class Kind:
 CATALOGUE = Kind(
     "catalogue",
     rf"checksums|(Header|(1/)?(Position|Velocity|ID))/{_BLOCK}",
-    ("Header/attr-v2", "SRModelHash"),
+    ("Header/attr-v2", NAMES["model_hash"]),
     resumable=True,
 )
-MESH = Kind("mesh", rf"checksums|Field/{_BLOCK}", ("Field/attr-v2", "SRModelHash"), resumable=True)
+MESH = Kind(
+    "mesh", rf"checksums|Field/{_BLOCK}", ("Field/attr-v2", NAMES["model_hash"]), resumable=True
+)
 REPORT = Kind(
     "report",
     r"report\.(html|json)|figures/\w+\.(png|pdf)",

@@ -8,6 +8,7 @@ import bigfile
 import numpy as np
 
 from ...errors import InputError, one_line
+from ...provenance import NAMES
 from ..checks import attributes, check_block
 from .header import GADGET_MASS, KPC, MPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
 
@@ -115,7 +116,7 @@ def _identity(path, headers):
 def _units(path, dataset, raw):
     """Catalogue attrs, and the factors from the file's units."""
     header = RawHeader(path, raw)
-    ours = "SRLayout" in raw and dataset == ""
+    ours = NAMES["layout"] in raw and dataset == ""
     kind = int(dataset[0]) if dataset[:1].isdigit() else 1
     unit_length = MPC if ours else header.positive("UnitLength_in_cm", default=KPC)
     unit_velocity = 1e5 if ours else header.positive("UnitVelocity_in_cm_per_s", default=1e5)
@@ -143,7 +144,7 @@ def _units(path, dataset, raw):
         particle_mass=mass,
     )
     for name, value in raw.items():
-        if name.startswith("SR"):
+        if name in NAMES.values():
             plain = isinstance(value, str) or np.size(value) != 1
             attrs[name] = value if plain else np.ravel(value)[0]
     return attrs, length, velocity

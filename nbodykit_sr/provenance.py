@@ -1,0 +1,148 @@
+"""How an output was made, as its attributes tell: the one list of the names that begin with SR."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from .errors import InputError, one_line
+from .version import __version__
+
+# Whose versions an output may depend on
+PACKAGES = ("nbodykit", "bigfile", "mpi4py", "torch", "numpy", "dask")
+
+# Each field of `Provenance` and the attribute that holds it, in the order in which they are written
+NAMES = {
+    "layout": "SRLayout",
+    "origin": "SROrigin",
+    "seed": "SRSeed",
+    "model": "SRModel",
+    "model_hash": "SRModelHash",
+    "card": "SRCard",
+    "factor": "SRFactor",
+    "chunk": "SRChunk",
+    "offset": "SROffset",
+    "Nmesh": "SRNmesh",
+    "dtype": "SRDtype",
+    "device": "SRDevice",
+    "region": "SRRegion",
+    "source": "SRSource",
+    "versions": "SRVersions",
+    "command": "SRCommand",
+    "input": "SRInput",
+    "mean": "SRMean",
+    "checksums": "SRChecksums",
+}
+
+_TABLES = ("card", "region", "versions")  # written as JSON
+_WHOLE = ("factor", "chunk", "Nmesh")
+_REAL = ("offset", "origin", "mean")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a catalogue or mesh was made. What is not told, or does not apply, is None.
+
+    Attributes
+    ----------
+    layout : str
+        Of a catalogue: "nbodykit" or "mp-gadget".
+    seed : str
+        The realisation of the small scales: decimal, as no attribute has 64 bits without a sign.
+    model, model_hash : str
+        Name and SHA-256 of the weights and card.
+    card : dict
+        The model card.
+    factor : int
+        Resolution ratio.
+    chunk : int
+        Side of a chunk [LR sites].
+    offset : float
+        Of the SR lattice [SR cells], see `LagrangianLattice`.
+    Nmesh : int
+        SR sites on a side.
+    dtype, device : str
+        What the network was computed in, and on: "float32", "cpu".
+    region : sequence
+        Lagrangian part of the box, three (low, high) pairs [Mpc/h]; empty for the whole box.
+    source : str
+        What it was made from, in the user's words: a path.
+    versions : dict
+        Of this package and of those it depends on.
+    command : str
+        The command that makes it again.
+    input : str
+        Identity of the input snapshot, see `SnapshotHeader.identity`.
+    origin : float
+        First point of a mesh [HR cells].
+    mean : float
+        Of a density as the network gave it, before it was made one.
+    checksums : str
+        SHA-256 of the file that lists those of all chunks.
+    """
+
+    layout: str | None = None
+    origin: float | None = None
+    seed: str | None = None
+    model: str | None = None
+    model_hash: str | None = None
+    card: dict | None = None
+    factor: int | None = None
+    chunk: int | None = None
+    offset: float | None = None
+    Nmesh: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    region: tuple | list | None = None
+    source: str | None = None
+    versions: dict | None = None
+    command: str | None = None
+    input: str | None = None
+    mean: float | None = None
+    checksums: str | None = None
+
+    @classmethod
+    def from_attrs(cls, attrs: dict) -> "Provenance":
+        """Read it from the attributes of a catalogue, mesh or file.
+
+        Raises
+        ------
+        InputError
+            If one of them cannot be what it is meant to be.
+        """
+        return cls(**{field: _read(field, attrs[n]) for field, n in NAMES.items() if n in attrs})
+
+    def to_attrs(self) -> dict:
+        """As attributes, those that are told."""
+        attrs = {}
+        for field, name in NAMES.items():
+            value = getattr(self, field)
+            if value is not None:
+                # an empty region is that of everything
+                attrs[name] = json.dumps(value or None) if field in _TABLES else value
+        return attrs
+
+
+def _read(field, value):
+    try:
+        if field in _TABLES:
+            return json.loads(value) or ()
+        if field in _WHOLE:
+            return int(np.ravel(value)[0])
+        if field in _REAL:
+            return float(np.ravel(value)[0])
+    except (ValueError, TypeError, IndexError, OverflowError, RecursionError):
+        raise InputError(f"{NAMES[field]} is {one_line(value, 60)}: it makes no sense") from None
+    return value if isinstance(value, str) else str(value)
+
+
+def versions() -> dict:
+    """Versions of this package and of those its results depend on."""
+    found = {"nbodykit_sr": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
