@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from docutils.nodes import SkipNode
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -53,12 +53,12 @@ logging.getLogger("nbodykit_sr").setLevel(logging.ERROR)
 
 
 def _inline(translator, node):
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(convert(node.astext()))
     raise SkipNode
 
 
 def _block(translator, node):
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
     raise SkipNode
 
 
