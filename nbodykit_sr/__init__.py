@@ -24,6 +24,7 @@ _MODULES = {
     "save_model": "models.card",
     "SRCatalog": "catalog",
     "SRMesh": "mesh",
+    "open_halos": "io.groups",
     "InputError": "errors",
 }
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": ("generate:main", "super-resolve a snapshot into a catalogue"),
     "verify": ("verify:main", "check a finished catalogue"),
     "validate": ("validate:main", "compare a catalogue with its references, on one page"),
+    "halos": ("halos:main", "halos of a catalogue, with centres and masses"),
     "emulate": ("emulate:main", "density at high resolution from initial conditions"),
     "pairs": ("train:pairs", "matched snapshots to train on"),
     "train": ("train:main", "train a model"),

@@ -5,6 +5,9 @@ from mpi4py import MPI
 from pmesh.domain import GridND
 from scipy.spatial import cKDTree
 
+# So few particles do not tell where a sphere gets thinner
+CORE = 16
+
 # Spheres are looked for up to so many radii of the largest sphere expected
 _REACH = 2.0
 
@@ -46,8 +49,9 @@ def threshold_densities(Omega0, OmegaLambda, a, critical):
 def spherical_masses(position, box, comm, particle_mass, centre, guess, densities):
     """Masses of the spheres about given centres whose mean density is each of `densities`.
 
-    From the centre outwards, a sphere ends where it first gets thinner than that. All particles
-    count, whatever halo they are in. Collective.
+    From the innermost `CORE` particles outwards, a sphere ends where it first gets thinner than
+    that; where these are thinner already, further in. All particles count, whatever halo they are
+    in. Collective.
 
     Parameters
     ----------
@@ -90,16 +94,25 @@ def spherical_masses(position, box, comm, particle_mass, centre, guess, densitie
 def _masses(tree, centre, particle_mass, densities, radius, limit):
     while True:
         radius = min(1.3 * radius, limit)
-        near = tree.data[tree.query_ball_point(centre, radius)]
-        away = near - centre
+        away = tree.data[tree.query_ball_point(centre, radius)] - centre
         away -= tree.boxsize[:3] * np.rint(away / tree.boxsize[:3])
-        distance = np.append(np.sort(np.linalg.norm(away, axis=1)), radius)
-        # the sphere of the first n particles ends before the next one, or this is not yet its end
-        number = np.arange(1, len(distance))
-        ends = _radius(number * particle_mass, densities[:, None]) <= distance[1:]
-        if ends.any(axis=1).all() or radius == limit:
-            mass = (np.argmax(ends, axis=1) + 1.0) * particle_mass
-            return np.where(ends.any(axis=1), mass, np.nan)
+        distance = np.sort(np.linalg.norm(away, axis=1))
+        number = np.arange(1, len(distance) + 1)
+        dense = distance <= _radius(number * particle_mass, densities[:, None])
+        count = np.array([_edge(row) for row in dense])
+        if (count <= len(distance)).all() or radius == limit:
+            return np.where(count <= len(distance), count * particle_mass, np.nan)
+
+
+def _edge(dense):
+    """Particles in a sphere, from whether each sphere that ends at a particle is dense enough.
+
+    One more than there are where the last one still is.
+    """
+    if len(dense) >= CORE and not dense[CORE - 1]:
+        return int(np.flatnonzero(dense[:CORE])[-1]) + 1
+    thin = np.flatnonzero(~dense[CORE:])
+    return CORE + int(thin[0]) if len(thin) else len(dense) + 1
 
 
 def _radius(mass, density):

@@ -20,7 +20,7 @@ class BlockFile:
     ----------
     folder : str
     columns : dict
-        Name of a block to the numpy dtype of a row: a number or three of them.
+        Name of a block to the numpy dtype of a row: a number or several.
     size : int
         Rows.
     """
@@ -67,7 +67,7 @@ class BlockFile:
         dtype, folder = self.columns[name], os.path.join(self.folder, name)
         with atomic_file(os.path.join(folder, "header"), own=True) as file:
             file.write(header_text(dtype, np.diff(self.edges), totals).encode())
-        check_block(folder, vector=bool(dtype.shape))
+        check_block(folder, members=int(np.prod(dtype.shape)))
 
     def describe(self, name, attrs):
         """Give a block its attributes; if it is none of the columns it is made."""

@@ -81,15 +81,15 @@ class BlockHeader:
         return cls(folder, fields["DTYPE"], int(fields["NMEMB"]), tuple(rows), tuple(sums))
 
 
-def check_block(folder, vector=False):
+def check_block(folder, members=1):
     """Check that a block's header makes sense and that its files are as long as it says.
 
     Parameters
     ----------
     folder : str
         The block's folder.
-    vector : bool
-        It must have three members a row; otherwise one.
+    members : int
+        Numbers a row.
 
     Returns
     -------
@@ -101,10 +101,9 @@ def check_block(folder, vector=False):
     """
     header = BlockHeader.read(folder)
     name, kind = os.path.basename(folder), header.dtype.lstrip("<>=|")[0]
-    wanted = 3 if vector else 1
-    if header.members != wanted:
+    if header.members != members:
         raise InputError(
-            f"block {folder} has NMEMB {header.members}: {name} needs {wanted} a row; the header is damaged"
+            f"block {folder} has NMEMB {header.members}: {name} needs {members} a row; the header is damaged"
         )
     if name in ("Position", "Velocity") and kind != "f":
         raise InputError(

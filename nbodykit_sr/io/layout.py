@@ -32,29 +32,45 @@ def header(layout, sr, source, command):
         input=source.header.identity,
     )
     made = {name: _plain(value) for name, value in provenance.to_attrs().items()}
-    return {**(attrs if layout == "nbodykit" else _mpgadget(sr, source)), **made}
+    if layout == "mp-gadget":
+        attrs = mpgadget_header(sr.attrs, sr.csize, source.header.raw)
+    return {**attrs, **made}
 
 
 def _plain(value):
     return value if isinstance(value, str) else np.asarray(value)
 
 
-def _mpgadget(sr, source):
-    """Header in MP-Gadget's units and types; every number an array."""
-    attrs = {
+def mpgadget_header(attrs, size, raw):
+    """A Header in MP-Gadget's units and types; every number an array.
+
+    Parameters
+    ----------
+    attrs : dict
+        Of a catalogue: box, time, cosmology, ParticleMass [1e10 Msun/h].
+    size : int
+        Its particles.
+    raw : dict
+        A header, of which is kept whatever the catalogue does not say otherwise.
+
+    Returns
+    -------
+    dict
+    """
+    header = {
         name: value if isinstance(value, str) else np.ravel(value)
-        for name, value in source.header.raw.items()
+        for name, value in raw.items()
         if name not in NAMES.values()
     }
-    counts = np.array([0, sr.csize, 0, 0, 0, 0], dtype="u8")
+    counts = np.array([0, size, 0, 0, 0, 0], dtype="u8")
     masses = np.zeros(6)
-    masses[1] = sr.attrs.get("ParticleMass", 0.0)
-    universe = Universe.of(sr.attrs, "BoxSize", "a", "Omega0", "OmegaLambda", "OmegaBaryon", "h")
+    masses[1] = attrs.get("ParticleMass", 0.0)
+    universe = Universe.of(attrs, "BoxSize", "a", "Omega0", "OmegaLambda", "OmegaBaryon", "h")
     a = universe.a
-    attrs.update(
+    header.update(
         BoxSize=np.array([universe.BoxSize * 1000]),
         Time=np.array([a]),
-        TimeIC=np.ravel(source.header.raw.get("TimeIC", [a])),
+        TimeIC=np.ravel(raw.get("TimeIC", [a])),
         TotNumPart=counts,
         TotNumPartInit=counts,
         MassTable=masses,
@@ -68,6 +84,6 @@ def _mpgadget(sr, source):
         UsePeculiarVelocity=np.array([1], dtype="i4"),
     )
     # MP-Gadget's own knows of radiation, but is that of the file's velocity convention
-    if "RSDFactor" not in attrs or not np.ravel(source.header.raw.get("UsePeculiarVelocity", 0))[0]:
-        attrs["RSDFactor"] = np.array([1 / (a * universe.hubble) * 1000])
-    return attrs
+    if "RSDFactor" not in header or not np.ravel(raw.get("UsePeculiarVelocity", 0))[0]:
+        header["RSDFactor"] = np.array([1 / (a * universe.hubble) * 1000])
+    return header

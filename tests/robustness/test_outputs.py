@@ -9,7 +9,7 @@ import pytest
 from commands import copy, forked, tree
 from mpi4py import MPI
 
-from nbodykit_sr import emulate, generate, train, validate
+from nbodykit_sr import emulate, generate, halos, train, validate
 from nbodykit_sr.command import enter
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import atomic_file, save_figure
@@ -57,6 +57,12 @@ COMMANDS = {
     "validate": (
         validate.main,
         lambda i, out: ["--sr", i / "lr16_25_z2", "--out", out, "--mesh=32", "--quiet"],
+        "lr16_25_z2",
+        (["--overwrite"],),
+    ),
+    "halos": (
+        halos.main,
+        lambda i, out: [i / "lr16_25_z2", out],
         "lr16_25_z2",
         (["--overwrite"],),
     ),

@@ -47,7 +47,7 @@ class BigFileHeader(SnapshotHeader):
         for name in ("Position", "Velocity", "ID"):
             folder = os.path.join(path, dataset, name)
             if os.path.isdir(folder):
-                blocks[name] = check_block(folder, vector=name != "ID")
+                blocks[name] = check_block(folder, members=1 if name == "ID" else 3)
         if "Position" not in blocks:
             raise InputError(
                 f"snapshot {path} has no block {dataset}Position: choose the particle type with dataset='1/'"

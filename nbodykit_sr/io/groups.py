@@ -1,0 +1,146 @@
+"""Halo products as BigFile, in MP-Gadget's group layout and units."""
+
+import os
+
+import bigfile
+import numpy as np
+from nbodykit.lab import BigFileCatalog
+from nbodykit.source.catalog.halos import HaloCatalog
+
+from ..errors import InputError, agreement
+from ..universe import Universe
+from .atomic import disk
+from .blocks import BlockFile
+from .checks import attributes
+from .layout import mpgadget_header
+from .snapshot import cosmology
+
+KPC, MASS = 1e3, 1e-10  # of Mpc/h and Msun/h, in MP-Gadget's units
+
+# Columns of a group or of its particles: block, number format, factor to MP-Gadget's units
+GROUPS = {
+    "GroupID": ("GroupID", "u4", 1),
+    "Mass": ("Mass", "f4", MASS),
+    "MassCenter": ("MassCenterPosition", "f8", KPC),
+    "MassCenterVelocity": ("MassCenterVelocity", "f4", 1),
+    "MinID": ("MinID", "u8", 1),
+    "Center": ("CenterPosition", "f8", KPC),
+    "CenterVelocity": ("CenterVelocity", "f4", 1),
+    "Mass200m": ("Mass200m", "f4", MASS),
+    "Mass200c": ("Mass200c", "f4", MASS),
+    "MassVir": ("MassVir", "f4", MASS),
+}
+MEMBERS = {
+    "GroupID": ("GroupID", "u4", 1),
+    "Position": ("Position", "f8", KPC),
+    "Velocity": ("Velocity", "f4", 1),
+    "ID": ("ID", "u8", 1),
+}
+
+
+def write_groups(folder, source, groups, members, attrs):
+    """Write groups and their particles into a folder. Collective.
+
+    Parameters
+    ----------
+    folder : path
+        Of `staging.staged`.
+    source : SnapshotCatalog
+        What the groups were found in.
+    groups, members : dict of arrays
+        Of `diagnostics.groups.find_groups`.
+    attrs : dict
+        Added to the Header.
+
+    Raises
+    ------
+    InputError
+        On every rank, if the disk does not take it.
+    """
+    comm, folder = source.comm, os.fspath(folder)
+    by_type = np.zeros((len(groups["GroupID"]), 6))
+    by_type[:, 1] = 1
+    rows = {
+        "FOFGroups": {
+            "LengthByType": (by_type * groups["Length"][:, None]).astype("u4"),
+            "MassByType": (by_type * groups["Mass"][:, None] * MASS).astype("f4"),
+            **_converted(GROUPS, groups),
+        },
+        "1": _converted(MEMBERS, members),
+    }
+    inside = np.zeros(6, "u8")
+    inside[1] = comm.allreduce(len(members["GroupID"]))
+    number = comm.allreduce(len(groups["GroupID"]))
+    header = mpgadget_header(source.attrs, source.csize, source.header.raw)
+    header.update(NumFOFGroupsTotal=np.array([number], "u8"), NumPartInGroupTotal=inside, **attrs)
+    for prefix, blocks in rows.items():
+        _write_blocks(comm, folder, {f"{prefix}/{name}": rows for name, rows in blocks.items()})
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            BlockFile(folder, {}, 0).describe("Header", header)
+
+
+def _converted(table, columns):
+    """Rows in MP-Gadget's units and number formats."""
+    return {
+        block: (columns[name] * factor if factor != 1 else columns[name]).astype(dtype)
+        for name, (block, dtype, factor) in table.items()
+        if name in columns
+    }
+
+
+def _write_blocks(comm, folder, blocks):
+    """Blocks of which every rank has consecutive rows."""
+    counts = comm.allgather(len(next(iter(blocks.values()))))
+    dtypes = {name: (rows.dtype, rows.shape[1:]) for name, rows in blocks.items()}
+    store = BlockFile(folder, dtypes, sum(counts))
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            store.create()
+    with agreement(comm), disk(folder):
+        start = sum(counts[: comm.rank])
+        sums = {name: store.write(name, start, rows) for name, rows in blocks.items()}
+    sums = comm.gather(sums)
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            for name in blocks:
+                store.seal(name, [part for one in sums for part in one[name]])
+
+
+def open_halos(path, comm=None, mdef="vir"):
+    """Halos that `nbodykit-sr halos` found, as an nbodykit HaloCatalog.
+
+    Parameters
+    ----------
+    path : str
+    comm : mpi4py.MPI.Comm, optional
+    mdef : {"200m", "200c", "vir", "fof"}
+        Which mass; nbodykit knows no radii of friends-of-friends groups and takes them for "vir".
+
+    Returns
+    -------
+    HaloCatalog
+        Position (of the densest particle) [comoving Mpc/h], Velocity (of the centre of mass)
+        [peculiar km/s], Mass [Msun/h]; its `populate` takes nbodykit's HOD models.
+
+    Raises
+    ------
+    InputError
+        If there are no halos there.
+    """
+    masses = {"200m": "Mass200m", "200c": "Mass200c", "vir": "MassVir", "fof": "Mass"}
+    if mdef not in masses:
+        raise InputError(f"mdef is {mdef!r}: one of {', '.join(masses)} is needed")
+    path = os.fspath(path)
+    if "NumFOFGroupsTotal" not in attributes(os.path.join(path, "Header")):
+        raise InputError(f"{path} holds no halos: make them with nbodykit-sr halos")
+    catalog = BigFileCatalog(path, dataset="FOFGroups/", header="Header", comm=comm)
+    plain = {name: np.ravel(catalog.attrs[name])[0] for name in ("Time", "Omega0", "OmegaLambda")}
+    plain.update({n: np.ravel(catalog.attrs[n])[0] for n in ("OmegaBaryon", "HubbleParam")})
+    catalog.attrs.update(plain, BoxSize=np.full(3, np.ravel(catalog.attrs["BoxSize"])[0] / KPC))
+    catalog["Position"] = catalog["CenterPosition"] / KPC
+    catalog["Velocity"] = catalog["MassCenterVelocity"]
+    catalog["HaloMass"] = catalog[masses[mdef]].reshape(-1) / MASS
+    z = Universe.of(catalog.attrs, "a").redshift
+    mdef = "vir" if mdef == "fof" else mdef
+    return HaloCatalog(catalog, cosmology(catalog.attrs), z, mdef=mdef, mass="HaloMass")
