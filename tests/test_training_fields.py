@@ -119,9 +119,11 @@ def test_particles_find_the_field_where_they_are():
     """A linear field is read out exactly inside the mesh, and nothing outside it."""
     generator = torch.Generator().manual_seed(0)
     displacement = torch.randn((2, 3, 6, 6, 6), generator=generator, dtype=torch.float64)
-    position = mesh_position(displacement, 1.5, 2, shift=displacement.mean((2, 3, 4)))
+    shift = displacement.mean((2, 3, 4))
+    position = mesh_position(displacement, 1.5, 2, shift=shift)
     axes = torch.meshgrid(*[torch.arange(12.0, dtype=torch.float64)] * 3, indexing="ij")
-    found = read_out(torch.stack(axes).expand(2, -1, -1, -1, -1), position)
+    site = mesh_position(displacement, 1.5, shift=shift).flip(1).movedim(1, -1)
+    found = read_out(torch.stack(axes).expand(2, -1, -1, -1, -1), site, 2)
     inside = ((position >= 0) & (position <= 11)).all(1, keepdim=True).expand_as(position)
     assert 0.3 < inside.double().mean() < 1
     torch.testing.assert_close(found[inside], position[inside])

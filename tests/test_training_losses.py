@@ -3,7 +3,13 @@ import torch
 
 from nbodykit_sr.models.critic import Critic, smallest_input
 from nbodykit_sr.training.cic import mesh_position
-from nbodykit_sr.training.features import energy_score, log_distance, log_radius, ordered
+from nbodykit_sr.training.features import (
+    difference,
+    energy_score,
+    log_distance,
+    log_radius,
+    ordered,
+)
 from nbodykit_sr.training.losses import (
     critic_loss,
     generator_loss,
@@ -146,7 +152,7 @@ def test_statistics_have_a_gradient():
     [
         lambda x: shell_power(x),
         lambda x: shell_power(x, window=False),
-        lambda x: log_distance(x, 2, 1),
+        lambda x: log_distance(difference(x, 2, 1), 2, 1),
         lambda x: energy_score(x, torch.ones_like(x[:1])),
         lambda x: ordered(x).square(),
     ],

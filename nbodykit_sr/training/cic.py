@@ -26,48 +26,54 @@ def cic(position, mesh, periodic=False):
     batch = position.shape[0]
     position = position.reshape(batch, 3, -1)
     if periodic:
-        painted = _Paint.apply(position % mesh, mesh + 2)
+        painted = _Paint.apply(position % mesh, mesh + 2, False)
         for axis in (1, 2, 3):  # the last two planes hold the mass of the first ones
             body, rest = painted.split([mesh, 2], dim=axis)
             painted = torch.cat(
                 [body.narrow(axis, 0, 2) + rest, body.narrow(axis, 2, mesh - 2)], axis
             )
         return painted
-    # what is outside goes to two planes around the mesh that are then dropped
-    painted = _Paint.apply(position.clamp(-2, mesh) + 2, mesh + 4)
-    return painted[:, 2:-2, 2:-2, 2:-2]
+    return _Paint.apply(position, mesh, True)
 
 
 class _Paint(torch.autograd.Function):
-    """Cloud-in-cell of positions that lie within [0, mesh - 1) along each axis."""
+    """Cloud-in-cell of positions that lie within [0, mesh - 1) along each axis, or of any if what
+    is `outside` goes to two planes around the mesh that are then dropped: no mass, no gradient."""
 
     @staticmethod
-    def forward(ctx, position, mesh):
+    def forward(ctx, position, mesh, outside):
+        ctx.shape, ctx.pads = position.shape, (2,) * 6 if outside else ()
+        if outside:
+            position, mesh = position.clamp(-2, mesh).add_(2), mesh + 4
         batch = position.shape[0]
-        lower = position.nan_to_num(mesh // 2).floor()  # a NaN shows in the weights
+        lower = position.nan_to_num(mesh // 2).floor_()  # a NaN shows in the weights
         upper = position - lower  # weight of the upper of two mesh points, (B, 3, n)
         strides = (mesh * mesh, mesh, 1)
-        index = sum(lower[:, axis].long() * stride for axis, stride in enumerate(strides))
-        index = (index + torch.arange(batch, device=index.device)[:, None] * mesh**3).flatten()
+        lower = lower.long()
+        index = lower[:, 2].add(lower[:, 1], alpha=mesh).add_(lower[:, 0], alpha=mesh**2)
+        index += torch.arange(batch, device=index.device)[:, None] * mesh**3
+        index = index.flatten()
         ctx.save_for_backward(index, upper)
         ctx.mesh = mesh
         x, y, z = upper.unbind(1)
         field = position.new_zeros(batch * mesh**3)
         for i, wx in enumerate((1 - x, x)):
-            for j, wy in enumerate((1 - y, y)):
-                upper_part = wx * wy * z
-                lower_part = wx * wy - upper_part
+            for j in range(2):
+                both = wx * y if j else wx * (1 - y)
+                upper_part = both * z
+                lower_part = both.sub_(upper_part)
                 first = i * strides[0] + j * strides[1]
                 # all eight points of a particle lie at fixed distances from the lowest
                 field[first:].index_add_(0, index, lower_part.flatten())
                 field[first + 1 :].index_add_(0, index, upper_part.flatten())
-        return field.view(batch, mesh, mesh, mesh)
+        field = field.view(batch, mesh, mesh, mesh)
+        return field[:, 2:-2, 2:-2, 2:-2].contiguous() if outside else field
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         index, upper = ctx.saved_tensors
-        grad = grad.contiguous().view(-1)
+        grad = F.pad(grad, ctx.pads).contiguous().view(-1)
         x, y, z = upper.unbind(1)
         planes = []  # for each x plane: d/dy, d/dz and the value, at the particle
         for i in (0, 1):
@@ -82,7 +88,7 @@ class _Paint(torch.autograd.Function):
             planes.append((dy, torch.lerp(dz0, dz1, y), v0 + y * dy))
         (dy0, dz0, v0), (dy1, dz1, v1) = planes
         gradient = [v1 - v0, torch.lerp(dy0, dy1, x), torch.lerp(dz0, dz1, x)]
-        return torch.stack(gradient, dim=1), None
+        return torch.stack(gradient, dim=1), None, None
 
 
 def density(displacement, cell, density_factor=1, periodic=False, shift=None):
@@ -117,30 +123,33 @@ def density(displacement, cell, density_factor=1, periodic=False, shift=None):
 def mesh_position(displacement, cell, density_factor=1, shift=None):
     """Positions (B, 3, N, N, N) on the mesh of `density`, whose points are the integers."""
     n = displacement.shape[-1]
-    if shift is not None:
-        displacement = displacement - shift.view(-1, 3, 1, 1, 1)
     # mesh points at (m + 1/2) / density_factor lattice cells, sites at i + 1/2
     site = torch.arange(n, device=displacement.device, dtype=displacement.dtype)
     site = (site + 0.5) * density_factor - 0.5
     grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
-    return grid + displacement * (density_factor / cell)
+    if shift is not None:
+        grid = grid - shift.view(-1, 3, 1, 1, 1) * (density_factor / cell)
+    return torch.add(grid, displacement, alpha=density_factor / cell)
 
 
-def read_out(field, position):
+def read_out(field, site, density_factor):
     """Values of a mesh at particles, by cloud-in-cell; zero outside the mesh.
 
     Parameters
     ----------
     field : (B, C, M, M, M) float tensor
-    position : (B, 3, N, N, N) float tensor, in mesh cells
+    site : (B, N, N, N, 3) float tensor, in lattice cells
+        Positions as `mesh_position` gives them for `density_factor` 1, the last axis first.
+    density_factor : float
+        Mesh cells per lattice cell, on a side.
 
     Returns
     -------
     (B, C, N, N, N) float tensor
     """
-    # grid_sample wants the last axis first, and the mesh to lie in [-1, 1]
-    where = position.flip(1).movedim(1, -1) * (2 / (field.shape[-1] - 1)) - 1
-    return F.grid_sample(field, where, padding_mode="zeros", align_corners=True)
+    # the faces of mesh and lattice lie at -1 and 1
+    where = (site + 0.5) * (2 * density_factor / field.shape[-1]) - 1
+    return F.grid_sample(field, where, padding_mode="zeros", align_corners=False)
 
 
 def space_to_depth(x, factor):

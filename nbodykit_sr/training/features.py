@@ -13,13 +13,34 @@ from torch.nn import functional as F
 SOFTENING = 0.05
 
 
+def difference(fields, lag, axis):
+    """By how much fields (B, C, N, N, N) differ between sites `lag` apart along an axis (0 to 2)."""
+    return _Difference.apply(fields, lag, 2 + axis)
+
+
+class _Difference(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, fields, lag, axis):
+        ctx.shape, ctx.lag, ctx.axis = fields.shape, lag, axis
+        size = fields.shape[axis] - lag
+        return fields.narrow(axis, lag, size) - fields.narrow(axis, 0, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        out, size = gradient.new_zeros(ctx.shape), gradient.shape[ctx.axis]
+        out.narrow(ctx.axis, ctx.lag, size).copy_(gradient)
+        out.narrow(ctx.axis, 0, size).sub_(gradient)
+        return out, None, None
+
+
 def log_distance(step, lag, axis):
     """Log distance of particles `lag` sites apart along a lattice axis.
 
     Parameters
     ----------
-    step : (B, 3, ...) float tensor [cells]
-        By how much their displacements differ.
+    step : (B, C, ...) float tensor [cells]
+        By how much their fields differ, the displacement's first.
 
     Returns
     -------
@@ -32,7 +53,7 @@ class _LogDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, step, lag, axis):
         square = torch.full_like(step[:, :1], SOFTENING)
-        for component, part in enumerate(step.split(1, dim=1)):
+        for component, part in enumerate(step[:, :3].split(1, dim=1)):
             apart = part + lag if component == axis else part
             square.addcmul_(apart, apart)
         ctx.save_for_backward(step, square)
@@ -43,8 +64,8 @@ class _LogDistance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         step, square = ctx.saved_tensors
-        pull = gradient / square
-        gradient = step * pull
+        pull, gradient = gradient / square, torch.zeros_like(step)
+        torch.mul(step[:, :3], pull, out=gradient[:, :3])
         gradient.narrow(1, ctx.axis, 1).add_(pull, alpha=ctx.lag)
         return gradient, None, None
 

@@ -109,7 +109,7 @@ class _ShellPower(torch.autograd.Function):
             mean = (field.flatten(2) @ weight.flatten()) / weight.sum()
             field = (field - mean.view(*mean.shape, 1, 1, 1)).mul_(weight)
         modes = torch.fft.rfftn(field, dim=(2, 3, 4))
-        power = torch.view_as_real(modes).square().sum((1, -1)).view(batch, -1)
+        power = modes.real.square().addcmul_(modes.imag, modes.imag).sum(1).view(batch, -1)
         shell, number = shells(size, field.device)
         ctx.save_for_backward(modes)
         total = power.new_zeros(batch, number + 2).index_add_(1, shell, power)

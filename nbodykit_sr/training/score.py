@@ -22,7 +22,7 @@ from .cic import density, mesh_position, read_out
 from .configuration import require
 from .displacement import DisplacementSystem
 from .displacement_configuration import DisplacementConfiguration
-from .features import energy_score, log_distance, log_radius, pdf_distance
+from .features import difference, energy_score, log_distance, log_radius, pdf_distance
 from .losses import statistics_loss
 
 # What `pdf` compares: the radii of cubes of these sides [SR sites], the densities of so many meshes
@@ -191,10 +191,9 @@ class _Crop:
             yield s.field, energy_score, vector
         for number, lag in enumerate(s.lags):
             axis = (self.drawn + number) % 3
-            size = both.shape[2] - lag
-            step = both.narrow(2 + axis, lag, size) - both.narrow(2 + axis, 0, size)
+            step = difference(both, lag, axis)
             yield s.difference / lag**0.5, energy_score, step
-            yield s.distance, energy_score, log_distance(step[:, :3], lag, axis)
+            yield s.distance, energy_score, log_distance(step, lag, axis)
         self.painted = list(densities(displacement, self.bulk[:, :3].flatten(1), s.meshes))
         yield from self.matter(1.0, displacement, self.bulk[:, :3].flatten(1), self.painted)
         if s.redshift:
@@ -267,5 +266,7 @@ def collapse(displacement, logs, shift):
     position = mesh_position(displacement, 1.0, shift=shift)
     for side in CUBES:
         yield log_radius(position, side)
+    # what `read_out` wants: the last axis first, and last in memory
+    position = position.flip(1).permute(0, 2, 3, 4, 1).contiguous()
     for level, mesh in enumerate(logs[:FINEST]):
-        yield read_out(mesh, (position + 0.5) * (2 / 2**level) - 0.5)
+        yield read_out(mesh, position, 2 / 2**level)
