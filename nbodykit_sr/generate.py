@@ -112,7 +112,7 @@ def _generate(options, comm, stopped):
     if not options.plan:
         prepare_output(options.output, comm, CATALOGUE, options.overwrite, options.resume, inputs)
     source = open_snapshot(options.input, comm, options.dataset)
-    _check_sums(source, options.force)
+    source.check_sums(options.force)
     sr = SRCatalog(
         source,
         model=options.model,
@@ -165,16 +165,6 @@ def _generate(options, comm, stopped):
     if comm.rank == 0 and outcome.resumed is not None:
         _summary(sr, options, comm, time.perf_counter() - begun, outcome)
     return outcome.status
-
-
-def _check_sums(source, force):
-    try:
-        source.check_sums()
-    except InputError as error:
-        if not force:
-            raise InputError(f"{error}; --force goes on all the same") from None
-        if source.comm.rank == 0:
-            logger.warning("%s: going on as forced", error)
 
 
 def _plan(sr, options, comm, start):

@@ -133,41 +133,68 @@ class SRMesh(MeshSource):
         pmesh.pm.RealField
             (2N, 2N, 2N) float32, 1 + delta >= 0 of mean one, with ``attrs["SRMean"]``.
         """
-        lr, initial = self.inputs()
-        coarse = LatticeDomain(self.grid, self.comm, PADDING)
-        fine_grid = ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
-        fine = LatticeDomain(fine_grid, self.comm, PADDING_HR)
-        lr, initial = _on_blocks(lr, coarse), _on_blocks(initial, fine)
-        network = self.network.to(self.device)
-        computed = self._computed(
-            lambda chunk, inner: _evaluate(
-                network, coarse.cut(lr, chunk), fine.cut(initial, inner), self.device
-            ),
-            zip(coarse.chunks, fine.chunks, strict=True),
-        )
+        chunks, compute = self.prepare()
+        computed = compute(chunks)
         field = self.pm.create(type="real")
         writer = _SlabWriter(field)
-        for _ in range(max(self.comm.allgather(len(coarse.chunks)))):
-            writer.write(*next(computed, (None, None)))
-        mean = self._mean(field)
+        total = 0
+        for _ in range(max(self.comm.allgather(len(chunks)))):
+            chunk, values = next(computed, (None, None))
+            writer.write(chunk and 2 * np.array(chunk.start), values)
+            total += 0 if chunk is None else fixed_sum(values)
+        mean = self.mean(self.comm.allreduce(total))
         if self.comm.rank == 0:
             logger.info("mean density %.6f before it is normalised", mean)
         field[...] /= np.float32(mean)
         field.attrs = {"SRMean": mean}
         return field
 
-    def _computed(self, evaluate, chunks):
-        """First HR cell and density of each chunk in turn; several are computed at a time."""
-        workers = 1 if self.device.type == "cuda" else torch.get_num_threads()
-        with ThreadPoolExecutor(workers) as pool:
-            flight = deque()
-            for chunk, inner in chunks:
-                flight.append((inner.start, pool.submit(evaluate, chunk, inner)))
-                if len(flight) > workers:
-                    start, task = flight.popleft()
-                    yield start, task.result()
-            for start, task in flight:
-                yield start, task.result()
+    def prepare(self):
+        """Paint the fields and put them on this rank's blocks. Collective.
+
+        Returns
+        -------
+        list of Chunk
+            This rank's, of the LR lattice.
+        callable
+            Of chunks; yields each with its density, (2n, 2n, 2n) float32, not yet normalised.
+            Several are computed at a time.
+        """
+        lr, initial = self.inputs()
+        coarse = LatticeDomain(self.grid, self.comm, PADDING)
+        fine_grid = ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
+        fine = LatticeDomain(fine_grid, self.comm, PADDING_HR)
+        lr, initial = _on_blocks(lr, coarse), _on_blocks(initial, fine)
+        network = self.network.to(self.device)
+        inner = {chunk.index: chunk for chunk in fine.chunks}
+
+        def evaluate(chunk):
+            fields = coarse.cut(lr, chunk), fine.cut(initial, inner[chunk.index])
+            return _evaluate(network, *fields, self.device)
+
+        def compute(chunks):
+            workers = 1 if self.device.type == "cuda" else torch.get_num_threads()
+            with ThreadPoolExecutor(workers) as pool:
+                flight = deque()
+                for chunk in chunks:
+                    flight.append((chunk, pool.submit(evaluate, chunk)))
+                    if len(flight) > workers:
+                        done, task = flight.popleft()
+                        yield done, task.result()
+                for done, task in flight:
+                    yield done, task.result()
+
+        return coarse.chunks, compute
+
+    def mean(self, total):
+        """The mean density from the `fixed_sum` of all cells; InputError if there is none."""
+        mean = total / _FIXED_POINT / int(self.pm.Nmesh.prod())
+        if not mean > 0:
+            raise InputError(
+                f"model {self.card.name} gives no density at all for these fields: it is not for "
+                "them, or was not trained"
+            )
+        return mean
 
     def inputs(self):
         """LR density and initial conditions, checked: two distributed pmesh fields. Collective."""
@@ -183,16 +210,6 @@ class SRMesh(MeshSource):
                 )
         return lr, initial
 
-    def _mean(self, field):
-        fixed = np.rint(np.asarray(field.value, dtype="f8") * _FIXED_POINT).astype("i8").sum()
-        mean = self.comm.allreduce(int(fixed)) / _FIXED_POINT / self.pm.Nmesh.prod()
-        if not mean > 0:
-            raise InputError(
-                f"model {self.card.name} gives no density at all for these fields: it is not for "
-                "them, or was not trained"
-            )
-        return float(mean)
-
     def _check_fit(self, cell, universe):
         problem = self.card.disagreement(cell, universe.redshift, universe.Omega0)
         if problem:
@@ -203,6 +220,11 @@ class SRMesh(MeshSource):
             raise InputError(f"{problem}; or force it")
         if self.comm.rank == 0:
             logger.warning("%s: going on as forced", problem)
+
+
+def fixed_sum(values):
+    """Sum of densities in fixed point, an int: the same in any order."""
+    return int(np.rint(np.asarray(values, dtype="f8") * _FIXED_POINT).astype("i8").sum())
 
 
 def _load(path):

@@ -31,6 +31,8 @@ NAMES = {
     "versions": "SRVersions",
     "command": "SRCommand",
     "input": "SRInput",
+    "initial": "SRInitial",
+    "initial_redshift": "SRInitialRedshift",
     "mean": "SRMean",
     "checksums": "SRChecksums",
 }
@@ -74,6 +76,8 @@ class Provenance:
         The command that makes it again.
     input : str
         Identity of the input snapshot, see `SnapshotHeader.identity`.
+    initial, initial_redshift : str
+        Of a mesh: identity of the initial conditions, and their redshift if the user told it.
     origin : float
         First point of a mesh [HR cells].
     mean : float
@@ -99,6 +103,8 @@ class Provenance:
     versions: dict | None = None
     command: str | None = None
     input: str | None = None
+    initial: str | None = None
+    initial_redshift: str | None = None
     mean: float | None = None
     checksums: str | None = None
 

@@ -1,8 +1,9 @@
-"""Verification of SR particles: of each chunk as it is written, and of a finished catalogue."""
+"""Verification of SR particles as they are written, and of finished catalogues and meshes."""
 
 import json
 import logging
 import os
+import zlib
 from dataclasses import dataclass
 
 import bigfile
@@ -11,11 +12,13 @@ import numpy as np
 from .chunks import ChunkGrid
 from .command import Parser
 from .errors import InputError, agreement, one_line
-from .io.checks import byte_sum
+from .io.checks import attributes, byte_sum, check_block, read_checksums
 from .io.formats.bigfile import BigFileHeader
+from .io.mesh import FIELD, slabs
 from .io.particles import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
+from .provenance import NAMES
 from .universe import Universe
 
 logger = logging.getLogger(__name__)
@@ -26,25 +29,13 @@ _SMALL_SCALES = 1.0
 # Beyond this part of the box the periodic image of a particle is uncertain
 _REACH = 0.45
 
-# What every catalogue says of how it was made
-PROVENANCE = (
-    "SRCard",
-    "SRChunk",
-    "SRCommand",
-    "SRDevice",
-    "SRDtype",
-    "SRFactor",
-    "SRInput",
-    "SRLayout",
-    "SRModel",
-    "SRModelHash",
-    "SRNmesh",
-    "SROffset",
-    "SRRegion",
-    "SRSeed",
-    "SRSource",
-    "SRVersions",
+# What every output says of how it was made, and what else a catalogue and a mesh say
+_MADE = (
+    *("card", "checksums", "chunk", "command", "device", "input", "model", "model_hash", "Nmesh"),
+    "versions",
 )
+_CATALOGUE = (*_MADE, "dtype", "factor", "layout", "offset", "region", "seed", "source")
+_MESH = (*_MADE, "initial", "initial_redshift", "mean", "origin")
 
 
 @dataclass(frozen=True)
@@ -101,9 +92,9 @@ class Expectation:
 
 
 def verify(path, comm):
-    """Check a finished catalogue of `generate` against everything it says of itself.
+    """Check a finished catalogue of `generate`, or mesh of `emulate`, against what it says of itself.
 
-    Every byte is read once; a rank holds no more than one chunk. Collective.
+    Every byte is read once; a rank holds no more than one chunk, or layer of a mesh. Collective.
 
     Parameters
     ----------
@@ -118,23 +109,19 @@ def verify(path, comm):
     Raises
     ------
     InputError
-        If it can't be read as a catalogue at all.
+        If it can't be read as one at all.
     """
-    header = expectation = grid = None
-    problems = []
+    output, problems = None, []
     with agreement(comm):
         if comm.rank == 0:
-            header, grid, expectation = _open(path)
-            problems = _check_header(header, grid)
-    header, grid, expectation = comm.bcast((header, grid, expectation))
-    sums = {name: np.zeros(len(block.rows), "u8") for name, block in header.blocks.items()}
-    if sum(header.blocks["Position"].rows) == grid.size * expectation.factor**3:
-        with agreement(comm):
-            for chunk in grid.chunks()[comm.rank :: comm.size]:
-                problems += _check_chunk(header, expectation, chunk, sums)
-    else:
-        problems += [f"{header.size} particles, its lattice and region have {grid.size}"]
-    for name, block in header.blocks.items():
+            output = (_Mesh if os.path.isdir(os.path.join(path, FIELD)) else _Catalogue)(path)
+            problems = output.check_header()
+    output = comm.bcast(output)
+    sums = {name: np.zeros(len(block.rows), "u8") for name, block in output.blocks.items()}
+    with agreement(comm):
+        for piece in output.pieces[comm.rank :: comm.size]:
+            problems += _check_piece(output, piece, sums)
+    for name, block in output.blocks.items() if output.pieces else ():
         total = comm.allreduce(sums[name]) % 2**32
         for number in np.flatnonzero(total != np.array(block.sums, "u8")):
             if comm.rank == 0:
@@ -144,112 +131,209 @@ def verify(path, comm):
     return [line for part in comm.allgather(problems) for line in part]
 
 
-def _open(path):
-    header = BigFileHeader.read(path)
-    missing = [name for name in PROVENANCE if name not in header.raw]
-    if "SRLayout" in missing:
-        raise InputError(f"{path} is no catalogue of generate: its Header has no SRLayout")
-    if missing:
-        raise InputError(f"the Header of {path} lacks {', '.join(missing)}: it is damaged")
-    raw = header.raw
-    try:
-        factor, Nmesh, chunk = (
-            int(np.ravel(raw[f"SR{n}"])[0]) for n in ("Factor", "Nmesh", "Chunk")
-        )
-        region = json.loads(raw["SRRegion"])
-        card = ModelCard.from_dict(json.loads(raw["SRCard"]))
-        json.loads(raw["SRVersions"])
-        if factor < 1 or Nmesh % factor or card.factor != factor:
-            raise ValueError(f"SRFactor {factor}, SRNmesh {Nmesh}, the card's factor {card.factor}")
-        if raw["SRLayout"] not in COLUMNS:
-            raise ValueError(f"SRLayout {raw['SRLayout']}")
-        lattice = LagrangianLattice(
-            Nmesh, Universe.of(header.attrs, "BoxSize").BoxSize, float(np.ravel(raw["SROffset"])[0])
-        )
-        grid = ChunkGrid(Nmesh // factor, chunk)
-        if region is not None:
-            grid = grid.select(region, factor * lattice.cell)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise InputError(f"the provenance of {path} makes no sense: {error}") from None
-    return header, grid, Expectation(lattice, factor, card.displacement_range)
+@dataclass(frozen=True)
+class _Piece:
+    """Rows that were written together: `of` is the chunk, or the number of the layer."""
+
+    of: object
+    name: str
+    start: int
+    rows: int
+    crcs: dict
 
 
-def _check_header(header, grid):
-    """On rank 0: columns, counts and units of the layout."""
-    problems = []
-    layout = header.raw["SRLayout"]
-    card = json.loads(header.raw["SRCard"])
-    names = {"Position", "ID"} | ({"Velocity"} if card["channels"] == 6 else set())
-    if names != set(header.blocks):
-        problems.append(f"columns {sorted(header.blocks)}, its model gives {sorted(names)}")
-    if header.dataset != COLUMNS[layout]["Position"][0]:
-        problems.append(f"columns under {header.dataset!r} do not go with layout {layout}")
-    for name, block in header.blocks.items():
-        wanted = np.dtype(COLUMNS[layout][name][1])
-        if np.dtype(block.dtype) != wanted:
-            problems.append(f"{name} is {block.dtype}, layout {layout} has {wanted.str}")
-    if layout == "mp-gadget":
-        count = int(np.ravel(header.raw["TotNumPart"])[1])
-        if count != header.size:
-            problems.append(f"TotNumPart is {count}, there are {header.size} particles")
-    elif np.size(header.raw["BoxSize"]) != 3:
-        problems.append(f"BoxSize has length {np.size(header.raw['BoxSize'])}, nbodykit needs 3")
-    return problems
+class _Output:
+    """What is verified: its ``path``; ``blocks``, name to `BlockHeader`; ``pieces``, if sizes fit.
+
+    Only rank 0 opens it; the others get a copy.
+    """
+
+    def _cut(self, path, wanted, digest, size):
+        """Pieces from what the grid makes, (of, name, start, rows), and the file of checksums."""
+        self.sizes = []
+        if size != sum(rows for *_, rows in wanted):
+            self.sizes = [f"{size} rows, its grid has {sum(rows for *_, rows in wanted)}"]
+            self.pieces = []
+            return
+        written = read_checksums(path, self.blocks, digest)
+        if [(start, rows) for start, rows, _ in written] != [(s, r) for *_, s, r in wanted]:
+            raise InputError(f"the checksums of {path} are of other pieces than its grid has")
+        self.pieces = [_Piece(*w, crcs) for w, (*_, crcs) in zip(wanted, written, strict=True)]
 
 
-def _check_chunk(header, expectation, chunk, sums):
-    """Rows of a chunk: IDs, positions, velocities; adds their bytes to the checksums."""
-    scale = expectation.factor**3
-    start, stop = chunk.offset * scale, (chunk.offset + chunk.size) * scale
-    values = {}
-    with bigfile.File(header.path) as file:
-        for name, block in header.blocks.items():
-            try:
-                with file[header.dataset + name] as column:
-                    values[name] = column[start:stop]
-            except (bigfile.Error, OSError) as error:
-                line = one_line(error)
-                raise InputError(f"block {block.folder} is unreadable: {line}") from None
-            first = 0
-            for number, rows in enumerate(block.rows):
-                low, high = max(start, first), min(stop, first + rows)
-                if low < high:
-                    piece = values[name][low - start : high - start]
-                    sums[name][number] += np.uint64(byte_sum(piece))
-                first += rows
-    problems = []
-    ids = expectation.lattice.id(chunk.sites(expectation.factor))
-    if "ID" in values:
-        wrong = np.flatnonzero(values["ID"].reshape(-1) != ids)
-        if len(wrong):
-            problems.append(
-                f"chunk {chunk.index}: {len(wrong)} IDs are not those of its sites, the first "
-                f"{values['ID'].reshape(-1)[wrong[0]]} at row {start + wrong[0]} instead of {ids[wrong[0]]}"
+class _Catalogue(_Output):
+    """Particles of `generate`."""
+
+    def __init__(self, path):
+        self.path, self.header = path, BigFileHeader.read(path)
+        header = self.header
+        _require(path, "Header", header.raw, _CATALOGUE, "SRLayout", "catalogue of generate")
+        self.blocks = {header.dataset + name: block for name, block in header.blocks.items()}
+        raw = header.raw
+        try:
+            factor, Nmesh, chunk = (
+                int(np.ravel(raw[f"SR{n}"])[0]) for n in ("Factor", "Nmesh", "Chunk")
             )
-    box = expectation.lattice.BoxSize
-    position = values["Position"] * np.float64(header.length)
-    if not np.isfinite(position).all() or position.min() < 0 or position.max() > box:
-        outside = ~((position >= 0) & (position <= box)).all(axis=1)
-        row = start + np.flatnonzero(outside)[0]
-        problems.append(
-            f"chunk {chunk.index}: {outside.sum()} particles are not in the box of {box:g} Mpc/h, the first "
-            f"in row {row} at {position[row - start].tolist()}"
+            region = json.loads(raw["SRRegion"])
+            card = ModelCard.from_dict(json.loads(raw["SRCard"]))
+            json.loads(raw["SRVersions"])
+            if factor < 1 or Nmesh % factor or card.factor != factor:
+                raise ValueError(
+                    f"SRFactor {factor}, SRNmesh {Nmesh}, the card's factor {card.factor}"
+                )
+            if raw["SRLayout"] not in COLUMNS:
+                raise ValueError(f"SRLayout {raw['SRLayout']}")
+            lattice = LagrangianLattice(
+                Nmesh,
+                Universe.of(header.attrs, "BoxSize").BoxSize,
+                float(np.ravel(raw["SROffset"])[0]),
+            )
+            grid = ChunkGrid(Nmesh // factor, chunk)
+            if region is not None:
+                grid = grid.select(region, factor * lattice.cell)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise InputError(f"the provenance of {path} makes no sense: {error}") from None
+        self.expectation = Expectation(lattice, factor, card.displacement_range)
+        self.channels = card.channels
+        wanted = [
+            (c, f"chunk {c.index}", c.offset * factor**3, c.size * factor**3) for c in grid.chunks()
+        ]
+        self._cut(path, wanted, raw["SRChecksums"], header.size)
+
+    def check_header(self):
+        """Columns, counts and units of the layout."""
+        problems, header = list(self.sizes), self.header
+        layout = header.raw["SRLayout"]
+        names = {"Position", "ID"} | ({"Velocity"} if self.channels == 6 else set())
+        if names != set(header.blocks):
+            problems.append(f"columns {sorted(header.blocks)}, its model gives {sorted(names)}")
+        if header.dataset != COLUMNS[layout]["Position"][0]:
+            problems.append(f"columns under {header.dataset!r} do not go with layout {layout}")
+        for name, block in header.blocks.items():
+            wanted = np.dtype(COLUMNS[layout][name][1])
+            if np.dtype(block.dtype) != wanted:
+                problems.append(f"{name} is {block.dtype}, layout {layout} has {wanted.str}")
+        if layout == "mp-gadget":
+            count = int(np.ravel(header.raw["TotNumPart"])[1])
+            if count != header.size:
+                problems.append(f"TotNumPart is {count}, there are {header.size} particles")
+        elif np.size(header.raw["BoxSize"]) != 3:
+            problems.append(
+                f"BoxSize has length {np.size(header.raw['BoxSize'])}, nbodykit needs 3"
+            )
+        return problems
+
+    def check(self, piece, values):
+        """IDs, positions and velocities of a chunk."""
+        problems, dataset, expectation = [], self.header.dataset, self.expectation
+        ids = expectation.lattice.id(piece.of.sites(expectation.factor))
+        if (found := values.get(dataset + "ID")) is not None:
+            wrong = np.flatnonzero(found.reshape(-1) != ids)
+            if len(wrong):
+                problems.append(
+                    f"{piece.name}: {len(wrong)} IDs are not those of its sites, the first "
+                    f"{found.reshape(-1)[wrong[0]]} at row {piece.start + wrong[0]} instead of "
+                    f"{ids[wrong[0]]}"
+                )
+        box = expectation.lattice.BoxSize
+        position = values[dataset + "Position"] * np.float64(self.header.length)
+        if not np.isfinite(position).all() or position.min() < 0 or position.max() > box:
+            outside = ~((position >= 0) & (position <= box)).all(axis=1)
+            row = np.flatnonzero(outside)[0]
+            problems.append(
+                f"{piece.name}: {outside.sum()} particles are not in the box of {box:g} Mpc/h, the "
+                f"first in row {piece.start + row} at {position[row].tolist()}"
+            )
+        elif complaint := expectation.complaint(piece.of, position):
+            problems.append(complaint)
+        velocity = values.get(dataset + "Velocity")
+        if velocity is not None and not np.isfinite(velocity).all():
+            problems.append(f"{piece.name}: Velocity is not finite")
+        return problems
+
+
+class _Mesh(_Output):
+    """A density of `emulate`."""
+
+    def __init__(self, path):
+        self.path, folder = path, os.path.join(path, FIELD)
+        self.attrs = attrs = attributes(folder)
+        _require(path, FIELD, attrs, _MESH, "SRModelHash", "mesh of emulate")
+        self.blocks = {FIELD: check_block(folder)}
+        try:
+            Nmesh, side = (int(np.ravel(attrs[f"SR{n}"])[0]) for n in ("Nmesh", "Chunk"))
+            ModelCard.from_dict(json.loads(attrs["SRCard"]))
+            json.loads(attrs["SRVersions"])
+            if Nmesh % 2:
+                raise ValueError(f"SRNmesh {Nmesh}")
+            layers = list(slabs(ChunkGrid(Nmesh, 2 * side)))
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise InputError(f"the provenance of {path} makes no sense: {error}") from None
+        wanted = [
+            (number, f"layer {number}", start, sum(chunk.size for chunk in chunks))
+            for number, (start, chunks) in enumerate(layers)
+        ]
+        self._cut(path, wanted, attrs["SRChecksums"], sum(self.blocks[FIELD].rows))
+
+    def check_header(self):
+        """Number format and what nbodykit needs."""
+        problems, dtype = list(self.sizes), self.blocks[FIELD].dtype
+        if np.dtype(dtype) != np.dtype("f4"):
+            problems.append(f"{FIELD} is {dtype}, a mesh of emulate has <f4")
+        Nmesh = int(np.ravel(self.attrs["SRNmesh"])[0])
+        for name, wanted in (("Nmesh", Nmesh), ("ndarray.shape", Nmesh), ("BoxSize", None)):
+            value = np.ravel(self.attrs.get(name, []))
+            if len(value) != 3 or (wanted is not None and (value != wanted).any()):
+                problems.append(f"{name} is {value}, nbodykit needs {wanted or 'three lengths'}")
+        return problems
+
+    def check(self, piece, values):
+        """Densities of a layer."""
+        density = values[FIELD]
+        if np.isfinite(density).all() and density.min(initial=0) >= 0:
+            return []
+        return [f"{piece.name}: densities are negative or not finite"]
+
+
+def _require(path, block, attrs, names, mark, kind):
+    missing = [NAMES[name] for name in names if NAMES[name] not in attrs]
+    if mark in missing:
+        raise InputError(f"{path} is no {kind}: its {block} has no {mark}")
+    if missing:
+        raise InputError(
+            f"the {block} of {path} lacks {', '.join(missing)}: it is damaged, or of an older version"
         )
-    elif complaint := expectation.complaint(chunk, position):
-        problems.append(complaint)
-    if "Velocity" in values and not np.isfinite(values["Velocity"]).all():
-        problems.append(f"chunk {chunk.index}: Velocity is not finite")
-    return problems
+
+
+def _check_piece(output, piece, sums):
+    """Values and order of the rows of a piece; adds their bytes to the sums of their files."""
+    problems, values, stop = [], {}, piece.start + piece.rows
+    for name, block in output.blocks.items():
+        try:
+            with bigfile.File(output.path) as file, file[name] as column:
+                values[name] = np.ascontiguousarray(column[piece.start : stop])
+        except (bigfile.Error, OSError) as error:
+            raise InputError(f"block {block.folder} is unreadable: {one_line(error)}") from None
+        if zlib.crc32(values[name]) != piece.crcs[name]:
+            problems.append(f"{piece.name}: {name} is not what was written, or in another order")
+        first = 0
+        for number, rows in enumerate(block.rows):
+            low, high = max(piece.start, first), min(stop, first + rows)
+            if low < high:
+                part = values[name][low - piece.start : high - piece.start]
+                sums[name][number] += np.uint64(byte_sum(part))
+            first += rows
+    return problems + output.check(piece, values)
 
 
 def main(argv, comm):
     """The command: 0 if all is well, 1 with a line for each problem."""
     parser = Parser(
         "verify",
-        "Check a finished catalogue: every checksum, count, ID and position, and the Header.",
+        "Check a finished catalogue or mesh: every checksum, count and value, and the Header.",
         "SR_008",
     )
-    parser.group("input")("output", help="folder of an SR catalogue")
+    parser.group("input")("output", help="folder of an SR catalogue or mesh")
     path = parser.parse_args(argv).output
     problems = verify(path, comm)
     if comm.rank == 0:

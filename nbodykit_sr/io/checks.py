@@ -1,12 +1,16 @@
 """Checks of BigFile headers, sizes and checksums before the library, which trusts them, opens it."""
 
+import hashlib
+import logging
 import os
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError, one_line
+from ..errors import InputError, agreement, one_line
+
+logger = logging.getLogger(__name__)
 
 # File of a finished output with a CRC-32 of every chunk; its own SHA-256 is SRChecksums
 CHECKSUMS = "checksums"
@@ -38,6 +42,12 @@ class BlockHeader:
     members: int
     rows: tuple
     sums: tuple
+
+    @property
+    def checksums(self):
+        """(path, bytes, byte sum) of each physical file."""
+        sizes = [rows * self.width for rows in self.rows]
+        return [(self.file(n), size, self.sums[n]) for n, size in enumerate(sizes)]
 
     @property
     def width(self):
@@ -200,6 +210,82 @@ def file_sum(path, first, last):
             total += byte_sum(np.frombuffer(piece, "u1"))
             first += len(piece)
     return total % 2**32
+
+
+def check_sums(files, comm, force=False):
+    """Compare bytes with the checksums that headers keep of them. Collective.
+
+    Parameters
+    ----------
+    files : list of (path, bytes, byte sum)
+        The same on all ranks, which share each file.
+    comm : mpi4py.MPI.Comm
+    force : bool
+        Warn, instead of raising.
+
+    Raises
+    ------
+    InputError
+        On every rank: the file that was damaged or changed.
+    """
+    sums = np.zeros(len(files), "u8")
+    with agreement(comm):
+        for i, (path, size, _) in enumerate(files):
+            first, last = (size * (comm.rank + n) // comm.size for n in (0, 1))
+            try:
+                sums[i] = file_sum(path, first, last)
+            except OSError as error:
+                raise InputError(f"{path} is unreadable: {error}") from None
+    for (path, _, wanted), total in zip(files, comm.allreduce(sums) % 2**32):
+        if total != wanted:
+            problem = (
+                f"{path} has checksum {total} but its header says {wanted}: it was damaged or changed "
+                "after it was written; copy it again"
+            )
+            if not force:
+                raise InputError(f"{problem}; --force goes on all the same")
+            if comm.rank == 0:
+                logger.warning("%s: going on as forced", problem)
+
+
+def read_checksums(folder, names, digest):
+    """The checksums that `CHECKSUMS` of a finished output keeps of its pieces.
+
+    Parameters
+    ----------
+    folder : str
+    names : iterable of str
+        Of the blocks.
+    digest : str
+        SHA-256 of the file.
+
+    Returns
+    -------
+    list of (first row, rows, {block: CRC-32})
+
+    Raises
+    ------
+    InputError
+    """
+    path = os.path.join(folder, CHECKSUMS)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise InputError(f"{path} is unreadable: {error}") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise InputError(
+            f"{path} is not what the header's SRChecksums says: it was damaged or changed"
+        )
+    first, *lines = content.decode().splitlines()
+    columns = first.rpartition(" in ")[2].split()
+    pieces = []
+    for line in lines:
+        start, rows, *crcs = line.split()
+        pieces.append((int(start), int(rows), dict(zip(columns, (int(c, 16) for c in crcs)))))
+    if set(columns) != set(names):
+        raise InputError(f"{path} is of the blocks {columns}, {sorted(names)} are there")
+    return pieces
 
 
 def _lines(path, encoding="ascii"):

@@ -2,13 +2,12 @@
 
 import dask
 import dask.array as da
-import numpy as np
 from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
-from ..errors import InputError, agreement
+from ..errors import agreement
 from ..universe import Universe
-from .checks import file_sum
+from .checks import check_sums
 from .formats import read_header
 
 # Rows of a column that one dask task reads
@@ -29,32 +28,23 @@ class SnapshotCatalog(CatalogSource):
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
         CatalogSource.__init__(self, comm=comm)
 
-    def check_sums(self):
+    def check_sums(self, force=False):
         """Compare the bytes of all columns with the checksums in their headers. Collective.
 
         Of formats that keep no checksums nothing is compared here: HDF5 checks those of its own
         filters as it reads.
+
+        Parameters
+        ----------
+        force : bool
+            Warn, instead of raising.
 
         Raises
         ------
         InputError
             On every rank: the file that was damaged or changed.
         """
-        files = self.header.checksums
-        sums = np.zeros(len(files), "u8")
-        with agreement(self.comm):
-            for i, (path, size, _) in enumerate(files):
-                first, last = (size * (self.comm.rank + n) // self.comm.size for n in (0, 1))
-                try:
-                    sums[i] = file_sum(path, first, last)
-                except OSError as error:
-                    raise InputError(f"{path} is unreadable: {error}") from None
-        for (path, _, wanted), total in zip(files, self.comm.allreduce(sums) % 2**32):
-            if total != wanted:
-                raise InputError(
-                    f"{path} has checksum {total} but its header says {wanted}: it was damaged or changed "
-                    "after it was written; copy it again"
-                )
+        check_sums(self.header.checksums, self.comm, force)
 
     @property
     def hardcolumns(self):

@@ -1,18 +1,22 @@
 """What the robustness tests share: running the command, alone or by mpirun, and making it fail.
 
-As a script, ``python commands.py TROUBLE ARGUMENT ...`` is ``generate`` in trouble: TROUBLE is
+As a script, ``python commands.py TROUBLE COMMAND ARGUMENT ...`` is a command in trouble: TROUBLE is
 ``slow:SECONDS`` for each chunk, or ``KIND:RANK`` for a rank that fails after its first chunk, by
-an exception (``raise``), for lack of memory (``memory``) or by SIGKILL (``kill``).
+an exception (``raise``), for lack of memory (``memory``) or by SIGKILL (``kill``), or
+``RANK:MOMENT`` for a rank that is killed at its nth action on the output (see `watch_actions`).
 """
 
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import bigfile
 from mpi4py import MPI
 
 PATIENCE = 240  # seconds for any command: a busy machine is slow to start Python
@@ -36,9 +40,9 @@ def environment():
     return env
 
 
-def start(ranks, *arguments, trouble=None):
-    """Start ``generate`` under mpirun; `trouble` as above."""
-    program = ["-m", "nbodykit_sr.generate"] if trouble is None else [str(HERE), trouble]
+def start(ranks, *arguments, trouble=None, command="generate"):
+    """Start a command under mpirun; `trouble` as above."""
+    program = [str(HERE), trouble, command] if trouble else ["-m", f"nbodykit_sr.{command}"]
     launcher = os.environ.get("MPIRUN", "mpirun").split()
     return subprocess.Popen(
         [
@@ -100,15 +104,78 @@ def forked(function):
         time.sleep(0.01)
 
 
-def generate(*arguments):
-    """The command's exit status, run in this process, alone."""
+def run(command, *arguments, comm=MPI.COMM_SELF):
+    """A command's exit status, run in this process, alone."""
     from nbodykit_sr.command import enter
-    from nbodykit_sr.generate import main
 
+    main = importlib.import_module(f"nbodykit_sr.{command}").main
     try:
-        enter(main, "generate", MPI.COMM_SELF, [str(a) for a in arguments])
+        enter(main, command, comm, [str(a) for a in arguments])
     except SystemExit as stop:
         return stop.code or 0
+
+
+generate = partial(run, "generate")
+emulate = partial(run, "emulate")
+
+
+def watch_actions(output, action):
+    """Call `action` before each change of an output by this process; true has it killed.
+
+    Actions are what Python's audit events tell of (files opened, renamed, removed, folders
+    made), blocks made by the library, and writes of chunks, which are cut in half.
+    """
+
+    def watch(event, details):
+        if event.startswith(("open", "os.", "shutil.")) and any(
+            str(output) in str(d) for d in details if isinstance(d, (str, bytes, os.PathLike))
+        ):
+            if action():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    pwrite = os.pwrite
+
+    def cut(descriptor, content, offset):
+        if action():
+            pwrite(descriptor, content[: len(content) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pwrite(descriptor, content, offset)
+
+    create = bigfile.File.create
+
+    def created(*details, **more):
+        if action():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return create(*details, **more)
+
+    os.pwrite, bigfile.File.create = cut, created
+    sys.addaudithook(watch)
+
+
+def killed_at(moment, function, output):
+    """Call a function in a fork that is killed at its nth action on an output.
+
+    Gives how many actions there were, and whether it was killed.
+    """
+    reading, writing = os.pipe()
+
+    def watched():
+        seen = 0
+
+        def action():
+            nonlocal seen
+            seen += 1
+            os.write(writing, b".")
+            return seen == moment
+
+        watch_actions(output, action)
+        return function()
+
+    status = forked(watched)
+    os.close(writing)
+    actions = len(os.read(reading, 2**16))
+    os.close(reading)
+    return actions, os.WIFSIGNALED(status)
 
 
 def tree(path):
@@ -145,14 +212,19 @@ def promptly(begun):
     return time.monotonic() - begun < 15 * max(1, os.getloadavg()[0] / os.cpu_count())
 
 
-def _trouble(kind, value):
+def _trouble(kind, value, output):
     """Make the writer of this process fail, or slow."""
-    from nbodykit_sr.io.particles import SnapshotWriter
+    from nbodykit_sr.io.writer import ChunkWriter
 
-    write = SnapshotWriter.write
+    if kind.isdigit():
+        moments = iter(range(1, 10**6))
+        if MPI.COMM_WORLD.rank == int(kind):
+            watch_actions(output, lambda: next(moments) == int(value))
+        return
+    write = ChunkWriter._write
 
-    def troubled(self, *arguments):
-        write(self, *arguments)
+    def troubled(self, *arguments, **noted):
+        write(self, *arguments, **noted)
         if kind == "slow":
             time.sleep(float(value))
         elif MPI.COMM_WORLD.rank == int(value):
@@ -160,12 +232,10 @@ def _trouble(kind, value):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise MemoryError if kind == "memory" else KeyError("a defect")
 
-    SnapshotWriter.write = troubled
+    ChunkWriter._write = troubled
 
 
 if __name__ == "__main__":
-    from nbodykit_sr.command import enter
-    from nbodykit_sr.generate import main
-
-    _trouble(*sys.argv[1].split(":"))
-    enter(main, "generate", MPI.COMM_WORLD, sys.argv[2:])
+    _, trouble, command, *arguments = sys.argv
+    _trouble(*trouble.split(":"), output=arguments[{"generate": 1, "emulate": 2}[command]])
+    sys.exit(run(command, *arguments, comm=MPI.COMM_WORLD))

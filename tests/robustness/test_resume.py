@@ -10,10 +10,20 @@ import sys
 import time
 from pathlib import Path
 
-import bigfile
 import numpy as np
 import pytest
-from commands import copy, ended, forked, generate, promptly, recorded, start, tree, wait_until
+from commands import (
+    copy,
+    ended,
+    forked,
+    generate,
+    killed_at,
+    promptly,
+    recorded,
+    start,
+    tree,
+    wait_until,
+)
 from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
@@ -36,56 +46,6 @@ def whole(arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "SR"
     assert forked(lambda: generate(arguments[0], output, *arguments[1:])) == 0
     return tree(output)
-
-
-def killed_at(moment, run, output):
-    """Run in a fork that is killed at its nth action on the output; gives how many there were.
-
-    Actions are what Python's audit events tell of (files opened, renamed, removed, folders
-    made), blocks made by the library, and writes of chunks, which are cut in half.
-    """
-    reading, writing = os.pipe()
-
-    def watched():
-        seen = 0
-
-        def action():
-            nonlocal seen
-            seen += 1
-            os.write(writing, b".")
-            return seen == moment
-
-        def watch(event, details):
-            if event.startswith(("open", "os.", "shutil.")) and any(
-                str(output) in str(d) for d in details if isinstance(d, (str, bytes, os.PathLike))
-            ):
-                if action():
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        pwrite = os.pwrite
-
-        def cut(descriptor, content, offset):
-            if action():
-                pwrite(descriptor, content[: len(content) // 2], offset)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return pwrite(descriptor, content, offset)
-
-        create = bigfile.File.create
-
-        def created(*details, **more):
-            if action():
-                os.kill(os.getpid(), signal.SIGKILL)
-            return create(*details, **more)
-
-        os.pwrite, bigfile.File.create = cut, created
-        sys.addaudithook(watch)
-        return run()
-
-    status = forked(watched)
-    os.close(writing)
-    actions = len(os.read(reading, 2**16))
-    os.close(reading)
-    return actions, os.WIFSIGNALED(status)
 
 
 def written(output, seed=7, overwrite=False, resume=False):

@@ -60,17 +60,14 @@ class BigFileHeader(SnapshotHeader):
                     f"{size}: it is truncated"
                 )
         attrs, length, velocity = _units(path, dataset, raw)
-        identity = _identity(path, [f"{dataset}{name}/header" for name in blocks])
+        headers = [f"{dataset}{name}/header" for name in blocks]
+        identity = fingerprint(path, ["Header/attr-v2", *headers])
         columns = tuple(blocks)
         return cls(path, dataset, columns, size, length, velocity, attrs, raw, identity, blocks)
 
     @property
     def checksums(self):
-        return [
-            (block.file(number), rows * block.width, block.sums[number])
-            for block in self.blocks.values()
-            for number, rows in enumerate(block.rows)
-        ]
+        return [file for block in self.blocks.values() for file in block.checksums]
 
     def stored_rows(self, name, start, stop):
         try:
@@ -105,9 +102,10 @@ def _check_folder(path):
         )
 
 
-def _identity(path, headers):
+def fingerprint(path, names):
+    """SHA-256 of some files of a folder: headers, which hold the checksums of the rest."""
     digest = hashlib.sha256()
-    for name in ["Header/attr-v2", *headers]:
+    for name in names:
         with open(os.path.join(path, name), "rb") as file:
             digest.update(file.read())
     return digest.hexdigest()
