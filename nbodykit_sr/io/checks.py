@@ -284,7 +284,7 @@ def read_checksums(folder, names, digest):
         start, rows, *crcs = line.split()
         pieces.append((int(start), int(rows), dict(zip(columns, (int(c, 16) for c in crcs)))))
     if set(columns) != set(names):
-        raise InputError(f"{path} is of the blocks {columns}, {sorted(names)} are there")
+        raise InputError(f"{path} is of the columns {sorted(columns)}, {sorted(names)} are there")
     return pieces
 
 
