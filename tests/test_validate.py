@@ -95,7 +95,7 @@ def test_the_page(comm, data, tmp_path, capfd):
     page = (out / "report.html").read_text()
     assert len(page) < 5e6 and page.index('id="verdict"') < page.index('id="summary"')
     assert 'src="http' not in page and "<link" not in page and "<script" not in page
-    assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 12
+    assert page.count("data:image/png;base64,") == page.count("<figcaption>") == 13
     document = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     assert document["settings"]["kmax"] == 6 and document["settings"]["zooms"] == [12.5, 3, 1.5]
     assert {"nbodykit_sr", "nbodykit", "pmesh", "numpy"} <= set(document["versions"])

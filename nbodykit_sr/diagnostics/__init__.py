@@ -8,6 +8,7 @@ from .fields import complex_field, real_field, top_hat
 from .halo_matching import halo_sites, matching_by_mass, partners
 from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
 from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
+from .pairs import halo_bias, pair_statistics
 from .pdf import density_pdf
 from .power import comparison, line_of_sight_power, power_spectrum, redshift_space_power
 from .seams import axis_quadrupoles, displacement_jumps
@@ -37,6 +38,8 @@ __all__ = [
     "halo_sites",
     "partners",
     "matching_by_mass",
+    "pair_statistics",
+    "halo_bias",
     "density_pdf",
     "bispectrum",
     "angle_triangles",

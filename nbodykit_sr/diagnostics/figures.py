@@ -114,6 +114,29 @@ def _wedges(axis, measured, reference, results):
     axis.legend()
 
 
+def two_points(results):
+    """Correlation function, pairwise velocities, and bias of halos."""
+    figure = Figure(figsize=(7.4, 5.6), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    for kind, one in results.items("pairs"):
+        seen = one["xi"] > 0
+        band(axes[0], one, "r", "xi", kind, seen=seen)
+        for axis, name in zip(axes[1:], ("v12", "sigma12")):
+            if name in one.columns:
+                band(axis, one, "r", name, kind, seen=one["pairs"] > 1)
+    axes[0].set(ylabel=r"$\xi$", yscale="log")
+    axes[1].set(ylabel="mean pairwise velocity [km/s]")
+    axes[2].set(ylabel="pairwise velocity dispersion [km/s]")
+    for axis in axes[:3]:
+        axis.set(xscale="log", xlabel="$r$ [Mpc/$h$]")
+        log_ticks(axis)
+    for kind, one in results.items("bias"):
+        points(axes[3], one, "particles", "bias", kind)
+    axes[3].set(xscale="log", xlabel="particles of a halo, at least", ylabel="bias")
+    legends(axes[:1])
+    return figure
+
+
 def halo_mass_function(results):
     """Halo mass function and its ratio (Fig. 4)."""
     figure, axes = with_ratio(results, "halo ratio", "mass", "dn_dlogM", points)

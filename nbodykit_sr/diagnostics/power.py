@@ -31,7 +31,7 @@ def power_spectrum(source, Nmesh=None, kmax=None):
         Columns k, power, dimensionless, modes; errors of a Gaussian field, P sqrt(2 / modes).
     """
     field = complex_field(source, Nmesh)
-    k, power, modes = _spectrum(field, None, kmax)
+    k, power, modes = cross_power(field, kmax=kmax)
     error = power * np.sqrt(2 / modes)
     scale = k**3 / (2 * np.pi**2)
     return Statistic(
@@ -55,9 +55,9 @@ def comparison(source, reference, Nmesh=None, kmax=None):
         sqrt(modes) of r.
     """
     fields = complex_field(source, Nmesh), complex_field(reference, Nmesh)
-    k, power, modes = _spectrum(fields[0], None, kmax)
-    _, base, _ = _spectrum(fields[1], None, kmax)
-    _, cross, _ = _spectrum(fields[0], fields[1], kmax)
+    k, power, modes = cross_power(fields[0], kmax=kmax)
+    _, base, _ = cross_power(fields[1], kmax=kmax)
+    _, cross, _ = cross_power(*fields, kmax)
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = {
             "k": k,
@@ -155,8 +155,8 @@ def with_redshift_position(catalog, axis=2):
     return moved
 
 
-def _spectrum(first, second, kmax):
-    """Mean k, power and number of modes in the bins that have modes."""
+def cross_power(first, second=None, kmax=None):
+    """Mean k, cross power of two ComplexFields and number of modes, in bins that have modes."""
     other = None if second is None or second is first else second
     result = FFTPower(first, mode="1d", second=other, **_bins(first, kmax)).power
     filled = result["modes"] > 0

@@ -144,6 +144,17 @@ def _figures(results):
         )
     ready.append(
         (
+            "two_points",
+            "Pairs",
+            figures.two_points(results),
+            "Correlation function, mean radial velocity of pairs (negative where they approach) "
+            "and its dispersion, from pairs of the same Lagrangian sites in all catalogues; "
+            "bias of halos above a number of particles, from their cross power with matter on "
+            "the largest scales." + (band or " Bands: errors of the number of pairs."),
+        )
+    )
+    ready.append(
+        (
             "halos",
             "Halo mass function",
             figures.halo_mass_function(results),

@@ -16,6 +16,7 @@ from .fields import complex_field, mesh_bytes, require_memory
 from .halo_matching import halo_sites, matching_by_mass, partners
 from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
 from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
+from .pairs import halo_bias, pair_statistics
 from .pdf import density_pdf
 from .pictures import picture
 from .power import comparison, power_spectrum, redshift_space_power
@@ -28,9 +29,10 @@ FIELDS = 16  # float64 meshes alive at once: two references, the field, shells o
 PARTICLE_BYTES = 250  # columns, the exchange of FOF and its labels
 NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
 SHOWN = 3  # realisations in pictures
-STEPS = {"SR": 7, "HR": 7, "LR": 4}  # calls of step for a catalogue
+STEPS = {"SR": 8, "HR": 8, "LR": 5}  # calls of step for a catalogue
 MASS_WIDTH = 0.5  # of bins in which halos are looked into, in log10 M
 RATIOS = ["r20", "r50", "r80", "concentration", "dispersion", "axis", "core_2"]
+BIASED = (32, 100, 300, 1000)  # fewest particles of halos whose bias is measured
 SCALED_RADII = np.geomspace(0.03, 2, 13)  # shells of stacked profiles, in R200, ...
 RADII = np.geomspace(0.01, 2, 15)  # ... and in Mpc/h
 
@@ -88,8 +90,9 @@ def measure(boxes, settings, step=lambda text: None):
     edges = mass_edges(particle_mass(finest), whole, settings.nmin, MASS_WIDTH)
     found = []
     for number, catalogs in enumerate(boxes):
-        found += _halos(results, number, catalogs, edges, step)
-        _meshes(results, number, catalogs, step)
+        here = _halos(results, number, catalogs, edges, step)
+        _meshes(results, number, catalogs, here, step)
+        found += here
     _mass_functions(results, found)
     _ratios(results)
     return results
@@ -174,15 +177,18 @@ def _match(results, kept, one, edges, comm):
         results.add("SR", f"matching {other.kind}", matched, one.box)
 
 
-def _meshes(results, number, catalogs, step):
-    """What is measured on meshes, of one box."""
+def _meshes(results, number, catalogs, found, step):
+    """What is measured on meshes, and pairs, of one box."""
     settings, fields = results.settings, {}
     for kind in ("HR", "LR", "SR"):
-        for catalog in catalogs.get(kind, ()):
+        halos = [one for one in found if one.kind == kind]
+        for i, catalog in enumerate(catalogs.get(kind, ())):
             fields.pop(kind, None)
             step(f"{kind}: power spectrum")
             fields[kind] = complex_field(catalog, settings.Nmesh)
             _two_point(results, kind, catalog, fields, number)
+            step(f"{kind}: pairs")
+            results.add(kind, "pairs", pair_statistics(catalog), number)
             step(f"{kind}: density PDF")
             spacing = settings.zooms[0] / catalog.csize ** (1 / 3)
             if settings.radius >= SPHERE * spacing:
@@ -193,6 +199,8 @@ def _meshes(results, number, catalogs, step):
                     "density PDF."
                 )
             if kind != "LR":
+                bias = halo_bias(halos[i].halos, halos[i].table, fields[kind], BIASED)
+                results.add(kind, "bias", bias, number)
                 step(f"{kind}: bispectrum")
                 _bispectra(results, kind, fields[kind], number)
                 step(f"{kind}: voids")
@@ -284,6 +292,8 @@ def _ratios(results):
         "bispectrum ratio": ("bispectrum equilateral", ["bispectrum"], ["k1"]),
         "halo ratio": ("halos", ["dn_dlogM"], ["mass"]),
         "structure ratio": ("structure", RATIOS, ["mass"]),
+        "pairs ratio": ("pairs", ["xi", "v12", "sigma12"], ["r"]),
+        "bias ratio": ("bias", ["bias"], ["particles"]),
         "void ratio": ("voids", ["dn_dlnR"], ["radius"]),
         "pdf ratio": ("pdf", ["pdf"], ["density"]),
     }

@@ -25,7 +25,7 @@ class Measure:
     statistic, column, x : str
         Names in `Results`; `x` is the abscissa.
     unit : str
-        Of the abscissa; "particles" of the finest catalogue are made of masses.
+        Of the abscissa; masses become particles of HR.
     downwards : bool
         Whether it is trusted from the largest x downwards, or from the smallest upwards.
     """
@@ -46,6 +46,11 @@ MEASURES = {
     "power": Measure("Power spectrum", "comparison", "ratio", "k", "h/Mpc"),
     "correlation": Measure("Correlation of phases", "comparison", "correlation", "k", "h/Mpc"),
     "monopole": Measure("Redshift-space monopole", "multipole ratio", "power_0", "k", "h/Mpc"),
+    "xi": Measure("Correlation function", "pairs ratio", "xi", "r", "Mpc/h", True),
+    "v12": Measure("Mean pairwise velocity", "pairs ratio", "v12", "r", "Mpc/h", True),
+    "sigma12": Measure(
+        "Pairwise velocity dispersion", "pairs ratio", "sigma12", "r", "Mpc/h", True
+    ),
     "bispectrum": Measure(
         "Equilateral bispectrum", "bispectrum ratio", "bispectrum", "k1", "h/Mpc"
     ),
@@ -58,6 +63,7 @@ MEASURES = {
     "shape": _halo("Axis ratio c/a of halos", "axis"),
     "core": _halo("Share of a halo in its core", "core_2"),
     "partners": _halo("Halos with a partner, of what noise allows", "matched", "matching ratio"),
+    "bias": Measure("Bias of halos", "bias ratio", "bias", "particles", "particles", True),
     "voids": Measure("Number of voids", "void ratio", "dn_dlnR", "radius", "Mpc/h", True),
 }
 
@@ -322,6 +328,6 @@ def _measured(many, measure):
         own = [one.errors[measure.column] for one in many]
         error = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
     x = mean[measure.x]
-    if measure.unit == "particles":
+    if measure.x == "mass":
         x = np.asarray(mean.attrs["edges"])[:-1] / mean.attrs["particle_mass"]
     return x, mean[measure.column], error
