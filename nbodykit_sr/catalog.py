@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import dask
 import dask.array as da
@@ -121,7 +121,7 @@ class SRCatalog(CatalogSource):
             seed=str(seed),
             model=card.name,
             model_hash=ready.hash,
-            card=asdict(card),
+            card=card.entries,
             factor=card.factor,
             chunk=grid.side,
             offset=self.lattice.offset,

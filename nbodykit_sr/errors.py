@@ -16,6 +16,11 @@ def one_line(error, limit=200):
     return " ".join(str(error).split())[:limit]
 
 
+def out_of_memory(error):
+    """Whether memory ran out. Without a GPU torch says so by the text of a RuntimeError alone."""
+    return isinstance(error, MemoryError) or "memory" in str(error)
+
+
 @contextmanager
 def agreement(comm):
     """Run a rank-local block; if any rank fails in it, every rank raises the same InputError.

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,7 @@ class SRMesh(MeshSource):
             SROrigin=origin,
             SRModel=self.card.name,
             SRModelHash=identity,
-            SRCard=json.dumps(asdict(self.card)),
+            SRCard=json.dumps(self.card.entries),
             SRChunk=self.grid.side,
             SRVersion=__version__,
         )

@@ -165,6 +165,7 @@ def export(argv, comm):
     add("out", help=".safetensors file to be made")
     add("--name", help="of the model")
     add("--licence", help="of the weights")
+    add("--caution", help="a line that whoever uses the model is told")
     add("--notes", help="what else a user should know")
     given = _given(parser.parse_args(argv))
     _start_log("export", comm)

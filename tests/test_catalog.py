@@ -266,11 +266,19 @@ def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, capl
         assert "going on as forced" in caplog.text
 
 
-@pytest.mark.parametrize("notes", ["Caution: few halos.\nAll else.", "Many halos.", ""])
-def test_a_caution_is_told(comm, snapshot, tmp_path, notes, caplog):
-    SRCatalog(snapshot, model=model_file(comm, tmp_path, notes=notes))
+@pytest.mark.parametrize(
+    "card",
+    [
+        dict(caution="Caution: few halos.", notes="All else."),
+        dict(notes="Caution: few halos.\nAll else."),
+        dict(notes="Many halos."),
+        {},
+    ],
+)
+def test_a_caution_is_told(comm, snapshot, tmp_path, card, caplog):
+    SRCatalog(snapshot, model=model_file(comm, tmp_path, **card))
     told = [record.getMessage() for record in caplog.records]
-    assert told == (["m: Caution: few halos."] if "Caution" in notes and comm.rank == 0 else [])
+    assert told == (["m: Caution: few halos."] if "Caution" in str(card) and comm.rank == 0 else [])
 
 
 @pytest.mark.parametrize(

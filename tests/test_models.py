@@ -199,3 +199,17 @@ def test_cards_without_end(tmp_path, training, message):
     with pytest.raises(InputError, match=message) as error:
         load_generator(path)
     assert len(str(error.value)) < 300
+
+
+def test_a_caution_of_the_first_cards(tmp_path):
+    """It stood in the notes: read from there, and card and checksum stay as they were."""
+    sound = {"name": "m", "network": "interpolate", "arguments": {}, "factor": 2, "channels": 3}
+    old = ModelCard(**sound, notes="Caution: few halos.\nAll else.")
+    assert old.caution == "Caution: few halos." and "caution" not in old.entries
+    new = ModelCard(**sound, caution="few halos", notes="All else.")
+    assert new.entries["caution"] == "few halos"
+    for card in (old, new, ModelCard(**sound)):
+        assert ModelCard.from_dict(card.entries) == card
+    assert "caution" not in ModelCard(**sound).entries
+    with pytest.raises(InputError, match="caution is 'two"):
+        ModelCard(**sound, caution="two\nlines")

@@ -8,7 +8,7 @@ from itertools import takewhile
 from tqdm import tqdm
 
 from ..command import UNFINISHED, RankError
-from ..errors import one_line
+from ..errors import one_line, out_of_memory
 from .writer import WrongValues
 
 
@@ -114,7 +114,7 @@ def _guarded(results, write, partial):
         except WrongValues as error:
             raise RankError(f"{error}: weights, --dtype and input do not fit together") from None
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             raise RankError(
                 "out of memory: use a smaller --chunk, or fewer ranks on a node"

@@ -66,7 +66,9 @@ class ModelCard:
     training, evaluation : dict
         Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
     notes : str
-        A first line that begins with "Caution:" is shown to whoever makes an `SRCatalog` with it.
+    caution : str
+        A line that whoever uses the model is told. Cards without one have it where their notes
+        begin with a line "Caution: ...", as the first cards did.
     """
 
     name: str
@@ -84,6 +86,7 @@ class ModelCard:
     training: dict = field(default_factory=dict)
     evaluation: dict = field(default_factory=dict)
     notes: str = ""
+    caution: str = ""
 
     def __post_init__(self):
         if not isinstance(self.network, str) or self.network not in NETWORKS:
@@ -115,10 +118,13 @@ class ModelCard:
                     f"the card's redshift is {str(self.redshift)[:40]!r}: (lowest, highest) is needed"
                 ) from None
             object.__setattr__(self, "redshift", (low, high))
+        if not (isinstance(self.caution, str) and (self.caution + " ").isprintable()):
+            raise InputError(f"the card's caution is {str(self.caution)[:40]!r}: a line is needed")
+        object.__setattr__(self, "caution", self.caution or self._caution_in_notes())
 
     @classmethod
     def from_dict(cls, entries):
-        """A card from plain data, as `asdict` gives it; unknown entries are refused."""
+        """A card from plain data, see `entries`; unknown ones are refused."""
         known = {f.name for f in fields(cls)}
         if not isinstance(entries, dict) or set(entries) - known:
             raise InputError("the model card has unknown entries: it was made by a newer version")
@@ -139,8 +145,17 @@ class ModelCard:
         return self.channels in (3, 6)
 
     @property
-    def caution(self):
-        """What whoever uses the model should be told, in one line; "" if nothing."""
+    def entries(self):
+        """The card as plain data, as it is stored and hashed; `from_dict` reads it.
+
+        A caution that the notes hold is not repeated: the checksums of the first cards hold.
+        """
+        entries = asdict(self)
+        if self.caution == self._caution_in_notes():
+            del entries["caution"]
+        return entries
+
+    def _caution_in_notes(self):
         first = str(self.notes).partition("\n")[0]
         return first if first.startswith("Caution:") and first.isprintable() else ""
 
@@ -185,7 +200,7 @@ def save_model(path, network, card):
         If it cannot be written; nothing is left of it then.
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"card": json.dumps(asdict(card)), "sha256": fingerprint(network, card)}
+    metadata = {"card": json.dumps(card.entries), "sha256": fingerprint(network, card)}
     # not by save_file: its files are readable by their owner alone, whatever the umask
     try:
         with atomic_file(path) as file:
@@ -300,7 +315,7 @@ def fingerprint(network, card):
 
 def digest(state, card):
     """SHA-256 of a state dict and a card."""
-    total = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode())
+    total = hashlib.sha256(json.dumps(card.entries, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         total.update(name.encode())
         total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -4,14 +4,13 @@ import copy
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from ..command import RankError
-from ..errors import InputError
+from ..errors import InputError, out_of_memory
 from .checkpoint import CheckpointFolder
 from .configuration import plain
 from .losses import critic_loss, generator_loss, gradient_penalty
@@ -125,7 +124,7 @@ class Trainer:
         self.schedule = Schedule(c.stage, c.batch, system.samples_per_epoch)
         self.step = self.critic_updates = 0
         self.evaluation = {}
-        self.card = asdict(card)
+        self.card = card.entries
         if found:
             self._load(*found)
 
@@ -171,7 +170,7 @@ class Trainer:
                 if stop or self._due(c.checkpoints.every):
                     self._save()
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             kind = InputError if self.ranks.size == 1 else RankError
             raise kind(
