@@ -84,10 +84,18 @@ class Expectation:
         limit = reach if self.range is None else min(self.range + _SMALL_SCALES, reach)
         if largest <= limit:
             return None
-        why = f"the model was trained up to {self.range:.3g}" if limit < reach else "half a box"
+        start, cell = chunk.start, self.factor * self.lattice.cell
+        edges = ", ".join(
+            f"{cell * x:.4g}-{cell * (x + n):.4g}" for x, n in zip(start, chunk.shape)
+        )
+        far = (
+            f"further than the {self.range:.3g} the model was trained on: compare this region with LR"
+            if limit < reach
+            else "too near to half the box to tell through which side they went: don't use this region"
+        )
         return (
-            f"chunk {chunk.index} at site {chunk.start}: displacements up to {largest:.3g} LR cells (rms "
-            f"{rms:.3g}), {why}"
+            f"chunk {chunk.index} (Lagrangian region {edges} Mpc/h): particles are up to {largest:.3g} LR "
+            f"cells (rms {rms:.3g}) from their lattice sites, {far}"
         )
 
 

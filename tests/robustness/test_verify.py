@@ -128,7 +128,7 @@ DAMAGE = {
     "IDs swapped": (lambda p: swap_bytes(p / "ID/000000"), "IDs are not those of its sites"),
     "particles swapped": (
         lambda p: (p / "Position/000000").write_bytes(rolled((p / "Position/000000").read_bytes())),
-        "displacements up to",
+        "from their lattice sites",
     ),
     "velocities swapped": (
         lambda p: swap_bytes(p / "Velocity/000000"),
@@ -220,8 +220,12 @@ def test_displacements_beyond_the_card_are_warned_of(data, tmp_path, wild, caplo
     with caplog.at_level(logging.WARNING, "nbodykit_sr"):
         assert generate(data / "lr8_12p5_z2", tmp_path / "SR", "--chunk=4", f"--model={wild}") == 0
     warnings = [r.getMessage() for r in caplog.records if r.getMessage().startswith("chunk ")]
-    assert warnings and "LR cells (rms" in warnings[0] and "trained up to 1.5" in warnings[0]
-    assert any("displacements" in line for line in verify(str(tmp_path / "SR"), MPI.COMM_SELF))
+    assert warnings and "LR cells (rms" in warnings[0]
+    assert "further than the 1.5 the model was trained on" in warnings[0]
+    assert "(Lagrangian region 0-6.25, 0-6.25, 0-6.25 Mpc/h)" in warnings[0]
+    assert any(
+        "from their lattice sites" in line for line in verify(str(tmp_path / "SR"), MPI.COMM_SELF)
+    )
 
 
 def test_nothing_is_warned_of_without_cause(data, tmp_path, caplog):
