@@ -11,7 +11,7 @@ from mpi4py import MPI
 from . import weights
 from .command import Parser
 from .models.card import read_card
-from .models.evaluation import summary
+from .models.evaluation import card_rows
 from .version import __version__, versions
 
 # Whose versions matter
@@ -46,13 +46,12 @@ def models(argv, comm):
         parser.error(f"no model {name!r} ships: there are {', '.join(cards)}")
     if comm.rank == 0:
         for card in [cards[name]] if name else cards.values():
-            print(f"{card.name}: {card.validity}, {card.channels} channels, factor {card.factor}")
-            for quantity, value in summary(card).items():
-                print(f"    {quantity}: {value}")
-            if card.caution and not name:
-                print(f"    {card.caution}")
+            print(card.name)
+            for what, value in card_rows(card).items():
+                if value:
+                    print(f"    {what}: {value}")
         if name:
-            print(f"    trained on: {card.simulation}\n    licence: {card.licence}\n\n{card.notes}")
+            print(f"\n{cards[name].notes}")
 
 
 def info(argv, comm):

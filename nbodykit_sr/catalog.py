@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
+from tqdm.auto import tqdm
 
 from .chunks import ChunkGrid, default_grid, region_of
 from .device import choose_device
@@ -18,6 +19,8 @@ from .errors import InputError, agreement, require_same
 from .inference import ChunkedInference, prepare, widest_side
 from .models.card import ModelCard, fingerprint, interpolating
 from .models.displacement import PADDING
+from .models.evaluation import card_rows
+from .models.html import html_table
 from .models.loading import load_generator
 from .noise import check_seed
 from .particles import find_lattice
@@ -68,6 +71,8 @@ class SRCatalog(CatalogSource):
         Resolution ratio: of the interpolation (8 by default), else checked against the model.
     force : bool
         Warn, instead of raising, where snapshot and model card disagree.
+    progress : bool
+        Show a bar, in a terminal or a notebook, while the network runs: rank 0's share.
 
     Raises
     ------
@@ -91,6 +96,7 @@ class SRCatalog(CatalogSource):
         factor=None,
         force=False,
         eulerian=False,
+        progress=False,
     ):
         self.comm = comm = source.comm
         with agreement(comm):
@@ -111,7 +117,7 @@ class SRCatalog(CatalogSource):
         self.inference = ready.inference(particles.lattice, seed)
         self.field = particles.field(domain, card.channels == 6)
         _warn_beyond(card, self.field)
-        self._cache = _ChunkCache(self, cache_size)
+        self._cache = _ChunkCache(self, cache_size, progress and comm.rank == 0)
         self._size = sum(piece.size for piece in self.chunks) * card.factor**3
         self.attrs.update(universe.attrs)
         if "ParticleMass" in source.attrs:
@@ -138,6 +144,19 @@ class SRCatalog(CatalogSource):
     def __repr__(self):
         seed = self.inference.seed
         return f"SRCatalog(size={self.size}, model={self.card.name!r}, seed={seed})"
+
+    def _repr_html_(self):
+        made, universe = Provenance.from_attrs(self.attrs), Universe.of(self.attrs)
+        card = ModelCard.from_dict(made.card)
+        region = f", region {made.region} Mpc/h" if made.region else ""
+        rows = {
+            "particles": f"of {made.Nmesh}³{region}",
+            "box": f"{universe.BoxSize:g} Mpc/h, z = {universe.redshift:.4g}",
+            "columns": ", ".join(self.columns),
+            "from": made.source,
+            "model": f"{card.name}, seed {made.seed}, {made.dtype} on {made.device}",
+        }
+        return html_table("SRCatalog", rows | card_rows(card))
 
     def stream(self, chunks, position_dtype="f4"):
         """Run the network on some of this rank's chunks; see `ChunkedInference.stream`."""
@@ -238,8 +257,9 @@ class _ChunkCache:
     that is wanted on, as there are threads, if there is room for them.
     """
 
-    def __init__(self, catalog, limit):
+    def __init__(self, catalog, limit, progress=False):
         self.catalog, self.limit = catalog, limit
+        self.progress, self.bar = progress, None
         self.place = {chunk.index: place for place, chunk in enumerate(catalog.chunks)}
         self.kept, self.bytes = OrderedDict(), 0
 
@@ -250,11 +270,23 @@ class _ChunkCache:
         wanted = None
         for one, columns in self.catalog.stream(self._together(chunk)):
             wanted = columns if one.index == chunk.index else wanted
+            self._show()
             self.kept[one.index] = columns
             self.bytes += _nbytes(columns)
             while self.bytes > self.limit and self.kept:
                 self.bytes -= _nbytes(self.kept.popitem(last=False)[1])
         return wanted[name]
+
+    def _show(self):
+        """Move the bar on by a chunk; a new one begins when all chunks were computed."""
+        if not self.progress:
+            return
+        if self.bar is None:
+            self.bar = tqdm(total=len(self.place), unit="chunk", desc="super-resolving")
+        self.bar.update()
+        if self.bar.n == self.bar.total:
+            self.bar.close()
+            self.bar = None
 
     def _together(self, chunk):
         """This chunk and those after it that are computed with it."""

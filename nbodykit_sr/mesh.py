@@ -21,6 +21,8 @@ from .inference import one_thread
 from .lattice import LagrangianLattice
 from .models.card import fingerprint, load_model
 from .models.density import PADDING, PADDING_HR
+from .models.evaluation import card_rows
+from .models.html import html_table
 from .painting import correlation, initial_overdensity, lr_density, mesh_size
 from .universe import Universe, growth_factor
 from .version import __version__
@@ -124,6 +126,15 @@ class SRMesh(MeshSource):
 
     def __repr__(self):
         return f"SRMesh(Nmesh={2 * self.grid.Nmesh}, model={self.card.name!r})"
+
+    def _repr_html_(self):
+        rows = {
+            "cells": f"{2 * self.grid.Nmesh}³ in {self.lattice.BoxSize:g} Mpc/h",
+            "redshift": f"{self.attrs['Redshift']:.4g}",
+            "from": f"{self.lr!r} and {self.initial!r}",
+            "model": f"{self.card.name} on {self.device.type}",
+        }
+        return html_table("SRMesh", rows | card_rows(self.card))
 
     def to_real_field(self):
         """Compute the density. Collective.

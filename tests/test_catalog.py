@@ -198,6 +198,32 @@ def test_slices_views_and_copies(snapshot, weights):
     assert chosen.csize == 64**3 // 1000
 
 
+def test_progress_is_shown_on_rank_0_when_asked_for(comm, snapshot, weights, capfd):
+    for asked in (False, True):
+        sr = SRCatalog(snapshot, **weights, chunk=4, progress=asked)
+        sr.compute(sr["Position"])
+        err = capfd.readouterr().err
+        done = f"{len(sr.chunks)}/{len(sr.chunks)}"
+        assert ("super-resolving" in err and done in err) == (asked and comm.rank == 0)
+
+
+def test_a_notebook_shows_what_it_is_and_what_it_is_worth(snapshot):
+    sr = SRCatalog(snapshot, seed=3)
+    for one in (sr, sr[: sr.size // 2]):
+        html = one._repr_html_()
+        for text in (
+            "SRCatalog",
+            "of 64³",
+            "Position, ",
+            f"{sr.card.name}, seed 3",
+            sr.card.validity,
+        ):
+            assert text in html, text
+        assert "halos &gt;= 100 particles / HR" in html
+    part = SRCatalog(snapshot, "interpolate", chunk=2, region=[(0, 6), (0, 6), (0, 6)])
+    assert "region" in part._repr_html_()
+
+
 def test_saved_catalogues_open_as_any_other(comm, snapshot, weights, tmp_path):
     sr = SRCatalog(snapshot, seed=4, **weights)
     sr.save(str(tmp_path / "sr"), columns=["Position", "Velocity", "ID"])

@@ -1,6 +1,8 @@
 """The one command: what it offers, what its help shows, and that errors name it as it was typed."""
 
 import os
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from nbodykit_sr import __main__ as program
 from nbodykit_sr.command import enter, typed
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.card import read_card
-from nbodykit_sr.models.evaluation import summary
+from nbodykit_sr.models.evaluation import card_rows, summary
 from nbodykit_sr.weights import shipped
 
 MODULES = ("generate", "emulate", "train", "validate")
@@ -20,8 +22,6 @@ MODULES = ("generate", "emulate", "train", "validate")
 
 def said(capsys, name, *arguments):
     """Output, errors and status of a command run in this process."""
-    import pkgutil
-
     run = pkgutil.resolve_name(f"nbodykit_sr.{program.COMMANDS[name][0]}")
     with pytest.raises(SystemExit) as stop:
         enter(run, name, MPI.COMM_SELF, [str(a) for a in arguments])
@@ -83,12 +83,12 @@ def test_errors_name_it_in_a_process_of_its_own(words):
 
 def test_models_tells_what_the_cards_say(capsys):
     out, _, _ = said(capsys, "models")
+    parts = dict(part.split("\n", 1) for part in re.split(r"\n(?=\S)", out))
+    assert list(parts) == [card.name for card in map(read_card, shipped())]
     for card in map(read_card, shipped()):
-        part = out.split(f"{card.name}: ")[1].split("\n\n")[0]
-        assert part.startswith(card.validity) and card.caution in part
-        assert summary(card) and all(
-            f"{what}: {value}" in part for what, value in summary(card).items()
-        )
+        assert summary(card)
+        for what, value in card_rows(card).items():
+            assert not value or f"    {what}: {value}" in parts[card.name]
     out, _, _ = said(capsys, "models", "z2-small")
     assert read_card(next(p for p in shipped() if p.stem == "z2-small")).notes in out
     _, err, status = said(capsys, "models", "z9")

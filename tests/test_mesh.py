@@ -202,6 +202,12 @@ def test_it_is_a_mesh_of_nbodykit(comm, weights, tmp_path):
     assert saved.attrs["SRModel"] == "untrained"
 
 
+def test_a_notebook_shows_what_it_is(comm, weights):
+    html = SRMesh(evolved(comm), initial(comm), model=weights, Nmesh=N)._repr_html_()
+    for text in ("SRMesh", f"{2 * N}³ in {BOX:g} Mpc/h", "ArrayCatalog", "untrained"):
+        assert text in html, text
+
+
 def test_a_caution_is_told(comm, tmp_path, caplog):
     path = written(tmp_path / "w.safetensors", comm, notes="Caution: no voids.\nAll else.")
     SRMesh(evolved(comm), initial(comm), model=path, Nmesh=N)

@@ -14,6 +14,8 @@ from ..normalization import Normalization
 from .convex import ConvexGenerator, StyledConvexGenerator
 from .density import DensityEmulator
 from .displacement import DisplacementGenerator, InterpolatingGenerator
+from .evaluation import card_rows
+from .html import html_table
 from .styled import StyledGenerator
 
 NETWORKS = {
@@ -134,6 +136,9 @@ class ModelCard:
             raise InputError(
                 "the model card lacks entries: it was not made by save_model"
             ) from None
+
+    def _repr_html_(self):
+        return html_table(f"ModelCard: {self.name}", card_rows(self))
 
     def normalization(self, Omega_m):
         """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""

@@ -44,6 +44,18 @@ def worth(card):
     return found
 
 
+def card_rows(card):
+    """What a card says in short, a dict: what the model is for, where from and what it is worth."""
+    return {
+        "for": card.validity,
+        "network": f"{card.network}, factor {card.factor}, channels: {card.channels}",
+        "trained on": card.simulation,
+        "licence": card.licence,
+        **summary(card),
+        "caution": card.caution.removeprefix("Caution: "),
+    }
+
+
 def summary(card):
     """What a model is worth in a few numbers: a dict of quantity to text, empty if not measured."""
     if card.network == "density":
