@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 myst_substitutions = {"models": facts.models(), "speed": facts.speed()}
 
 # docs.sh chooses whether notebooks run; what did not change is taken from the cache
-nb_execution_timeout = 600
+nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
@@ -46,6 +46,8 @@ html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "nbodykit_sr"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 pygments_style = "friendly"
 

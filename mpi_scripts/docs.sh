@@ -16,5 +16,5 @@ if [ "${1:-}" = --no-notebooks ]; then
 fi
 bash mpi_scripts/install.sh "${extras[@]}"
 source mpi_scripts/environment.sh
-python -m sphinx -W --keep-going -q -b html -D nb_execution_mode=$execution docs docs/_build/html
+python -m sphinx -W --keep-going -q -a -b html -D nb_execution_mode=$execution docs docs/_build/html
 echo "docs: $PWD/docs/_build/html/index.html"
