@@ -93,8 +93,12 @@ def box(part):
         "cross-correlation": "cross-correlation with HR there",
         "halos": f"FOF halos of at least {', '.join(map(str, HALOS))} particles",
     }
+    def cell(value):
+        many = isinstance(value, list) and any(isinstance(one, float) for one in value)
+        return " ".join(f"{one:.2f}" for one in value) if many else words(value)
+
     rows = [["HR"] + [words(part[HR_HALOS]) if name == "halos" else "" for name in names]]
-    rows += [[which] + [words(run.get(name, "")) for name in names] for which, run in runs.items()]
+    rows += [[which] + [cell(run.get(name, "")) for name in names] for which, run in runs.items()]
     return table(["", *(header.get(name, name) for name in names)], rows)
 
 
