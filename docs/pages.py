@@ -93,6 +93,7 @@ def box(part):
         "cross-correlation": "cross-correlation with HR there",
         "halos": f"FOF halos of at least {', '.join(map(str, HALOS))} particles",
     }
+
     def cell(value):
         many = isinstance(value, list) and any(isinstance(one, float) for one in value)
         return " ".join(f"{one:.2f}" for one in value) if many else words(value)

@@ -57,7 +57,7 @@ version() { sed -n "s/^$1==//p" constraints.txt; }
 wheel() { pip wheel -q --no-cache-dir --no-deps --no-build-isolation --no-binary :all: -w "$wheels" "$@"; }
 sdist() { pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$work" "$1"; }
 
-pip install -q "pip>=23.1,<24" cython "setuptools<81" wheel packaging numpy
+pip install -q "pip>=23.1,<24" cython "setuptools>=77,<81" wheel packaging numpy
 have mpi4py "$(version mpi4py)" || { say "building mpi4py"; wheel "mpi4py==$(version mpi4py)"; }
 pip install -q --no-index --no-deps "${renew[@]}" "$wheels"/mpi4py-"$(version mpi4py)"-*.whl
 
