@@ -3,7 +3,7 @@
     pip install --no-deps --no-build-isolation fastpm==0.0.10
     mpirun -n 2 python examples/density_triplet.py triplets --seeds 1 2
 
-writes ``triplets/SEED``, what ``system = "density"`` is trained on (see density_small.toml), and
+writes ``triplets/SEED``, what ``system = "density"`` is trained on (see recipes/density_small.toml), and
 beside it what `emulate` takes: the snapshot ``SEED-LR`` and the mesh ``SEED-initial``, the linear
 overdensity at z = 99; and ``SEED-HR``, the truth. LR has 64^3 and HR 128^3 particles in 250 Mpc/h
 by default: the resolutions of Kodi Ramanah et al. 2020, in a 64th of their volume. One triplet

@@ -57,18 +57,18 @@ for z in "${redshifts[@]}"; do
 done
 pairs late 0.5 "${several[@]:0:4}"
 
-run python -m nbodykit_sr.train "$here/train_z2_coarse.toml"
-run python -m nbodykit_sr.train "$here/train_z2.toml"
-run python -m nbodykit_sr.train "$here/train_z2_tuned.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_coarse.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_tuned.toml"
 python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with runs/z2
-run python -m nbodykit_sr.train "$here/train_z2_redshift.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_redshift.toml"
 python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
 compare z2 2 230005 240001 240002 "${held_out[@]}"
-run python -m nbodykit_sr.train "$here/train_styled_coarse.toml"
-run python -m nbodykit_sr.train "$here/train_styled.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/styled_coarse.toml"
+run python -m nbodykit_sr.train "$here/recipes/shipped/styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
 for range in z0to1 z3to4; do
-    run python -m nbodykit_sr.train "$here/train_$range.toml"
+    run python -m nbodykit_sr.train "$here/recipes/shipped/$range.toml"
     python -m nbodykit_sr.train export runs/$range $range.safetensors
 done
 for z in "${redshifts[@]}"; do

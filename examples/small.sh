@@ -20,7 +20,7 @@ for seed in "${train[@]}" $test; do
     [ -e "pairs/$kind-$seed" ] || run python -m nbodykit_sr.train pairs \
         "sims/$seed/LR_z2" "sims/$seed/HR_z2" "pairs/$kind-$seed" --source particle-mesh --seed "$seed"
 done
-run python -m nbodykit_sr.train "$here/train_small.toml"
+run python -m nbodykit_sr.train "$here/recipes/train_small.toml"
 python -m nbodykit_sr.train export runs/small small.safetensors
 run python -m nbodykit_sr.generate "sims/$test/LR_z2" SR --model small.safetensors --seed 1
 run python -m nbodykit_sr.generate "sims/$test/LR_z2" interpolated --model interpolate

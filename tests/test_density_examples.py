@@ -27,7 +27,7 @@ def test_from_simulation_to_figures(tmp_path):
         EXAMPLES / "density_triplet.py", triplets, "--seeds", 1,
         "--boxsize", 93.75, "--nmesh", 24, "--step", 0.2,
     )  # fmt: skip
-    text = (EXAMPLES / "density_small.toml").read_text()
+    text = (EXAMPLES / "recipes" / "density_small.toml").read_text()
     for old, new in (
         ("runs/density", str(tmp_path / "run")),
         ("triplets/1", str(triplets / "1")),

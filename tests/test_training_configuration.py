@@ -7,7 +7,11 @@ from nbodykit_sr.train import configure
 from nbodykit_sr.training.configuration import build, plain, read_toml
 from nbodykit_sr.training.displacement_configuration import DisplacementConfiguration
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+RECIPES = [
+    path
+    for path in sorted((Path(__file__).parents[1] / "examples/recipes").rglob("*.toml"))
+    if path.stem != "base"
+]
 MINIMAL = {"run": "x", "pairs": {"train": ["pair"]}}
 
 
@@ -28,10 +32,33 @@ def test_configuration_survives_a_checkpoint():
     assert build(DisplacementConfiguration, plain(c)) == c
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("train_*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_examples_are_configurations(path):
     configuration, _ = configure(read_toml(path))
     assert configuration.run
+
+
+def test_files_that_extend_others(tmp_path):
+    """Tables are merged, whatever the depth; lists are replaced; no file may extend itself."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "base.toml").write_text(
+        "run = 'a'\nbetas = [0, 0.9]\n[sample]\ncrop = 6\nbulk = 1.0\n"
+    )
+    (tmp_path / "below/mid.toml").write_text("extends = '../base.toml'\n[sample]\ncrop = 8\n")
+    (tmp_path / "top.toml").write_text(
+        "extends = 'below/mid.toml'\nrun = 'b'\nbetas = [0.5, 0.9]\n"
+    )
+    assert read_toml(tmp_path / "top.toml") == {
+        "run": "b",
+        "betas": [0.5, 0.9],
+        "sample": {"crop": 8, "bulk": 1.0},
+    }
+    (tmp_path / "base.toml").write_text("extends = 'top.toml'\n")
+    with pytest.raises(InputError, match="top.toml extends itself"):
+        read_toml(tmp_path / "top.toml")
+    (tmp_path / "base.toml").write_text("extends = 3\n")
+    with pytest.raises(InputError, match="extends of .* is 3"):
+        read_toml(tmp_path / "base.toml")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +78,10 @@ def test_the_examples_are_configurations(path):
         ({"stage": [{"steps": 3, "l2": 1, "rate": 1}]}, ["stage[0].rate"]),
         ({"stage": {"steps": 3}}, ["stage", "a list"]),
         ({"stage": [{"steps": 3, "l2": 1, "penalty_at": "fake"}]}, ["penalty_at", "both"]),
+        (
+            {"stage": [{"steps": 3, "adversarial": "wasserstein", "penalty_at": "both"}]},
+            ["penalty_at", "'both'", "'between'"],
+        ),
         ({"generator": 3}, ["generator is 3", "a table"]),
         ({"checkpoints": {"keep": 1}}, ["checkpoints.keep is 1"]),
     ],

@@ -148,6 +148,17 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
         make_system({**settings, "score": {"factor": 3}})
 
 
+def test_a_critic_must_fit_the_coarser_factor(settings, tmp_path):
+    """Crops of 4 LR sites are 16 SR sites for the pairs' factor, 8 for the one trained for."""
+    make_pair(tmp_path / "fine", factor=4)
+    settings["pairs"] = {"train": [str(tmp_path / "fine")]}
+    settings["stage"][0] |= {"adversarial": "relativistic"}
+    settings["critic"] |= {"blocks": 2}
+    make_system({**settings, "score": {"lags": [1]}})
+    with pytest.raises(InputError, match="sample.crop is 4, so 8 SR sites"):
+        make_system({**settings, "score": {"lags": [1], "factor": 2}})
+
+
 def test_a_critic_joins_the_score(settings):
     """It sees one field for each sample, and moves the generator beside the score."""
     settings["stage"][0] |= {"adversarial": "logistic", "penalty": 1.0, "penalty_every": 2}

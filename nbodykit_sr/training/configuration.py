@@ -9,6 +9,7 @@ import tomllib
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 
 from ..errors import InputError
 
@@ -55,7 +56,8 @@ class Stage:
         Weight of the gradient penalty on the batches that have it: lambda of WGAN-GP, or half
         gamma of R1. It is not multiplied by `penalty_every`.
     penalty_at : str
-        "real" for R1, "both" for R1 and R2: see `losses.gradient_penalty`.
+        Where it is taken, see `losses.gradient_penalty`: "real" (R1, the default) or "both" (R1 and
+        R2); "wasserstein" has it "between" SR and HR.
     penalty_every : int
         One critic update in this many has the penalty.
     warmup : int
@@ -76,7 +78,7 @@ class Stage:
     decay: float = 1.0
     critic_steps: int = 1
     penalty: float = 10.0
-    penalty_at: str = "real"
+    penalty_at: str = ""
     penalty_every: int = 16
     warmup: int = 0
     batch_doubles_every: int = 0
@@ -89,7 +91,8 @@ class Stage:
         )
         kinds = ("none", "wasserstein", "logistic", "relativistic")
         one_of(f"adversarial of {where}", self.adversarial, kinds)
-        one_of(f"penalty_at of {where}", self.penalty_at, ("real", "both"))
+        places = ("between",) if self.adversarial == "wasserstein" else ("real", "both")
+        one_of(f"penalty_at of {where}", self.penalty_at or places[0], places)
         for name in ("l2", "statistics", "adversarial_weight", "penalty", "warmup"):
             value = getattr(self, name)
             require(value >= 0, f"{name} of {where} is {value}: zero or more needed")
@@ -105,6 +108,11 @@ class Stage:
             self.warmup == 0 or self.adversarial != "none",
             f"{where} has warmup = {self.warmup} but no critic: set adversarial",
         )
+
+    @property
+    def penalised(self):
+        """Where the gradient penalty is taken."""
+        return self.penalty_at or ("between" if self.adversarial == "wasserstein" else "real")
 
 
 PAPER_STAGES = (
@@ -226,21 +234,46 @@ class Configuration:
         require(len(self.stage) > 0, "the schedule has no stage: one [[stage]] or more needed")
 
 
-def read_toml(path):
-    """The table in a TOML file.
+def read_toml(path, above=()):
+    """The table in a TOML file, and in what it extends.
+
+    ``extends = "base.toml"`` names another file, from this one's folder, whose settings hold where
+    this one does not set them: tables are merged, lists replaced.
+
+    Parameters
+    ----------
+    path : path
+    above : tuple of paths
+        Files that extend this one.
 
     Raises
     ------
     InputError
-        If the file cannot be read or is no TOML.
+        If a file cannot be read, is no TOML, or extends itself.
     """
+    path = Path(path).resolve()
+    require(path not in above, f"{path} extends itself: remove extends from one of the files")
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            table = tomllib.load(file)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML: {error}") from None
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    require(isinstance(base, str), f"extends of {path} is {base!r}: the name of a file is needed")
+    return _merged(read_toml(path.parent / base, (*above, path)), table)
+
+
+def _merged(base, table):
+    """`table` with what it does not set from `base`, table by table."""
+    both = {**base, **table}
+    for key in base.keys() & table.keys():
+        if isinstance(base[key], dict) and isinstance(table[key], dict):
+            both[key] = _merged(base[key], table[key])
+    return both
 
 
 def build(kind, table, where=""):

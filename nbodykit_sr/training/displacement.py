@@ -50,9 +50,8 @@ class DisplacementSystem:
     def __init__(self, configuration):
         self.configuration = configuration
         g = configuration.generator
-        self.train = open_pairs(configuration.pairs.train, g.channels)
-        held_out = configuration.pairs.held_out
-        self.held_out = open_pairs(held_out, g.channels) if held_out else []
+        self.train = self.open_pairs(configuration.pairs.train)
+        self.held_out = self.open_pairs(configuration.pairs.held_out)
         first = self.train[0].manifest
         self.factor, self.cell = first.factor, first.cell
         self.normalization = Normalization(first.Omega_m, g.length)
@@ -73,6 +72,10 @@ class DisplacementSystem:
             f"{critic.blocks} blocks needs {smallest}; lower critic.blocks or raise sample.crop",
         )
         self.interpolation = InterpolatingGenerator(g.channels, self.factor)
+
+    def open_pairs(self, patterns):
+        """The pairs that match glob patterns."""
+        return open_pairs(patterns, self.configuration.generator.channels) if patterns else []
 
     def networks(self):
         g, c = self.configuration.generator, self.configuration.critic

@@ -235,7 +235,7 @@ class Trainer:
             mixing = batch["noise"].remainder(2**20).float() / 2**20
             with self.ranks.local_gradients(critic):
                 terms["penalty"] = gradient_penalty(
-                    "between" if kind == "wasserstein" else stage.penalty_at,
+                    stage.penalised,
                     lambda x: self.system.score(critic, batch, x),
                     *(real, fake, mixing),
                 )

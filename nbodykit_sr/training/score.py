@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..models.displacement import InterpolatingGenerator
 from .cic import density, mesh_position, read_out
 from .configuration import require
 from .displacement import DisplacementSystem
@@ -120,16 +119,11 @@ class ScoreSystem(DisplacementSystem):
         If the pairs do not serve the configuration.
     """
 
-    def __init__(self, configuration):
-        super().__init__(configuration)
-        factor = configuration.score.factor
-        if factor:
-            # pairs that are there several times are held once
-            lower = {pair: coarse(pair, factor) for pair in {*self.train, *self.held_out}}
-            self.train = [lower[pair] for pair in self.train]
-            self.held_out = [lower[pair] for pair in self.held_out]
-            self.factor = factor
-            self.interpolation = InterpolatingGenerator(configuration.generator.channels, factor)
+    def open_pairs(self, patterns):
+        pairs, factor = super().open_pairs(patterns), self.configuration.score.factor
+        # pairs that are there several times are held once
+        lower = {pair: coarse(pair, factor) if factor else pair for pair in {*pairs}}
+        return [lower[pair] for pair in pairs]
 
     def generate(self, generator, batch):
         """Two members of each sample, one after the other: (2B, C, M, M, M)."""
