@@ -24,7 +24,7 @@ from common import PAPER, make_snapshot, median, run, save_weights
 
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.models.displacement import PADDING
-from nbodykit_sr.plan import BASE_MEMORY, plan
+from nbodykit_sr.plan import BASE_MEMORY, particle_bytes, plan
 
 HERE = Path(__file__).parent
 CELL = 1.5625  # LR spacing of the snapshots [Mpc/h]
@@ -223,7 +223,7 @@ def big_boxes(results):
                     ranks,
                     factor=PAPER["factor"],
                     channels=PAPER["channels"],
-                    layout="nbodykit",
+                    written=particle_bytes("nbodykit", ("Position", "Velocity", "ID")),
                     chunk_seconds=seconds,
                     start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
                     working_memory=pieces["memory foretold"] - BASE_MEMORY,

@@ -291,7 +291,7 @@ class _ChunkCache:
     def _together(self, chunk):
         """This chunk and those after it that are computed with it."""
         card, first = self.catalog.card, self.place[chunk.index]
-        size = chunk.size * card.factor**3 * particle_bytes("nbodykit", card.channels)
+        size = chunk.size * card.factor**3 * particle_bytes("nbodykit", self.catalog.names)
         count = max(1, min(self.catalog.inference.workers, int(self.limit // size)))
         following = self.catalog.chunks[first : first + count]
         return [one for one in following if one.index not in self.kept]

@@ -19,7 +19,7 @@ import numpy as np
 
 from .catalog import SRCatalog
 from .command import Parser, enter, start_log, stop_requests
-from .errors import InputError
+from .errors import InputError, agreement
 from .io.atomic import atomic_file, disk
 from .io.flow import write_chunks
 from .io.layout import header
@@ -29,6 +29,7 @@ from .io.snapshot import open_snapshot
 from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
 from .provenance import NAMES
+from .selection import Selection, first_rows
 from .verify import Expectation
 from .verify import main as verify
 from .version import __version__
@@ -43,6 +44,8 @@ IDENTITY = {
     "dtype": NAMES["dtype"],
     "chunk": NAMES["chunk"],
     "region": NAMES["region"],
+    "columns": NAMES["columns"],
+    "subsample": NAMES["subsample"],
     "layout": NAMES["layout"],
     "device": NAMES["device"],
     "versions": NAMES["versions"],
@@ -63,6 +66,8 @@ class GenerateOptions:
     dataset: str | None = None
     region: tuple | None = None
     eulerian: bool = False
+    columns: tuple | None = None
+    subsample: float = 1.0
     device: str = "auto"
     dtype: str = "float32"
     chunk: int | None = None
@@ -83,6 +88,8 @@ class GenerateOptions:
                 continue
             if option.name == "region":
                 value = ",".join(f"{low!r}:{high!r}" for low, high in value)
+            elif option.name == "columns":
+                value = ",".join(value)
             elif option.name == "model" and os.path.isfile(value):
                 value = os.path.abspath(value)
             words.append(f"--{option.name}" if value is True else f"--{option.name}={value}")
@@ -126,28 +133,30 @@ def _generate(options, comm, stopped):
         chunk=options.chunk,
         force=options.force,
     )
+    with agreement(comm):
+        selection = Selection.of(options.columns, options.subsample, sr.names)
     if options.plan:
-        _plan(sr, options, comm, time.perf_counter() - begun)
+        _plan(sr, selection, options, comm, time.perf_counter() - begun)
         return 0
+    first, size = _rows(sr, selection)
     command = replace(options, chunk=sr.grid.side).command()
     writer = SnapshotWriter(
         path=options.output,
         comm=comm,
         layout=options.layout,
-        size=sr.csize,
-        names=sr.names,
-        header=header(options.layout, sr, source, command),
+        size=size,
+        names=selection.columns,
+        header=header(options.layout, sr, source, command, size, selection),
         identity=IDENTITY,
         box=sr.lattice.BoxSize,
     )
-    size = sr.csize * particle_bytes(options.layout, sr.card.channels)
+    disk_space = size * particle_bytes(options.layout, selection.columns)
     begun_before = options.resume and os.path.isdir(writer.partial)
-    check_disk(options.output, size, comm, already=begun_before)
-    scale = sr.card.factor**3
+    check_disk(options.output, disk_space, comm, already=begun_before)
     expectation = Expectation(sr.lattice, sr.card.factor, sr.card.displacement_range)
 
     def write(chunk, columns):
-        writer.write(chunk.index, chunk.offset * scale, columns)
+        writer.write(chunk.index, first[chunk.index], selection.take(columns))
         if complaint := expectation.complaint(chunk, columns["Position"]):
             logger.warning("%s", complaint)
 
@@ -167,7 +176,18 @@ def _generate(options, comm, stopped):
     return outcome.status
 
 
-def _plan(sr, options, comm, start):
+def _rows(sr, selection):
+    """First row of every chunk, and the rows of all. Collective."""
+    counts = np.zeros(int(np.prod(sr.grid.counts)), dtype="i8")
+    for chunk in sr.chunks:
+        counts[chunk.index] = selection.count(chunk, sr.lattice, sr.card.factor)
+    counts = sr.comm.allreduce(counts)
+    if not counts.any():
+        raise InputError(f"subsample {selection.subsample:g} of {sr.csize} particles is none")
+    return first_rows(counts), int(counts.sum())
+
+
+def _plan(sr, selection, options, comm, start):
     """Print what the run takes, from the time of a few chunks on every rank at once."""
     chunk = sr.chunks[0]
     flight = [chunk] * sr.inference.workers
@@ -184,7 +204,7 @@ def _plan(sr, options, comm, start):
             comm.size,
             sr.card.factor,
             sr.card.channels,
-            options.layout,
+            selection.subsample * particle_bytes(options.layout, selection.columns),
             chunk_seconds=seconds,
             start_seconds=start,
             working_memory=sr.inference.working_memory(chunk.shape),
@@ -256,6 +276,8 @@ def parse(argv):
         default="nbodykit",
         help="units and places of the columns",
     )
+    add("--columns", help="such as Position or Position,ID; all that the model gives by default")
+    add("--subsample", type=float, default=1.0, help="the part of the particles to write (1)")
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--json", metavar="FILE", help="write the summary, or the plan, there")
     add = parser.group("model")
@@ -289,6 +311,8 @@ def parse(argv):
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")
     values = vars(parser.parse_args(argv))
+    if values["columns"] is not None:
+        values["columns"] = tuple(values["columns"].split(","))
     if values["region"] is not None:
         values["region"] = _region(values["region"])
     elif values["eulerian"]:

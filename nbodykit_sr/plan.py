@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from .errors import InputError, agreement
 
-# Bytes on disk of one particle: Position, ID, and Velocity with 6 channels
+# Bytes on disk of one particle
 _POSITION = {"nbodykit": 12, "mp-gadget": 24}
-_ID, _VELOCITY = 8, 12
+_BYTES = {"ID": 8, "Velocity": 12}
 
 # Resident memory of a rank with the libraries loaded, before any data [bytes]
 BASE_MEMORY = 0.36e9
@@ -18,9 +18,9 @@ BASE_MEMORY = 0.36e9
 _MARGIN = 1.05
 
 
-def particle_bytes(layout, channels):
+def particle_bytes(layout, columns):
     """Bytes of a particle in the files of a layout."""
-    return _POSITION[layout] + _ID + (_VELOCITY if channels == 6 else 0)
+    return sum(_POSITION[layout] if name == "Position" else _BYTES[name] for name in columns)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
 
 
 def plan(
-    grid, ranks, factor, channels, layout, chunk_seconds, start_seconds, working_memory, padding
+    grid, ranks, factor, channels, written, chunk_seconds, start_seconds, working_memory, padding
 ):
     """The cost of a run from the pieces measured for it.
 
@@ -85,7 +85,8 @@ def plan(
     ----------
     grid : ChunkGrid
     ranks, factor, channels, padding : int
-    layout : str
+    written : float
+        To the disk for an SR particle [bytes].
     chunk_seconds, start_seconds : float
     working_memory : float
         Of the network and its outputs for one chunk [bytes].
@@ -115,7 +116,7 @@ def plan(
         start_seconds=start_seconds,
         rank_memory=BASE_MEMORY + field + max(slice_memory, working_memory),
         network=(24 + 4 * channels) * (sum(padded) if ranks > 1 else 0),
-        disk=particle_bytes(layout, channels) * grid.size * factor**3,
+        disk=written * grid.size * factor**3,
     )
 
 

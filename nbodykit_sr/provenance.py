@@ -27,6 +27,8 @@ NAMES = {
     "dtype": "SRDtype",
     "device": "SRDevice",
     "region": "SRRegion",
+    "columns": "SRColumns",
+    "subsample": "SRSubsample",
     "source": "SRSource",
     "versions": "SRVersions",
     "command": "SRCommand",
@@ -39,7 +41,7 @@ NAMES = {
 
 _TABLES = ("card", "region", "versions")  # written as JSON
 _WHOLE = ("factor", "chunk", "Nmesh")
-_REAL = ("offset", "origin", "mean")
+_REAL = ("offset", "origin", "mean", "subsample")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Provenance:
         What the network was computed in, and on: "float32", "cpu".
     region : sequence
         Lagrangian part of the box, three (low, high) pairs [Mpc/h]; empty for the whole box.
+    columns : str
+        Those that were written, where not all: "Position,ID".
+    subsample : float
+        The part of the particles that was written, where not all.
     source : str
         What it was made from, in the user's words: a path.
     versions : dict
@@ -99,6 +105,8 @@ class Provenance:
     dtype: str | None = None
     device: str | None = None
     region: tuple | list | None = None
+    columns: str | None = None
+    subsample: float | None = None
     source: str | None = None
     versions: dict | None = None
     command: str | None = None

@@ -18,7 +18,8 @@ from .io.mesh import FIELD, slabs
 from .io.particles import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
-from .provenance import NAMES
+from .provenance import NAMES, Provenance
+from .selection import Selection, first_rows
 from .universe import Universe
 
 logger = logging.getLogger(__name__)
@@ -196,15 +197,26 @@ class _Catalogue(_Output):
                 Universe.of(header.attrs, "BoxSize").BoxSize,
                 float(np.ravel(raw["SROffset"])[0]),
             )
+            made = Provenance.from_attrs(raw)
+            names = ("Position", "Velocity", "ID") if card.channels == 6 else ("Position", "ID")
+            columns = None if made.columns is None else tuple(made.columns.split(","))
+            part = 1.0 if made.subsample is None else made.subsample
+            self.selection = Selection.of(columns, part, names)
             grid = ChunkGrid(Nmesh // factor, chunk)
             if region is not None:
                 grid = grid.select(region, factor * lattice.cell)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
         self.expectation = Expectation(lattice, factor, card.displacement_range)
-        self.channels = card.channels
+        chunks = grid.chunks()
+        rows = [chunk.size * factor**3 for chunk in chunks]
+        if part < 1:  # `check` counts them, chunk by chunk on all ranks
+            rows = [n for _, n, _ in read_checksums(path, self.blocks, raw["SRChecksums"])]
+        if len(rows) != len(chunks):
+            raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
         wanted = [
-            (c, f"chunk {c.index}", c.offset * factor**3, c.size * factor**3) for c in grid.chunks()
+            (chunk, f"chunk {chunk.index}", start, n)
+            for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
         ]
         self._cut(path, wanted, raw["SRChecksums"], header.size)
 
@@ -212,9 +224,9 @@ class _Catalogue(_Output):
         """Columns, counts and units of the layout."""
         problems, header = list(self.sizes), self.header
         layout = header.raw["SRLayout"]
-        names = {"Position", "ID"} | ({"Velocity"} if self.channels == 6 else set())
-        if names != set(header.blocks):
-            problems.append(f"columns {sorted(header.blocks)}, its model gives {sorted(names)}")
+        names = sorted(self.selection.columns)
+        if names != sorted(header.blocks):
+            problems.append(f"columns {sorted(header.blocks)}, its model and command give {names}")
         if header.dataset != COLUMNS[layout]["Position"][0]:
             problems.append(f"columns under {header.dataset!r} do not go with layout {layout}")
         for name, block in header.blocks.items():
@@ -235,6 +247,9 @@ class _Catalogue(_Output):
         """IDs, positions and velocities of a chunk."""
         problems, dataset, expectation = [], self.header.dataset, self.expectation
         ids = expectation.lattice.id(piece.of.sites(expectation.factor))
+        ids = ids[self.selection.keeps(ids)]
+        if len(ids) != piece.rows:
+            return [f"{piece.name}: {piece.rows} particles, its subsample has {len(ids)}"]
         if (found := values.get(dataset + "ID")) is not None:
             wrong = np.flatnonzero(found.reshape(-1) != ids)
             if len(wrong):
@@ -245,15 +260,16 @@ class _Catalogue(_Output):
                 )
         box = expectation.lattice.BoxSize
         position = values[dataset + "Position"] * np.float64(self.header.length)
-        if not np.isfinite(position).all() or position.min() < 0 or position.max() > box:
+        if not np.isfinite(position).all() or ((position < 0) | (position > box)).any():
             outside = ~((position >= 0) & (position <= box)).all(axis=1)
             row = np.flatnonzero(outside)[0]
             problems.append(
                 f"{piece.name}: {outside.sum()} particles are not in the box of {box:g} Mpc/h, the "
                 f"first in row {piece.start + row} at {position[row].tolist()}"
             )
-        elif complaint := expectation.complaint(piece.of, position):
-            problems.append(complaint)
+        elif self.selection.subsample == 1:  # else they fill no lattice
+            if complaint := expectation.complaint(piece.of, position):
+                problems.append(complaint)
         velocity = values.get(dataset + "Velocity")
         if velocity is not None and not np.isfinite(velocity).all():
             problems.append(f"{piece.name}: Velocity is not finite")

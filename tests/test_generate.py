@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shlex
+from dataclasses import replace
 
 import bigfile
 import numpy as np
@@ -11,8 +13,11 @@ from nbodykit.lab import FOF, BigFileCatalog, FFTPower
 from nbodykit_sr import InputError, SRCatalog, open_snapshot
 from nbodykit_sr.generate import GenerateOptions, generate, main, parse
 from nbodykit_sr.plan import particle_bytes
+from nbodykit_sr.verify import verify
 
 pytestmark = pytest.mark.mpi
+
+COLUMNS = ("Position", "Velocity", "ID")
 
 
 def files(path):
@@ -129,7 +134,10 @@ def test_the_plan_runs_nothing(comm, data, tmp_path, capsys):
     assert main([*options, "--json", str(tmp_path / "plan.json")], comm) == 0
     assert not (tmp_path / "sr").exists() and not (tmp_path / "sr.partial").exists()
     if comm.rank == 0:
-        assert f"{particle_bytes('nbodykit', 6) * 128**3 / 1e9:.3g} GB" in capsys.readouterr().out
+        assert (
+            f"{particle_bytes('nbodykit', COLUMNS) * 128**3 / 1e9:.3g} GB"
+            in capsys.readouterr().out
+        )
         assert json.loads((tmp_path / "plan.json").read_text())["particles"] == 128**3
 
 
@@ -177,3 +185,57 @@ def test_options():
     ]:
         with pytest.raises(InputError, match=message):
             parse(words.split())
+
+
+def by_id(comm, path):
+    """IDs in ascending order and their positions, on every rank."""
+    catalog = open_snapshot(path, comm)
+    ids, position = (
+        np.concatenate(comm.allgather(catalog[n].compute())) for n in ("ID", "Position")
+    )
+    order = np.argsort(ids)
+    return ids[order], position[order]
+
+
+def test_a_subsample_is_the_same_particles_whoever_computes_them(comm, job):
+    ids, position = by_id(comm, job("whole", model="interpolate", factor=4))
+    some, at = by_id(comm, job("some", model="interpolate", factor=4, subsample=0.1))
+    assert len(some) == pytest.approx(0.1 * len(ids), rel=0.05)
+    np.testing.assert_array_equal(at, position[np.searchsorted(ids, some)])
+    other, _ = by_id(comm, job("other", model="interpolate", factor=4, subsample=0.1, chunk=3))
+    np.testing.assert_array_equal(other, some)
+    path = job("few", model="interpolate", factor=4, subsample=0.0007)
+    assert verify(str(path), comm) == []
+    few, _ = by_id(comm, path)
+    assert 0 < len(few) < 60 and set(few) <= set(some)  # most chunks keep none
+
+
+@pytest.mark.parametrize("layout", ["nbodykit", "mp-gadget"])
+def test_only_what_is_wanted_is_written_and_verified(comm, job, tmp_path, layout):
+    wanted = {"columns": ("Position",), "subsample": 0.2, "layout": layout, "seed": 7}
+    part = job("part", **wanted)
+    assert verify(str(part), comm) == []
+    catalog = open_snapshot(part, comm)
+    assert catalog.header.columns == ("Position",)
+    alone = job(f"alone{comm.rank}", comm.Split(comm.rank), **wanted)
+    assert files(part) == files(alone)
+    words = shlex.split(catalog.attrs["SRCommand"])
+    assert "--columns=Position" in words and "--subsample=0.2" in words
+    options = parse([str(part) if word == "OUTPUT" else word for word in words[3:]])
+    assert generate(replace(options, resume=True), comm) == 0
+    with pytest.raises(InputError, match="subsample 0.2, not None"):
+        generate(replace(options, subsample=1.0, resume=True), comm)
+
+
+def test_selections_that_make_no_sense(comm, data, tmp_path):
+    for words, message in (
+        (["--columns=Density"], "Position and any of Velocity, ID"),
+        (["--columns=ID"], "columns are ID"),
+        (["--subsample=0"], "a part above 0"),
+        (["--subsample=nan"], "a part above 0"),
+        (["--subsample=1e-12"], "is none"),
+    ):
+        argv = [str(data / "lr8_12p5_z2"), str(tmp_path / "no"), "--chunk=4", *words]
+        with pytest.raises(InputError, match=message):
+            main(argv, comm)
+        assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from ..provenance import NAMES, Provenance
 from ..universe import Universe
 
 
-def header(layout, sr, source, command):
+def header(layout, sr, source, command, size, selection):
     """Attributes of the Header block of an SR catalogue.
 
     Parameters
@@ -19,6 +19,10 @@ def header(layout, sr, source, command):
         What it was made from: an MP-Gadget header carries over whatever stays true.
     command : str
         The command that makes it again.
+    size : int
+        Particles that are written.
+    selection : Selection
+        Which they are.
 
     Returns
     -------
@@ -30,10 +34,12 @@ def header(layout, sr, source, command):
         command=command,
         layout=layout,
         input=source.header.identity,
+        columns=None if selection.columns == sr.names else ",".join(selection.columns),
+        subsample=None if selection.subsample == 1 else selection.subsample,
     )
     made = {name: _plain(value) for name, value in provenance.to_attrs().items()}
     if layout == "mp-gadget":
-        attrs = mpgadget_header(sr.attrs, sr.csize, source.header.raw)
+        attrs = mpgadget_header(sr.attrs, size, source.header.raw)
     return {**attrs, **made}
 
 
