@@ -44,6 +44,7 @@ test_ranks() { timeout -k 10 $limit $mpirun -n "$1" $pytest "${@:2}" </dev/null;
 step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "import-linter" lint-imports --no-logo
+step "mypy" mypy
 step "1 process" timeout -k 10 $limit $pytest "${selection[@]}" "$@"
 [ "$chosen" -gt 0 ] || step "docs" bash mpi_scripts/docs.sh $notebooks
 for n in 2 3 4; do

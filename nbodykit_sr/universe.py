@@ -111,17 +111,24 @@ class Universe:
     @property
     def hubble(self) -> float:
         """H(a) [h km/s/Mpc], in a flat universe where OmegaLambda is not known."""
-        return hubble(self.a, self.Omega0, self.OmegaLambda)
+        return hubble(*self._background, self.OmegaLambda)
 
     @property
     def linear_rate(self) -> float:
         """Peculiar velocity of a displacement in linear theory, a H f [km/s per Mpc/h]."""
-        return self.a * self.hubble * growth_rate(self.a, self.Omega0)
+        a, Omega0 = self._background
+        return a * self.hubble * growth_rate(a, Omega0)
 
     @property
     def growth(self) -> float:
         """Linear growth factor, 1 at a = 1."""
-        return growth_factor(self.a, self.Omega0)
+        return growth_factor(*self._background)
+
+    @property
+    def _background(self) -> tuple[float, float]:
+        if self.a is None or self.Omega0 is None:
+            raise InputError("Redshift or Omega0 is absent, and H(a) and growth need both")
+        return self.a, self.Omega0
 
     @property
     def attrs(self) -> dict:
