@@ -171,7 +171,7 @@ def test_ranks_share_a_batch(settings, tmp_path, comm):
 def test_schedule():
     stages = [
         Stage(name="a", epochs=2, l2=1.0, learning_rate=1.0, decay=0.1),
-        Stage(name="b", steps=6, adversarial="logistic", critic_steps=3, batch_doubles_every=2),
+        Stage(name="b", steps=6, adversarial="relativistic", critic_steps=3, batch_doubles_every=2),
     ]
     schedule = Schedule(stages, batch=4, samples_per_epoch=9.0)
     assert schedule.lengths == [5, 6] and schedule.steps == 11
@@ -222,7 +222,7 @@ def test_l2_training_learns(settings):
 
 
 def test_bfloat16_stays_near_float32(settings, tmp_path):
-    settings["stage"] = [{"steps": 2, "l2": 1.0, "adversarial": "logistic"}]
+    settings["stage"] = [{"steps": 2, "l2": 1.0, "adversarial": "relativistic"}]
     Trainer(make_system(settings), ALONE).run()
     exact = lines(settings["run"], "train")
     settings.update(run=str(tmp_path / "bf16"), precision="bfloat16")

@@ -64,7 +64,7 @@ def test_penalty_pulls_gradients_to_one():
     assert penalties[-1] < 0.1 * penalties[0]
 
 
-@pytest.mark.parametrize("kind", ["wasserstein", "logistic", "relativistic"])
+@pytest.mark.parametrize("kind", ["wasserstein", "relativistic"])
 def test_adversaries_want_opposite_things(kind):
     real, fake = torch.zeros(2), torch.zeros(2, requires_grad=True)
     (wish,) = torch.autograd.grad(generator_loss(kind, real, fake), fake)

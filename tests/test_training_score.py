@@ -25,7 +25,7 @@ def settings(tmp_path):
 def drawn(system):
     """A batch of one sample."""
     sample = system.sample(np.random.default_rng(0))
-    return {k: torch.as_tensor(v)[None] for k, v in sample.items()}
+    return system.prepare({k: torch.as_tensor(v)[None] for k, v in sample.items()})
 
 
 def test_energy_score_is_proper():
@@ -58,7 +58,7 @@ def test_what_has_collapsed_counts(settings):
 
     def loss(weight, fields):
         table = {**settings, "score": {**settings["score"], "pdf": weight}}
-        return make_system(table).statistics(dict(batch), fields)
+        return make_system(table).statistics(batch, fields)
 
     same = torch.cat([batch["hr"]] * 2)
     assert loss(5.0, same) == loss(0.0, same)
@@ -88,7 +88,7 @@ def test_cold_velocities_count_in_redshift_space(settings, tmp_path):
 
     def loss(weight, fields):
         score = {**settings["score"], "velocity": 0.0, "redshift": weight}
-        return make_system({**settings, "score": score}).statistics(dict(batch), fields)
+        return make_system({**settings, "score": score}).statistics(batch, fields)
 
     assert loss(0.0, cold) == loss(0.0, warm)
     assert loss(1.0, cold) > loss(1.0, warm) + 0.1
@@ -161,7 +161,7 @@ def test_a_critic_must_fit_the_coarser_factor(settings, tmp_path):
 
 def test_a_critic_joins_the_score(settings):
     """It sees one field for each sample, and moves the generator beside the score."""
-    settings["stage"][0] |= {"adversarial": "logistic", "penalty": 1.0, "penalty_every": 2}
+    settings["stage"][0] |= {"adversarial": "relativistic", "penalty": 1.0, "penalty_every": 2}
     alone = {**settings, "run": settings["run"] + "2"}
     alone["stage"] = [{**settings["stage"][0], "adversarial_weight": 0.0}]
     joined, scored = Trainer(make_system(settings), ALONE), Trainer(make_system(alone), ALONE)

@@ -42,8 +42,8 @@ class Stage:
     statistics : float
         Weight of the statistics loss (not in the papers; `losses.statistics_loss`).
     adversarial : str
-        "none", "wasserstein" (with a gradient penalty: WGAN-GP), "logistic" or "relativistic" (both
-        with R1 or R1 and R2): see `losses.critic_loss`.
+        "none", "wasserstein" (with a gradient penalty: WGAN-GP) or "relativistic" (with R1, or R1
+        and R2): see `losses.critic_loss`.
     adversarial_weight : float
         Weight of the adversarial loss of the generator.
     learning_rate, critic_learning_rate : float
@@ -89,7 +89,7 @@ class Stage:
             (self.epochs > 0) != (self.steps > 0),
             f"{where} has epochs = {self.epochs} and steps = {self.steps}: give one of the two",
         )
-        kinds = ("none", "wasserstein", "logistic", "relativistic")
+        kinds = ("none", "wasserstein", "relativistic")
         one_of(f"adversarial of {where}", self.adversarial, kinds)
         places = ("between",) if self.adversarial == "wasserstein" else ("real", "both")
         one_of(f"penalty_at of {where}", self.penalty_at or places[0], places)
@@ -153,17 +153,14 @@ class Evaluation:
         Regions compared at each.
     sites : int
         Side of a region in LR sites, tiled by training crops; a whole box where it is as small.
-    density_factor : int
-        Mesh cells per HR site, on a side, of the densities compared.
     """
 
     every: int = 1000
     crops: int = 2
     sites: int = 16
-    density_factor: int = 1
 
     def __post_init__(self):
-        for name in ("crops", "sites", "density_factor"):
+        for name in ("crops", "sites"):
             require(
                 getattr(self, name) > 0,
                 f"evaluation.{name} is {getattr(self, name)}: more than zero needed",

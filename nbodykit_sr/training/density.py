@@ -60,18 +60,15 @@ class TripletsTable:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTable:
-    """The sub-volumes.
+    """The sub-volumes; each is turned into one of its 48 orientations.
 
     Attributes
     ----------
     size : int
         LR cells on a side, padding included: 20 makes 28 HR cells.
-    augment : bool
-        Draw one of the 48 rotations and reflections for each.
     """
 
     size: int = 20
-    augment: bool = True
 
     def __post_init__(self):
         require(
@@ -197,9 +194,8 @@ class DensitySystem:
         first = rng.integers(N if rows == N else rows - size + 1)
         start = np.array([first, *rng.integers(N, size=2)])
         sample = self._cut(triplet, start, [size] * 3)
-        if self.configuration.sample.augment:
-            element = ELEMENTS[rng.integers(len(ELEMENTS))]
-            sample = {name: transform(array, element) for name, array in sample.items()}
+        element = ELEMENTS[rng.integers(len(ELEMENTS))]
+        sample = {name: transform(array, element) for name, array in sample.items()}
         return {**sample, "noise": np.int64(rng.integers(2**62))}
 
     def _cut(self, triplet, start, size):
@@ -212,6 +208,9 @@ class DensitySystem:
             "hr": periodic_crop(triplet.hr, 2 * start + PADDING_HR, core),
         }
 
+    def prepare(self, batch):
+        return batch
+
     def generate(self, generator, batch):
         return generator(batch["lr"], batch["initial"])
 
@@ -222,9 +221,6 @@ class DensitySystem:
         if self.configuration.critic.log_density:
             fields = torch.log1p(fields)
         return torch.cat([fields, trim(batch["initial"], PADDING_HR)], dim=1)
-
-    def score(self, critic, batch, fields):
-        return critic(fields)
 
     def statistics(self, batch, fields):
         weights, real = self.configuration.statistics, self.target(batch)

@@ -31,6 +31,9 @@ from .memory import smaller_settings
 from .pairs import open_pairs
 from .samples import seeded_normal
 
+# Mesh cells per SR site, on a side, of the densities that the statistics loss compares
+DENSITY_FACTORS = (1, 2)
+
 
 class DisplacementSystem:
     """Super-resolution of displacement and velocity fields, trained on pairs.
@@ -114,7 +117,6 @@ class DisplacementSystem:
         pair = self.train[rng.integers(len(self.train))]
         start = rng.integers(pair.manifest.Nmesh, size=3)
         element = ELEMENTS[rng.integers(len(ELEMENTS))]
-        element = element if self.configuration.sample.augment else None
         noise = rng.integers(2**62)
         motion = rng.normal(0, self.bulk, 3)
         return self._cut(pair, start, [self.crop] * 3, element, noise, motion)
@@ -139,6 +141,18 @@ class DisplacementSystem:
             "noise": np.int64(noise),
         }
 
+    @torch.no_grad()
+    def prepare(self, batch):
+        c, interpolated = (
+            self.configuration.critic,
+            trim(self.interpolation(batch["lr"]), OUTPUT_TRIM),
+        )
+        bulk = interpolated[:, :3].mean((2, 3, 4))
+        batch = {**batch, "interpolated": interpolated, "bulk": bulk}
+        if c.density_factor:
+            batch["interpolated density"] = self._density(batch, interpolated, 1)
+        return batch
+
     def generate(self, generator, batch):
         shapes = noise_shapes(self.factor, batch["lr"].shape[2:])
         noise = [
@@ -157,13 +171,13 @@ class DisplacementSystem:
 
     def critic_fields(self, batch, fields):
         c = self.configuration.critic
-        interpolated = self._interpolated(batch)
-        parts = [fields, interpolated]
+        parts = [fields, batch["interpolated"]]
         if c.density_factor:
-            for x, factor in ((fields, c.density_factor), (interpolated, 1)):
-                painted = self._density(batch, x, factor)
-                painted = torch.log1p(painted) if c.log_density else painted
-                parts.append(space_to_depth(painted, factor))
+            painted = space_to_depth(
+                self._density(batch, fields, c.density_factor), c.density_factor
+            )
+            painted = torch.cat([painted, batch["interpolated density"]], 1)
+            parts.append(torch.log1p(painted) if c.log_density else painted)
         if c.distances:
             unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
             parts.append(log_distances(unit * fields[:, :3]))
@@ -172,37 +186,22 @@ class DisplacementSystem:
             parts.append(style.expand(-1, 1, *fields.shape[2:]))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d)
 
-    def score(self, critic, batch, fields):
-        return critic(fields)
-
     def statistics(self, batch, fields):
-        real, interpolated = self.target(batch), self._interpolated(batch)
+        real, interpolated = self.target(batch), batch["interpolated"]
         vectors = [slice(c, c + 3) for c in range(0, fields.shape[1], 3)]
         return statistics_loss(
             [[x[:, v] - interpolated[:, v] for x in (fields, real)] for v in vectors],
             [
                 [self._density(batch, x, factor) for x in (fields, real)]
-                for factor in self.configuration.statistics.density_factors
+                for factor in DENSITY_FACTORS
             ],
         )
 
-    def _interpolated(self, batch):
-        """LR fields upsampled to the SR lattice: (B, C, M, M, M). Kept with the batch."""
-        if "interpolated" not in batch:
-            batch["interpolated"] = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
-        return batch["interpolated"]
-
     def _density(self, batch, fields, factor):
-        """1 + delta of fields of a batch, whose bulk motion is taken off. Kept with the batch."""
-        kept = batch.setdefault("densities", [])
-        for other, other_factor, painted in kept:
-            if other is fields and other_factor == factor:
-                return painted
+        """1 + delta of fields of a batch, whose bulk motion is taken off."""
         unit = batch["unit"].view(-1, 1, 1, 1, 1)
-        shift = (unit * self._interpolated(batch)[:, :3]).mean((2, 3, 4))
-        painted = density(unit * fields[:, :3], self.cell / self.factor, factor, shift=shift)
-        kept.append((fields, factor, painted))
-        return painted
+        shift = batch["unit"].view(-1, 1) * batch["bulk"]
+        return density(unit * fields[:, :3], self.cell / self.factor, factor, shift=shift)
 
     def evaluate(self, generator, evaluation, device):
         if not self.held_out:
@@ -218,9 +217,7 @@ class DisplacementSystem:
             length = size * self.cell
             shift = region["LR"].mean((2, 3, 4))
             painted = {
-                name: density(
-                    field, self.cell / self.factor, evaluation.density_factor, periodic, shift
-                )[0, 0]
+                name: density(field, self.cell / self.factor, 1, periodic, shift)[0, 0]
                 for name, field in region.items()
             }
             for name in ("SR", "LR"):
@@ -260,7 +257,8 @@ class DisplacementSystem:
             where = tuple(
                 slice(c * factor, (c + n) * factor) for c, n in zip(corner, side, strict=True)
             )
-            made = self._apply(generator, batch, noise), self._interpolated(batch)
+            batch = self.prepare(batch)
+            made = self._apply(generator, batch, noise), batch["interpolated"]
             for i, fields in enumerate(made):
                 whole[(i, ..., *where)] = (batch["unit"] * fields[:, :3].float()).cpu()
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)

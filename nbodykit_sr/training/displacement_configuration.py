@@ -21,14 +21,12 @@ class PairsTable:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTable:
-    """The crops.
+    """The crops; each is turned into one of its 48 orientations.
 
     Attributes
     ----------
     crop : int
         LR sites on a side; 3 more on each side are given to the generator.
-    augment : bool
-        Draw one of the 48 rotations and reflections for each.
     bulk : float
         Draw a bulk motion for each: a normal of this width [Mpc/h at z = 0] is added to each
         component of the displacements, and to the velocities what goes with it. The small scales
@@ -36,7 +34,6 @@ class SampleTable:
     """
 
     crop: int = 14
-    augment: bool = True
     bulk: float = 0.0
 
     def __post_init__(self):
@@ -110,19 +107,6 @@ class CriticTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatisticsTable:
-    """The statistics loss.
-
-    Attributes
-    ----------
-    density_factors : tuple of int
-        Mesh cells per SR site, on a side, of the densities compared.
-    """
-
-    density_factors: tuple[int, ...] = (1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
 class DisplacementConfiguration(Configuration):
     """A run of the displacement GAN.
 
@@ -132,11 +116,9 @@ class DisplacementConfiguration(Configuration):
     sample : SampleTable
     generator : GeneratorTable
     critic : CriticTable
-    statistics : StatisticsTable
     """
 
     pairs: PairsTable
     sample: SampleTable = field(default_factory=SampleTable)
     generator: GeneratorTable = field(default_factory=GeneratorTable)
     critic: CriticTable = field(default_factory=CriticTable)
-    statistics: StatisticsTable = field(default_factory=StatisticsTable)

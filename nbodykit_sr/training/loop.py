@@ -197,15 +197,15 @@ class Trainer:
                 group["lr"] = rate
         losses, real, seen = {}, None, None
         if stage.adversarial == "none":
-            batch = next(batches)
+            batch = self.system.prepare(next(batches))
             fake = self._generate(batch)
         else:
             for _ in range(stage.critic_steps - 1):
-                batch = next(batches)
+                batch = self.system.prepare(next(batches))
                 with torch.no_grad():
                     seen = self.system.critic_fields(batch, self._generate(batch))
                 self._update_critic(stage, batch, self._real(batch), seen)
-            batch = next(batches)
+            batch = self.system.prepare(next(batches))
             real = self._real(batch)
             with torch.set_grad_enabled(within >= stage.warmup):
                 fake = self._generate(batch)
@@ -236,14 +236,13 @@ class Trainer:
             with self.ranks.local_gradients(critic):
                 terms["penalty"] = gradient_penalty(
                     stage.penalised,
-                    lambda x: self.system.score(critic, batch, x),
+                    critic,
                     *(real, fake, mixing),
                 )
                 (stage.penalty * terms["penalty"]).backward()
         with self._autocast():
             # real and fake in one pass
-            both = {k: torch.cat([v, v]) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-            scores = self.system.score(critic, both, torch.cat([real, fake])).float()
+            scores = critic(torch.cat([real, fake])).float()
         terms["critic"] = critic_loss(kind, *scores.chunk(2))
         terms["critic"].backward()
         self.critic_updates += 1
@@ -263,10 +262,7 @@ class Trainer:
             wanted = (real if stage.adversarial == "relativistic" else None, seen)
             self.critic.requires_grad_(False)
             with self._autocast():
-                scores = [
-                    None if x is None else self.system.score(self.critic, batch, x).float()
-                    for x in wanted
-                ]
+                scores = [None if x is None else self.critic(x).float() for x in wanted]
             self.critic.requires_grad_(True)
             terms["generator"] = generator_loss(stage.adversarial, *scores)
             loss = loss + stage.adversarial_weight * terms["generator"]

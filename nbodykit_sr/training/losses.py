@@ -1,4 +1,4 @@
-"""Losses: the paper's WGAN-GP, logistic losses with R1, and a statistics loss."""
+"""Losses: the paper's WGAN-GP, a relativistic one with R1, and a statistics loss."""
 
 import math
 from functools import lru_cache
@@ -13,23 +13,19 @@ from .features import ordered
 def critic_loss(kind, real, fake):
     """Loss of the critic for the scores (B,) of both kinds of fields.
 
-    "wasserstein"; "logistic"; or "relativistic", which scores HR against the SR of the same LR
+    "wasserstein"; or "relativistic", which scores HR against the SR of the same LR
     sample (Jolicoeur-Martineau 2019): what the scores owe to LR alone cancels.
     """
     if kind == "wasserstein":
         return (fake - real).mean()
-    if kind == "relativistic":
-        return F.softplus(fake - real).mean()
-    return (F.softplus(fake) + F.softplus(-real)).mean()
+    return F.softplus(fake - real).mean()
 
 
 def generator_loss(kind, real, fake):
     """Adversarial loss of the generator, see `critic_loss`; `real` is used by "relativistic" alone."""
     if kind == "wasserstein":
         return -fake.mean()
-    if kind == "relativistic":
-        return F.softplus(real - fake).mean()
-    return F.softplus(-fake).mean()
+    return F.softplus(real - fake).mean()
 
 
 def gradient_penalty(where, critic, real, fake, mixing):

@@ -26,12 +26,13 @@ def step_bytes(system, batch):
         for name, value in sample.items()
     }
     adversarial = any(stage.adversarial != "none" for stage in system.configuration.stage)
+    meta = system.prepare(meta)
     made, saved = _saved_bytes(lambda: system.generate(generator, meta))
     most = saved
     if adversarial:
         fields = system.critic_fields(meta, made)
         # the gradient penalty with its second graph: more than real and fake in one pass
-        most += 3 * _saved_bytes(lambda: system.score(critic, meta, fields))[1]
+        most += 3 * _saved_bytes(lambda: critic(fields))[1]
     weights = sum(p.numel() for network in (generator, critic) for p in network.parameters())
     return OVERHEAD * most + BYTES_PER_WEIGHT * weights
 

@@ -144,7 +144,7 @@ class ScoreSystem(DisplacementSystem):
         drawn = int(batch["noise"][0])
         unit = batch["unit"].view(-1, 1, 1, 1, 1) * (self.factor / self.cell)
         with torch.no_grad():
-            interpolated = unit * self._interpolated(batch)
+            interpolated = unit * batch["interpolated"]
             truth = _Crop(s, unit * batch["hr"], interpolated, batch["rate"], drawn)
         twice = [torch.cat([x, x]) for x in (unit, interpolated, batch["rate"])]
         members = _Crop(s, twice[0] * fields.contiguous(), *twice[1:], drawn)

@@ -7,8 +7,7 @@ class System(Protocol):
     """A generator, its critic, and where their samples come from.
 
     The loop owns optimisation, schedule, checkpoints and logs, and knows of fields only what
-    these methods tell. A batch is a dict of tensors, samples along the first axis, on the device;
-    a system may keep what it derives from them there for later calls.
+    these methods tell. A batch is a dict of tensors, samples along the first axis, on the device.
     """
 
     def networks(self):
@@ -25,6 +24,9 @@ class System(Protocol):
         seeds what the generator draws. Called from threads.
         """
 
+    def prepare(self, batch):
+        """The batch, with what several of the methods below derive from it."""
+
     def generate(self, generator, batch):
         """Fields (B, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch."""
 
@@ -33,9 +35,6 @@ class System(Protocol):
 
     def critic_fields(self, batch, fields):
         """What the critic sees of generated or true `fields`: (B, C', M, M, M), differentiable."""
-
-    def score(self, critic, batch, fields):
-        """Scores (B,) of `critic_fields`."""
 
     def statistics(self, batch, fields):
         """The statistics loss of generated `fields`, a scalar; only called if it has a weight."""
