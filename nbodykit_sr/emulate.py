@@ -30,7 +30,7 @@ from .io.preflight import MESH, prepare_output
 from .io.snapshot import open_snapshot
 from .mesh import SRMesh, fixed_sum
 from .plan import check_disk
-from .provenance import NAMES, Provenance, versions
+from .provenance import NAMES, Provenance
 from .verify import main as verify
 
 DATASET = MESH.header
@@ -210,7 +210,6 @@ def _header(mesh, identities, options):
         initial=identities[1],
         initial_redshift=str(options.initial_redshift),
         device=mesh.device.type,
-        versions=versions(),
         command=replace(options, chunk=mesh.grid.side).command(),
     )
     attrs.update(made.to_attrs())

@@ -1,6 +1,5 @@
 """The super-resolved density: an LR density and HR initial conditions as an nbodykit mesh."""
 
-import json
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,8 @@ from .models.density import PADDING, PADDING_HR
 from .models.evaluation import card_rows
 from .models.html import html_table
 from .painting import correlation, initial_overdensity, lr_density, mesh_size
+from .provenance import Provenance, versions
 from .universe import Universe, growth_factor
-from .version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -113,15 +112,15 @@ class SRMesh(MeshSource):
         self.lr, self.initial = lr, initial
         self.lattice = LagrangianLattice(N, box)
         origin = 0.0 if isinstance(lr, CatalogSource) else -0.5
-        self.attrs.update(
-            Redshift=universe.redshift,
-            SROrigin=origin,
-            SRModel=self.card.name,
-            SRModelHash=identity,
-            SRCard=json.dumps(self.card.entries),
-            SRChunk=self.grid.side,
-            SRVersion=__version__,
+        provenance = Provenance(
+            origin=origin,
+            model=self.card.name,
+            model_hash=identity,
+            card=self.card.entries,
+            chunk=self.grid.side,
+            versions=versions(),
         )
+        self.attrs.update(Redshift=universe.redshift, **provenance.to_attrs())
         MeshSource.__init__(self, comm, 2 * N, box, "f4")
 
     def __repr__(self):
@@ -157,7 +156,7 @@ class SRMesh(MeshSource):
         if self.comm.rank == 0:
             logger.info("mean density %.6f before it is normalised", mean)
         field[...] /= np.float32(mean)
-        field.attrs = {"SRMean": mean}
+        field.attrs = Provenance(mean=mean).to_attrs()
         return field
 
     def prepare(self):

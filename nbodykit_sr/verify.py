@@ -1,6 +1,5 @@
 """Verification of SR particles as they are written, and of finished catalogues and meshes."""
 
-import json
 import logging
 import os
 import zlib
@@ -176,54 +175,43 @@ class _Catalogue(_Output):
     def __init__(self, path):
         self.path, self.header = path, BigFileHeader.read(path)
         header = self.header
-        _require(path, "Header", header.raw, _CATALOGUE, "SRLayout", "catalogue of generate")
+        self.made = made = _provenance(
+            path, "Header", header.raw, _CATALOGUE, "layout", "catalogue of generate"
+        )
         self.blocks = {header.dataset + name: block for name, block in header.blocks.items()}
-        raw = header.raw
         try:
-            factor, Nmesh, chunk = (
-                int(np.ravel(raw[f"SR{n}"])[0]) for n in ("Factor", "Nmesh", "Chunk")
-            )
-            region = json.loads(raw["SRRegion"])
-            card = ModelCard.from_dict(json.loads(raw["SRCard"]))
-            json.loads(raw["SRVersions"])
+            card, factor, Nmesh = ModelCard.from_dict(made.card), made.factor, made.Nmesh
             if factor < 1 or Nmesh % factor or card.factor != factor:
-                raise ValueError(
-                    f"SRFactor {factor}, SRNmesh {Nmesh}, the card's factor {card.factor}"
-                )
-            if raw["SRLayout"] not in COLUMNS:
-                raise ValueError(f"SRLayout {raw['SRLayout']}")
-            lattice = LagrangianLattice(
-                Nmesh,
-                Universe.of(header.attrs, "BoxSize").BoxSize,
-                float(np.ravel(raw["SROffset"])[0]),
-            )
-            made = Provenance.from_attrs(raw)
+                raise ValueError(f"factor {factor}, Nmesh {Nmesh}, the card's factor {card.factor}")
+            if made.layout not in COLUMNS:
+                raise ValueError(f"layout {made.layout}")
+            box = Universe.of(header.attrs, "BoxSize").BoxSize
+            lattice = LagrangianLattice(Nmesh, box, made.offset)
             names = ("Position", "Velocity", "ID") if card.channels == 6 else ("Position", "ID")
             columns = None if made.columns is None else tuple(made.columns.split(","))
             part = 1.0 if made.subsample is None else made.subsample
             self.selection = Selection.of(columns, part, names)
-            grid = ChunkGrid(Nmesh // factor, chunk)
-            if region is not None:
-                grid = grid.select(region, factor * lattice.cell)
+            grid = ChunkGrid(Nmesh // factor, made.chunk)
+            grid = grid.select(made.region or None, factor * lattice.cell)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
         self.expectation = Expectation(lattice, factor, card.displacement_range)
         chunks = grid.chunks()
         rows = [chunk.size * factor**3 for chunk in chunks]
         if part < 1:  # `check` counts them, chunk by chunk on all ranks
-            rows = [n for _, n, _ in read_checksums(path, self.blocks, raw["SRChecksums"])]
+            rows = [n for _, n, _ in read_checksums(path, self.blocks, made.checksums)]
         if len(rows) != len(chunks):
             raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
         wanted = [
             (chunk, f"chunk {chunk.index}", start, n)
             for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
         ]
-        self._cut(path, wanted, raw["SRChecksums"], header.size)
+        self._cut(path, wanted, made.checksums, header.size)
 
     def check_header(self):
         """Columns, counts and units of the layout."""
         problems, header = list(self.sizes), self.header
-        layout = header.raw["SRLayout"]
+        layout = self.made.layout
         names = sorted(self.selection.columns)
         if names != sorted(header.blocks):
             problems.append(f"columns {sorted(header.blocks)}, its model and command give {names}")
@@ -282,29 +270,27 @@ class _Mesh(_Output):
     def __init__(self, path):
         self.path, folder = path, os.path.join(path, FIELD)
         self.attrs = attrs = attributes(folder)
-        _require(path, FIELD, attrs, _MESH, "SRModelHash", "mesh of emulate")
+        self.made = made = _provenance(path, FIELD, attrs, _MESH, "model_hash", "mesh of emulate")
         self.blocks = {FIELD: check_block(folder)}
         try:
-            Nmesh, side = (int(np.ravel(attrs[f"SR{n}"])[0]) for n in ("Nmesh", "Chunk"))
-            ModelCard.from_dict(json.loads(attrs["SRCard"]))
-            json.loads(attrs["SRVersions"])
-            if Nmesh % 2:
-                raise ValueError(f"SRNmesh {Nmesh}")
-            layers = list(slabs(ChunkGrid(Nmesh, 2 * side)))
+            ModelCard.from_dict(made.card)
+            if made.Nmesh % 2:
+                raise ValueError(f"Nmesh {made.Nmesh}")
+            layers = list(slabs(ChunkGrid(made.Nmesh, 2 * made.chunk)))
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
         wanted = [
             (number, f"layer {number}", start, sum(chunk.size for chunk in chunks))
             for number, (start, chunks) in enumerate(layers)
         ]
-        self._cut(path, wanted, attrs["SRChecksums"], sum(self.blocks[FIELD].rows))
+        self._cut(path, wanted, made.checksums, sum(self.blocks[FIELD].rows))
 
     def check_header(self):
         """Number format and what nbodykit needs."""
         problems, dtype = list(self.sizes), self.blocks[FIELD].dtype
         if np.dtype(dtype) != np.dtype("f4"):
             problems.append(f"{FIELD} is {dtype}, a mesh of emulate has <f4")
-        Nmesh = int(np.ravel(self.attrs["SRNmesh"])[0])
+        Nmesh = self.made.Nmesh
         for name, wanted in (("Nmesh", Nmesh), ("ndarray.shape", Nmesh), ("BoxSize", None)):
             value = np.ravel(self.attrs.get(name, []))
             if len(value) != 3 or (wanted is not None and (value != wanted).any()):
@@ -319,14 +305,19 @@ class _Mesh(_Output):
         return [f"{piece.name}: densities are negative or not finite"]
 
 
-def _require(path, block, attrs, names, mark, kind):
+def _provenance(path, block, attrs, names, mark, kind):
+    """How it was made, if its attributes say all of `names`, and first of all `mark`."""
     missing = [NAMES[name] for name in names if NAMES[name] not in attrs]
-    if mark in missing:
-        raise InputError(f"{path} is no {kind}: its {block} has no {mark}")
+    if NAMES[mark] in missing:
+        raise InputError(f"{path} is no {kind}: its {block} has no {NAMES[mark]}")
     if missing:
         raise InputError(
             f"the {block} of {path} lacks {', '.join(missing)}: it is damaged, or of an older version"
         )
+    try:
+        return Provenance.from_attrs(attrs)
+    except InputError as error:
+        raise InputError(f"the provenance of {path} makes no sense: {error}") from None
 
 
 def _check_piece(output, piece, sums):

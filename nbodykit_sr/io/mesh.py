@@ -6,6 +6,7 @@ import bigfile
 import numpy as np
 
 from ..errors import agreement
+from ..provenance import NAMES
 from .atomic import disk
 from .blocks import BlockFile
 from .preflight import MESH
@@ -78,7 +79,9 @@ class MeshWriter(ChunkWriter):
         written = sorted(w for part in self.comm.allgather(written) for w in part)
         with agreement(self.comm):
             if self.comm.rank == 0:
-                self._seal(self.field, [w for _, w in written], {**self.header, "SRMean": mean})
+                self._seal(
+                    self.field, [w for _, w in written], {**self.header, NAMES["mean"]: mean}
+                )
 
     def _layer(self, start, chunks, mean):
         """Put chunks into their layer of the mesh; gives its record."""

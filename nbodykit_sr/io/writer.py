@@ -8,6 +8,7 @@ import bigfile
 import numpy as np
 
 from ..errors import InputError, agreement
+from ..provenance import NAMES
 from .atomic import atomic_file, disk
 from .blocks import BlockFile
 from .checks import CHECKSUMS, attributes
@@ -158,7 +159,7 @@ class ChunkWriter:
             with atomic_file(os.path.join(blocks.folder, CHECKSUMS), own=True) as file:
                 file.write(text)
             digest = hashlib.sha256(text).hexdigest()
-            blocks.describe(self.kind.header, {**header, "SRChecksums": digest})
+            blocks.describe(self.kind.header, {**header, NAMES["checksums"]: digest})
 
     def _look(self, overwrite):
         """What a run to be resumed left; on rank 0."""
