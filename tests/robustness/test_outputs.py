@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from commands import copy, forked, tree
 from mpi4py import MPI
+from test_disk import small_disk  # noqa: F401
 
 from nbodykit_sr import emulate, generate, halos, train, validate
 from nbodykit_sr.command import enter
@@ -161,6 +162,10 @@ def test_what_a_user_added_to_an_output_stays(tmp_path):
     (made / "Header").mkdir(parents=True)
     (made / "Header" / "attr-v2").write_text("SRModelHash")
     prepare_output(made, COMM, CATALOGUE, overwrite=True)
+    link = tmp_path / "link"
+    link.symlink_to(made)
+    with pytest.raises(InputError, match="symbolic link"):
+        prepare_output(link, COMM, CATALOGUE, overwrite=True)
     (made / "halos.txt").write_text("")
     with pytest.raises(InputError, match=r"holds halos\.txt"):
         prepare_output(made, COMM, CATALOGUE, overwrite=True)
@@ -387,3 +392,17 @@ def test_pairs_are_of_one_run_each(data, tmp_path):
         with pytest.raises(InputError, match="another run is at work"):
             train.main(["pairs", lr, hr, str(tmp_path / "pair")], COMM)
     assert tree(tmp_path) == {"pair/lr.npy": b"of the first"}
+
+
+@pytest.mark.parametrize("name", ["pairs", "validate"])
+def test_a_full_disk_is_one_line(name, inputs, small_disk, capfd):  # noqa: F811
+    main, arguments, _, _ = COMMANDS[name]
+    argv = [str(a) for a in arguments(inputs, small_disk / "out")]
+    if name == "validate":  # its room goes while it measures
+        (small_disk / "filler").write_bytes(bytes(1_300_000))
+    before = list(small_disk.iterdir())
+    capfd.readouterr()
+    status = forked(lambda: enter(main, name, COMM, argv))
+    said = capfd.readouterr().err
+    assert os.waitstatus_to_exitcode(status) == 2 and said.count("\n") == 1, said
+    assert "No space left" in said and list(small_disk.iterdir()) == before
