@@ -35,7 +35,7 @@ def pair_statistics(catalog, pairs=PAIRS):
     -------
     Statistic
         Columns r (geometric centre of the bin), xi = DD / RR - 1, pairs, and with Velocity
-        v12 = <(v2 - v1) . r / |r|>, negative where pairs approach, and sigma12, the standard
+        ``v12 = <(v2 - v1) . r / |r|>``, negative where pairs approach, and sigma12, the standard
         deviation of the same [km/s], from 0.05 Mpc/h to a quarter of the box. Errors are those of
         the number of pairs: sample variance, which catalogues of the same phases share, is not
         in them.
