@@ -1,0 +1,55 @@
+"""Links of halos between two times."""
+
+import numpy as np
+import pytest
+
+from nbodykit_sr import SRCatalog, open_snapshot, weights
+from nbodykit_sr.diagnostics.descendants import descendants
+from nbodykit_sr.diagnostics.groups import find_groups
+
+pytestmark = pytest.mark.mpi
+
+
+def members(groups, comm):
+    """This rank's share of the particles of groups 1, 2, ... given by their IDs."""
+    ids = np.concatenate([np.asarray(one, "u8") for one in groups])
+    group = np.repeat(1 + np.arange(len(groups)), [len(one) for one in groups])
+    mine = np.random.default_rng(3).permutation(len(ids))[comm.rank :: comm.size]
+    return {"ID": ids[mine], "GroupID": group[mine]}
+
+
+def test_merging_splitting_and_dissolving(comm):
+    early = [range(1, 101), range(200, 260), range(300, 340), range(400, 410)]
+    late = [
+        [*range(1, 91), *range(200, 260)],  # most of the first and all of the second
+        range(300, 320),  # the third falls into equal parts
+        range(320, 340),
+        range(900, 999),
+    ]
+    found = descendants(members(early, comm), members(late, comm), comm)
+    assert found["GroupID"].tolist() == [1, 2, 3, 4]
+    assert found["Length"].tolist() == [100, 60, 40, 10]
+    assert found["Descendant"].tolist() == [1, 1, 2, 0]
+    np.testing.assert_allclose(found["Share"], [0.9, 1.0, 0.5, 0.0])
+
+
+def test_nothing_to_link(comm):
+    none = {"ID": np.zeros(0, "u8"), "GroupID": np.zeros(0, "i8")}
+    assert len(descendants(none, none, comm)["GroupID"]) == 0
+    some = members([range(1, 9)], comm)
+    assert descendants(some, none, comm)["Descendant"].tolist() == [0]
+
+
+def test_one_seed_makes_one_universe_at_two_times(comm, data):
+    """Particles of a halo at z = 4 are together at z = 2; with another seed they are not."""
+
+    model = str(weights.FOLDER / "z0to4-small.safetensors")  # one for both times
+
+    def halos(name, seed):
+        low = open_snapshot(data / name, comm)
+        return find_groups(SRCatalog(low, model=model, seed=seed), nmin=32)[1]
+
+    early = halos("lr8_12p5_z4", 7)
+    same = descendants(early, halos("lr8_12p5_z2", 7), comm)["Share"]
+    other = descendants(early, halos("lr8_12p5_z2", 8), comm)["Share"]
+    assert np.mean(same) > np.mean(other) + 0.1
