@@ -34,11 +34,11 @@ class Chunk:
     offset: int
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of sites."""
         return int(np.prod(self.shape))
 
-    def sites(self, factor=1):
+    def sites(self, factor: int = 1) -> np.ndarray:
         """Sites of the lattice `factor` times finer that fill this chunk, (n, 3) int64."""
         axes = [
             np.arange(factor * s, factor * (s + n))
@@ -70,18 +70,18 @@ class ChunkGrid:
             )
 
     @property
-    def rows(self):
+    def rows(self) -> tuple:
         """Rows of chunks along each axis, in storage order."""
         everything = tuple(range(-(-self.Nmesh // self.side)))
         return self.selection or (everything,) * 3
 
     @property
-    def counts(self):
+    def counts(self) -> tuple:
         """Rows of chunks along each axis."""
         return tuple(len(rows) for rows in self.rows)
 
     @cached_property
-    def widths(self):
+    def widths(self) -> tuple:
         """Sites of each row, three arrays."""
         return tuple(
             np.array([min(self.side, self.Nmesh - row * self.side) for row in rows])
@@ -89,11 +89,11 @@ class ChunkGrid:
         )
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Sites in all chunks."""
         return int(np.prod([widths.sum() for widths in self.widths]))
 
-    def chunks(self, block=None):
+    def chunks(self, block=None) -> list[Chunk]:
         """Chunks in storage order: x slowest, z fastest.
 
         Parameters
@@ -118,7 +118,7 @@ class ChunkGrid:
             )
         return chunks
 
-    def blocks(self, ranks):
+    def blocks(self, ranks: int) -> list:
         """Share the grid among ranks: a cuboid of rows for each, none empty.
 
         Orthogonal recursive bisection: any number of ranks up to the number of chunks works,
@@ -130,7 +130,7 @@ class ChunkGrid:
         """
         return _bisect([(0, n) for n in self.counts], ranks)
 
-    def select(self, region, cell):
+    def select(self, region, cell: float) -> "ChunkGrid":
         """The chunks that meet a region.
 
         Parameters
@@ -154,7 +154,7 @@ class ChunkGrid:
         return ChunkGrid(self.Nmesh, self.side, tuple(selection))
 
 
-def region_of(pairs):
+def region_of(pairs) -> tuple | None:
     """A part of the box as three (low, high) pairs of numbers, or None for all of it.
 
     Raises
@@ -177,7 +177,9 @@ def region_of(pairs):
     return x, y, z
 
 
-def default_grid(Nmesh, ranks=1, widest=DEFAULT_SIDE, region=None, cell=1.0):
+def default_grid(
+    Nmesh: int, ranks: int = 1, widest: int = DEFAULT_SIDE, region=None, cell: float = 1.0
+) -> ChunkGrid:
     """A chunk grid for a lattice: sides up to `widest` and half the lattice, a divisor if one is near.
 
     Only more ranks than that leaves chunks for, in the region if one is given, make it finer, so

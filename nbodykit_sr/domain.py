@@ -6,7 +6,7 @@ import numpy as np
 from mpi4py import MPI
 from pmesh.domain import Layout
 
-from .chunks import ChunkGrid
+from .chunks import Chunk, ChunkGrid
 from .errors import InputError, agreement
 from .lattice import LagrangianLattice
 
@@ -28,30 +28,30 @@ class LatticeDomain:
     padding: int
 
     @property
-    def chunks(self):
+    def chunks(self) -> list[Chunk]:
         """The rank's own chunks."""
         return self.grid.chunks(self.grid.blocks(self.comm.size)[self.comm.rank])
 
-    def primary(self, rank):
+    def primary(self, rank: int) -> tuple:
         """First site and shape of a rank's primary block, in global sites."""
         block = self.grid.blocks(self.comm.size)[rank]
         start = [rows[first] * self.grid.side for rows, (first, _) in zip(self.grid.rows, block)]
         shape = [w[first:last].sum() for w, (first, last) in zip(self.grid.widths, block)]
         return np.array(start), np.array(shape)
 
-    def padded(self, rank):
+    def padded(self, rank: int) -> tuple:
         """First site and shape of a rank's padded block; the first site may be negative."""
         start, shape = self.primary(rank)
         return start - self.padding, shape + 2 * self.padding
 
-    def cut(self, data, chunk):
+    def cut(self, data, chunk: Chunk) -> np.ndarray:
         """The part of an array (C, ...) on this rank's padded block that a chunk and its padding fill."""
         start, _ = self.primary(self.comm.rank)
         local = (np.array(chunk.start) - start) % self.grid.Nmesh
         width = np.array(chunk.shape) + 2 * self.padding
         return data[(slice(None), *(slice(i, i + n) for i, n in zip(local, width)))]
 
-    def exchange(self, site, values):
+    def exchange(self, site, values) -> np.ndarray:
         """Bring every rank the values on its padded block.
 
         The padding may be wider than blocks, and the block with its padding wider than the
@@ -131,12 +131,12 @@ class LatticeField:
     data: np.ndarray
     largest: float
 
-    def padded(self, chunk):
+    def padded(self, chunk: Chunk) -> np.ndarray:
         """The field on a chunk with its padding, (C, n + 2 padding, ...) view."""
         return self.domain.cut(self.data, chunk)
 
 
-def node_ranks(comm):
+def node_ranks(comm: MPI.Comm) -> tuple[int, int]:
     """This rank among those of its node, and their number. Collective."""
     local = comm.Split_type(MPI.COMM_TYPE_SHARED)
     try:

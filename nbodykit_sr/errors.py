@@ -11,12 +11,12 @@ class InputError(ValueError):
     """
 
 
-def one_line(error, limit=200):
+def one_line(error, limit: int = 200) -> str:
     """What an error says, as one line of at most `limit` characters."""
     return " ".join(str(error).split())[:limit]
 
 
-def out_of_memory(error):
+def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out. Without a GPU torch says so by the text of a RuntimeError alone."""
     return isinstance(error, MemoryError) or "memory" in str(error)
 
@@ -50,7 +50,7 @@ def agreement(comm):
         raise InputError(messages[first])
 
 
-def require_same(comm, **values):
+def require_same(comm, **values) -> None:
     """Refuse what differs between ranks, such as a seed that each rank drew. Collective.
 
     Parameters

@@ -41,16 +41,16 @@ class LagrangianLattice:
             raise InputError(f"BoxSize is {self.BoxSize}: a positive length in Mpc/h is needed")
 
     @property
-    def cell(self):
+    def cell(self) -> float:
         """Lattice spacing, comoving [Mpc/h]."""
         return self.BoxSize / self.Nmesh
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of sites."""
         return self.Nmesh**3
 
-    def refine(self, factor):
+    def refine(self, factor: int) -> "LagrangianLattice":
         """The lattice `factor` times finer whose sites are those of a cell-centred upsampling.
 
         The refined sites fill each coarse cell around its site symmetrically, so an offset o
@@ -60,21 +60,21 @@ class LagrangianLattice:
             self.Nmesh * factor, self.BoxSize, 0.5 - factor * (0.5 - self.offset)
         )
 
-    def site(self, ids, base=1, step=1):
+    def site(self, ids, base: int = 1, step: int = 1) -> np.ndarray:
         """Sites of particle IDs base, base + step, ..., (n, 3) int64; x is the slowest index."""
         flat = (np.asarray(ids).astype(np.int64) - base) // step
         return np.stack(np.unravel_index(flat, (self.Nmesh,) * 3), axis=-1)
 
-    def id(self, site, base=1):
+    def id(self, site, base: int = 1) -> np.ndarray:
         """Particle IDs of sites (..., 3), uint64; sites wrap periodically."""
         i, j, k = np.moveaxis(np.asarray(site, dtype=np.int64) % self.Nmesh, -1, 0)
         return ((i * self.Nmesh + j) * self.Nmesh + k + base).astype(np.uint64)
 
-    def site_position(self, site):
+    def site_position(self, site) -> np.ndarray:
         """Unperturbed positions of sites (..., 3), comoving [Mpc/h], not wrapped."""
         return (np.asarray(site) + self.offset) * self.cell
 
-    def displacement(self, site, position):
+    def displacement(self, site, position) -> np.ndarray:
         """Periodic difference of positions and their sites, (n, 3) float64, comoving [Mpc/h].
 
         Right as long as no particle travelled half a box.
@@ -82,12 +82,12 @@ class LagrangianLattice:
         difference = np.asarray(position, dtype=np.float64) - self.site_position(site)
         return difference - self.BoxSize * np.rint(difference / self.BoxSize)
 
-    def position(self, site, displacement, dtype=np.float64):
+    def position(self, site, displacement, dtype=np.float64) -> np.ndarray:
         """Positions in [0, BoxSize), (..., 3) `dtype`, comoving [Mpc/h]."""
         return wrap(self.site_position(site) + displacement, self.BoxSize, dtype)
 
 
-def wrap(position, BoxSize, dtype=np.float64):
+def wrap(position, BoxSize: float, dtype=np.float64) -> np.ndarray:
     """Wrap positions into [0, BoxSize), also after the cast to `dtype`.
 
     A float64 just under BoxSize can become BoxSize itself as float32: such a one is 0.
@@ -97,7 +97,7 @@ def wrap(position, BoxSize, dtype=np.float64):
     return wrapped
 
 
-def particle_ids(ids):
+def particle_ids(ids) -> np.ndarray:
     """Flat int64 IDs without the generation byte.
 
     Raises
@@ -114,7 +114,7 @@ def particle_ids(ids):
     return (ids & np.uint64((1 << ID_BITS) - 1)).astype(np.int64)
 
 
-def cube_root(count):
+def cube_root(count: int) -> int:
     """The integer whose cube is `count`.
 
     Raises

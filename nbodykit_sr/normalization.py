@@ -34,15 +34,15 @@ class Normalization:
         if not 0 < self.length < np.inf:
             raise InputError(f"normalisation length is {self.length}: a length in Mpc/h is needed")
 
-    def displacement(self, a):
+    def displacement(self, a: float) -> float:
         """Unit of displacement at scale factor `a`, comoving [Mpc/h]."""
         return self.length * growth_factor(a, self.Omega_m)
 
-    def velocity(self, a):
+    def velocity(self, a: float) -> float:
         """Unit of velocity at scale factor `a`, peculiar [km/s]."""
         rate = hubble(a, self.Omega_m) * growth_rate(a, self.Omega_m)
         return self.displacement(a) * rate * a
 
-    def units(self, a, channels):
+    def units(self, a: float, channels: int) -> np.ndarray:
         """Units of the first `channels` channels: displacement x, y, z, velocity x, y, z."""
         return np.repeat([self.displacement(a), self.velocity(a)], 3)[:channels]

@@ -26,7 +26,7 @@ _FRACTION = 2**12
 _MEAN_TOLERANCE = 1e-3
 
 
-def mesh_size(source):
+def mesh_size(source) -> int:
     """Cells a side of a mesh, or of the mesh with a cell for each particle of a catalogue."""
     if isinstance(source, CatalogSource):
         return cube_root(source.csize)

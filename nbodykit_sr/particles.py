@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
-from .domain import LatticeField
+from .domain import LatticeDomain, LatticeField
 from .errors import InputError, agreement, one_line
 from .lattice import LagrangianLattice, cube_root, particle_ids
 from .universe import Universe
@@ -56,11 +56,11 @@ class LatticeParticles:
     site: np.ndarray
     displacement: np.ndarray
 
-    def renumbered(self, shift):
+    def renumbered(self, shift) -> "LatticeParticles":
         """The same particles with their sites `shift` further along each axis."""
         return replace(self, site=(self.site + shift) % self.lattice.Nmesh)
 
-    def field(self, domain, velocity):
+    def field(self, domain: LatticeDomain, velocity: bool) -> LatticeField:
         """Displacement (and velocity) on a rank's padded block.
 
         Collective; the particles are exchanged once.
@@ -118,7 +118,7 @@ class LatticeParticles:
             )
 
 
-def find_lattice(catalog):
+def find_lattice(catalog: CatalogSource) -> LatticeParticles:
     """Put particles on their Lagrangian lattice, found from their IDs and mean displacement.
 
     Collective.
@@ -161,7 +161,7 @@ def find_lattice(catalog):
     return LatticeParticles(catalog, universe, lattice, site, lattice.displacement(site, position))
 
 
-def read_columns(catalog, *names):
+def read_columns(catalog: CatalogSource, *names: str) -> list:
     """Columns of this rank's particles, computed together and checked. Not collective.
 
     Raises

@@ -57,7 +57,7 @@ class Plan:
     disk: float
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Wall-clock time."""
         return self.start_seconds + self.busiest * self.chunk_seconds
 
