@@ -1,0 +1,173 @@
+"""The price of a training step: where its CPU time goes, and pieces against plain autograd.
+
+python benchmarks/training.py [--steps 3] [--chan-base 128]
+
+CPU seconds are compared, so that it can be run where others work too.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from nbodykit_sr.models.blocks import halve, upsample, upsampled_convolution
+from nbodykit_sr.train import make_system
+from nbodykit_sr.training.distributed import Ranks
+from nbodykit_sr.training.features import energy_score, ordered
+from nbodykit_sr.training.loop import Trainer
+from nbodykit_sr.training.losses import shell_power
+from nbodykit_sr.training.pairs import write_pair
+from nbodykit_sr.training.samples import Samples
+
+CPU = torch.device("cpu")
+# What operations are called in the profile, by part of the step
+PARTS = {
+    "convolutions": ("conv",),
+    "painting and read-out": ("index_", "grid_sampler"),
+    "sorting": ("sort", "gather", "scatter"),
+    "Fourier transforms": ("_fft",),
+    "copies and fills": ("copy_", "fill_", "cat"),
+}
+
+
+def settings(folder, chan_base):
+    """The last run behind z2-small: score with PDFs and redshift space, critic with penalty."""
+    stage = dict(steps=1000, statistics=1.0, adversarial="relativistic", adversarial_weight=0.05)
+    return {
+        "run": str(folder / "run"),
+        "system": "displacement score",
+        "batch": 2,
+        "device": "cpu",
+        "precision": "bfloat16",
+        "pairs": {"train": [str(folder / "pair")]},
+        "sample": {"crop": 6},
+        "generator": dict(chan_base=chan_base, chan_min=32, noise_std=0.3, length=2.0),
+        "critic": dict(
+            blocks=3, chan_base=128, chan_min=16, density_factor=2, log_density=True, distances=True
+        ),
+        "score": dict(pdf=15.0, redshift=1.0, spectra=30.0, velocity=1.0, meshes=6),
+        "stage": [dict(stage, learning_rate=4e-4, critic_learning_rate=4e-4)],
+    }
+
+
+def make_pair(folder, Nmesh=16, factor=8):
+    """A smooth random displacement with small scales added, and a velocity like it [Mpc/h]."""
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(size=(6, 4, 4, 4))
+    smooth = F.interpolate(torch.from_numpy(coarse)[None], Nmesh * factor, mode="nearest")[0]
+    hr = smooth.numpy() + 0.1 * rng.normal(size=smooth.shape)
+    lr = hr.reshape(6, Nmesh, factor, Nmesh, factor, Nmesh, factor).mean((2, 4, 6))
+    write_pair(folder, lr.astype("f4"), hr.astype("f4"), 25.0, 1 / 3, 0.28, source="random", seed=1)
+
+
+def cpu_seconds(work, repeats=3):
+    """Median CPU seconds of a call, after one to warm up."""
+    work()
+    spent = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        work()
+        spent.append(time.process_time() - begun)
+    return statistics.median(spent)
+
+
+def forward_and_backward(function, *inputs):
+    """A call that computes `function` and the gradient of its sum."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    return lambda: function(*inputs).float().sum().backward()
+
+
+def plain_energy_score(members, truth):
+    one, other = members.chunk(2)
+
+    def distance(a, b):
+        return torch.sqrt((a - b).square().sum(1) + 1e-4).mean()
+
+    return (distance(one, truth) + distance(other, truth) - distance(one, other)) / 2
+
+
+def plain_power(field):
+    modes = torch.fft.rfftn(field, dim=(2, 3, 4))
+    return modes.real.square() + modes.imag.square()
+
+
+def pieces():
+    """Name, plain way and ours of the pieces that have gradients of their own, with inputs."""
+    last = dict(memory_format=torch.channels_last_3d)
+    features = torch.randn(4, 32, 30, 30, 30).bfloat16().contiguous(**last)
+    convolution = torch.nn.Conv3d(32, 32, 3).bfloat16().to(**last)
+    seen = torch.randn(4, 32, 44, 44, 44).bfloat16().contiguous(**last)
+    fields, truth = torch.randn(4, 6, 48, 48, 48), torch.randn(2, 6, 48, 48, 48)
+    mesh = torch.randn(4, 1, 96, 96, 96)
+    return [
+        (
+            "upsampled convolution",
+            lambda x: convolution(upsample(x)),
+            lambda x: upsampled_convolution(x, convolution),
+            [features],
+        ),
+        ("critic's pooling", lambda x: F.avg_pool3d(x.float(), 2), halve, [seen]),
+        (
+            "energy score",
+            lambda x: plain_energy_score(x, truth),
+            lambda x: energy_score(x, truth),
+            [fields],
+        ),
+        ("power spectra", plain_power, lambda x: shell_power(x, window=False), [mesh]),
+        ("PDF", lambda x: x.flatten(1).sort(dim=1).values, ordered, [fields[:, 0]]),
+    ]
+
+
+def convolution_rate():
+    """Floating-point operations a CPU second of a bfloat16 convolution as the last level has."""
+    last = dict(memory_format=torch.channels_last_3d)
+    x = torch.randn(4, 32, 56, 56, 56).bfloat16().contiguous(**last)
+    weight = torch.randn(32, 32, 3, 3, 3).bfloat16().contiguous(**last)
+    return 2 * 4 * 54**3 * 32 * 32 * 27 / cpu_seconds(lambda: F.conv3d(x, weight))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--chan-base", type=int, default=128)
+    args = parser.parse_args()
+    print("| piece, forward and backward | plain [CPU ms] | ours | ratio |\n|---|---|---|---|")
+    for name, plain, ours, inputs in pieces():
+        times = [cpu_seconds(forward_and_backward(f, *inputs)) for f in (plain, ours)]
+        print(
+            f"| {name} | {times[0] * 1e3:.0f} | {times[1] * 1e3:.0f} | {times[0] / times[1]:.1f} |"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        make_pair(Path(folder) / "pair")
+        trainer = Trainer(make_system(settings(Path(folder), args.chan_base)), Ranks(CPU))
+        trainer.wrapped = [trainer.generator, trainer.critic]
+        samples = Samples(trainer.system.sample, 1, trainer.ranks)
+        batches = samples.batches(trainer.schedule.batches(0))
+        trainer._step(batches)  # has the penalty
+        seconds = cpu_seconds(lambda: trainer._step(batches), args.steps)
+        with FlopCounterMode(display=False) as counter:
+            trainer._step(batches)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            trainer._step(batches)
+        samples.close()
+    shares = dict.fromkeys([*PARTS, "the rest, element by element"], 0.0)
+    for event in profiled.key_averages():
+        part = next((p for p, names in PARTS.items() if any(n in event.key for n in names)), None)
+        shares[part or "the rest, element by element"] += event.self_cpu_time_total
+    total = sum(shares.values())
+    print(f"\nA step: {seconds:.2f} CPU s, {counter.get_total_flops() / 1e9:.0f} GFLOP.\n")
+    for part, share in shares.items():
+        print(f"- {part}: {100 * share / total:.0f}%")
+    share = counter.get_total_flops() / convolution_rate() / seconds
+    print(f"\nAt the rate of one large convolution these would take {100 * share:.0f}% of it.")
+
+
+if __name__ == "__main__":
+    main()
