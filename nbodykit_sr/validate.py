@@ -109,6 +109,9 @@ def validate(options, comm):
         box = Universe.of(first.attrs, "BoxSize").BoxSize
         settings = Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
     silent = comm.rank > 0 or options.quiet
+    for purpose, needed in suite.memory(boxes, settings).items():
+        if not silent:
+            print(f"{purpose}: {needed / 1e9:.1f} GB a rank")
     with (
         staged(options.out, REPORT, comm, options.overwrite) as folder,
         tqdm(total=suite.steps(boxes) + 1, disable=silent, unit="step") as bar,

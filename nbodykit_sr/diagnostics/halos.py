@@ -7,10 +7,11 @@ from mpi4py import MPI
 from nbodykit.lab import FOF, ArrayCatalog
 
 from ..universe import Universe
-from .fields import read, spread
+from .fields import pieces, read, spread
 from .statistic import Statistic
 
 RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
+MEMBERS = ("Position", "Velocity", "ID")  # columns that halos keep
 PARTICLES_PER_RANK = 4096  # below this many, fewer ranks link: an empty one would break FOF
 
 
@@ -71,28 +72,28 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     comm = catalog.comm
     mass = particle_mass(catalog)
     linking = min(comm.size, max(1, catalog.csize // PARTICLES_PER_RANK))
-    positions = _to_first_ranks(read(catalog, "Position").astype("f8", copy=False), linking, comm)
-    group = comm.Split(int(comm.rank >= linking), comm.rank)
+    separation = box / catalog.csize ** (1 / 3)
+    source = _on_first_ranks(catalog, linking)
     labels = np.zeros(0, dtype="i8")
-    if comm.rank < linking:
-        particles = ArrayCatalog({"Position": positions}, comm=group, BoxSize=[box] * 3)
-        # nbodykit's nmin is exclusive
-        labels = FOF(particles, linking_length=linking_length, nmin=nmin - 1).labels
-        del particles
-    group.Free()
+    if source is not None:
+        # nbodykit's nmin is exclusive, and its relative lengths trip over an attribute Nmesh
+        labels = FOF(source, linking_length * separation, nmin - 1, absolute=True).labels
     number = comm.allreduce(int(labels.max(initial=0)), op=MPI.MAX)
     length = comm.allreduce(np.bincount(labels, minlength=number + 1))[1:]
     inside = labels > 0
     # labels count from the largest halo, 1; they are dealt to the ranks in turn
     halo = labels[inside].astype("i8") - 1
+    del labels
     target = halo % comm.size
     order = np.argsort(deal(halo, target, comm), kind="stable")
-    members = {"Position": deal(positions[inside], target, comm)[order]}
-    del positions
-    for name in ("Velocity", "ID"):
+    members = {}
+    for name in MEMBERS:
         if name in catalog:
-            column = _to_first_ranks(read(catalog, name), linking, comm)[inside]
-            members[name] = deal(column, target, comm)[order]
+            empty = np.zeros((0, *catalog[name].shape[1:]), dtype=catalog[name].dtype)
+            rows = empty if source is None else _select(source, name, inside)
+            members[name] = deal(rows, target, comm)[order]
+    if source is not None and source.comm is not comm:
+        source.comm.Free()
     centre = None
     if number:
         if comm.rank == 0:
@@ -109,7 +110,7 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
         centre,
         {
             "linking_length": linking_length,
-            "separation": box / catalog.csize ** (1 / 3),
+            "separation": separation,
             "nmin": nmin,
             "BoxSize": box,
         },
@@ -192,6 +193,39 @@ def mean_and_error(number, total, square):
 def deal(array, target, comm):
     """Rows sent to the ranks in `target`, (rows,); their global order is kept on each."""
     return np.concatenate(comm.alltoall([array[target == rank] for rank in range(comm.size)]))
+
+
+def _on_first_ranks(catalog, ranks):
+    """The catalogue with particles on each of the first `ranks` ranks; None on the others.
+
+    It is read where and when it is needed if it has them already, and else moved, evenly and in
+    its order, to a communicator of its own.
+    """
+    comm = catalog.comm
+    if ranks == comm.size and min(comm.allgather(catalog.size)):
+        source = catalog.copy()
+        source["Position"] = source["Position"].astype("f8")
+        return source
+    columns = {
+        name: _to_first_ranks(read(catalog, name), ranks, comm)
+        for name in MEMBERS
+        if name in catalog
+    }
+    group = comm.Split(int(comm.rank >= ranks), comm.rank)
+    if comm.rank >= ranks:
+        group.Free()
+        return None
+    columns["Position"] = columns["Position"].astype("f8", copy=False)
+    return ArrayCatalog(columns, comm=group, BoxSize=catalog.attrs["BoxSize"])
+
+
+def _select(catalog, name, inside):
+    """Rows of a column of this rank where `inside`, read piece by piece."""
+    kept, start = [], 0
+    for (rows,) in pieces(catalog, name):
+        kept.append(rows[inside[start : start + len(rows)]])
+        start += len(rows)
+    return np.concatenate(kept)
 
 
 def _to_first_ranks(array, ranks, comm):
