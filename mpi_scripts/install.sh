@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with the real nbodykit stack and this package, from a package index alone.
 #
-#     bash mpi_scripts/install.sh [EXTRA ...]      # extras of pyproject.toml: report, train, analysis, ..., docs
+#     bash mpi_scripts/install.sh [EXTRA ...]      # extras of pyproject.toml: report, train, analysis, docs, test
 #
 # nbodykit's pfft-python and classylss fetch sources from a code host while they build. Here those
 # sources come from two other sdists of the same index (pfft-python 0.1.12 and classy 3.3.1.0), and

@@ -17,8 +17,6 @@ from nbodykit_sr.models.card import read_card
 from nbodykit_sr.models.evaluation import card_rows, summary
 from nbodykit_sr.weights import shipped
 
-MODULES = ("generate", "emulate", "train", "validate")
-
 
 def said(capsys, name, *arguments):
     """Output, errors and status of a command run in this process."""
@@ -43,6 +41,11 @@ def test_overview_names_every_command(capsys):
     assert program.main([], MPI.COMM_SELF) == program.main(["--help"], MPI.COMM_SELF) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {name} " in out for name in program.COMMANDS)
+
+
+def test_every_command_has_its_page():
+    pages = (Path(__file__).parents[1] / "docs" / "reference" / "commands.md").read_text()
+    assert all(f"made/command-{name}\n" in pages for name in program.COMMANDS)
 
 
 def test_a_slip_of_the_pen_is_put_right():
