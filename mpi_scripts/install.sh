@@ -73,7 +73,7 @@ if ! have pfft_python "$(version pfft-python)"; then
     echo 'from setuptools import Extension
 from setuptools.command.build_ext import build_ext' >"$work/stub/Cython/Distutils.py"
     echo 'get_include = lambda: ""' | tee "$work/stub/numpy.py" >"$work/stub/mpi4py.py"
-    PYTHONPATH=$work/stub sdist pfft-python==0.1.12
+    PIP_CONSTRAINT='' PYTHONPATH=$work/stub sdist pfft-python==0.1.12
     sdist "pfft-python==$(version pfft-python)"
     (cd "$work" && for f in pfft*python*.tar.gz; do tar xzf "$f"; done)
     new=$(compgen -G "$work/pfft*python-$(version pfft-python)")
