@@ -115,7 +115,7 @@ if ! command -v gsl-config >/dev/null; then
         "GNU Scientific Library (Debian: libgsl-dev) and run this again"
 elif have corrfunc "$(version Corrfunc)" || have Corrfunc "$(version Corrfunc)" ||
     { say "building Corrfunc (about 1 minute)" && wheel "Corrfunc==$(version Corrfunc)"; }; then
-    pip install -q --no-deps --no-index "$wheels"/[Cc]orrfunc-*.whl
+    pip install -q --find-links "$wheels" Corrfunc
 else
     say "Corrfunc did not build: leaving it out"
 fi
