@@ -6,10 +6,10 @@ import subprocess
 import tempfile
 import time
 
-import bigfile
 import numpy as np
 import torch
 
+from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
 
@@ -17,14 +17,25 @@ PAPER = dict(channels=6, factor=8, chan_base=512, chan_min=64, chan_max=512)  # 
 SMALL = dict(channels=6, factor=2, chan_base=16, chan_min=8, chan_max=16)
 
 
-def generator(**arguments):
+def generator(network=DisplacementGenerator, **arguments):
     """A network with random weights and noise amplitudes of about 0.1."""
     torch.manual_seed(1)
-    network = DisplacementGenerator(**arguments)
+    network = network(**arguments)
     for level in network.levels:
         torch.nn.init.normal_(level.noise0.std, 0, 0.1)
         torch.nn.init.normal_(level.noise1.std, 0, 0.1)
     return network.requires_grad_(False)
+
+
+def published(network, x, noise):
+    """A generator's forward pass as it was published, nothing folded."""
+    y = x
+    x = network.stem(x)
+    for level, noise0, noise1 in zip(network.levels, noise[::2], noise[1::2]):
+        x = level.act(level.conv0(upsample(level.noise0(x, noise0))))
+        x = level.act(level.conv1(level.noise1(x, noise1)))
+        y = trim(upsample(y), 2) + level.act(level.proj(x))
+    return y
 
 
 def save_weights(path, arguments):
@@ -38,6 +49,8 @@ def save_weights(path, arguments):
 
 def make_snapshot(path, Nmesh, cell=1.5625, rms=1.0):
     """An MP-Gadget snapshot of a smooth Gaussian displacement, `rms` in LR cells."""
+    import bigfile  # here alone: networks are measured where there is torch alone
+
     BoxSize = Nmesh * cell
     rng = np.random.default_rng(Nmesh)
     k = np.fft.fftfreq(Nmesh, 1 / Nmesh)

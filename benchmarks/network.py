@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from common import PAPER, generator
-from plain import published
+from common import PAPER, generator, published
 from torch.nn import functional as F
 
 from nbodykit_sr.chunks import Chunk
@@ -74,14 +73,14 @@ def peaks(device, workers, repeats):
     return rates
 
 
-def measure(device, sides, repeats):
+def measure(device, sides, repeats, arguments=PAPER):
     """Seconds per SR particle for each way and chunk side, and what follows from them."""
-    plain = generator(**PAPER).eval().to(device)
+    plain = generator(**arguments).eval().to(device)
     lattice = LagrangianLattice(64, 100.0)
     engines = {}
     for dtype in ("float32", "bfloat16"):
-        fused = prepare(generator(**PAPER), device, dtype)
-        engines[dtype] = ChunkedInference(fused, 8, lattice, np.ones(6), 1, device)
+        fused = prepare(generator(**arguments), device, dtype)
+        engines[dtype] = ChunkedInference(fused, fused.factor, lattice, np.ones(6), 1, device)
     workers = engines["float32"].workers
     rates = peaks(device, workers, repeats)
     chunks = {side: measure_chunk(side, plain, engines, rates, repeats) for side in sides}
@@ -97,7 +96,7 @@ def measure_chunk(side, plain, engines, rates, repeats):
     x, padded = lr[None].to(device), lr.numpy()
     noise = engines["float32"].noise(chunk)
     ways = {  # name: (what is run, chunks it makes)
-        "plain": (lambda: published(plain, x, standard_noise(8, x)).cpu(), 1),
+        "plain": (lambda: published(plain, x, standard_noise(plain.factor, x)).cpu(), 1),
         "noise": (lambda: everywhere(lambda: engines["float32"].noise(chunk), workers), workers),
     }
     for dtype, engine in engines.items():
@@ -110,7 +109,7 @@ def measure_chunk(side, plain, engines, rates, repeats):
             lambda f=network: everywhere(lambda: f(x, noise), workers),
             workers,
         )
-    particles = (8 * side) ** 3
+    particles = (plain.factor * side) ** 3
     seconds = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, (function, count) in ways.items():

@@ -14,22 +14,12 @@ from itertools import product
 import bigfile
 import numpy as np
 import torch
+from common import published
 
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.blocks import trim, upsample
+from nbodykit_sr.models.blocks import trim
 from nbodykit_sr.models.card import load_model
 from nbodykit_sr.models.displacement import OUTPUT_TRIM, PADDING, standard_noise
-
-
-def published(network, x, noise):
-    """A generator's forward pass as it was published, nothing folded."""
-    y = x
-    x = network.stem(x)
-    for level, noise0, noise1 in zip(network.levels, noise[::2], noise[1::2]):
-        x = level.act(level.conv0(upsample(level.noise0(x, noise0))))
-        x = level.act(level.conv1(level.noise1(x, noise1)))
-        y = trim(upsample(y), 2) + level.act(level.proj(x))
-    return y
 
 
 def read(path, units_of):

@@ -18,13 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nbodykit_sr.models.blocks import halve, upsample, upsampled_convolution
-from nbodykit_sr.train import make_system
+from nbodykit_sr.training.configuration import build
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.features import energy_score, ordered
 from nbodykit_sr.training.loop import Trainer
 from nbodykit_sr.training.losses import shell_power
 from nbodykit_sr.training.pairs import write_pair
 from nbodykit_sr.training.samples import Samples
+from nbodykit_sr.training.score import ScoreConfiguration, ScoreSystem
 
 CPU = torch.device("cpu")
 # What operations are called in the profile, by part of the step
@@ -37,14 +38,13 @@ PARTS = {
 }
 
 
-def settings(folder, chan_base):
+def settings(folder, chan_base, device):
     """The last run behind z2-small: score with PDFs and redshift space, critic with penalty."""
     stage = dict(steps=1000, statistics=1.0, adversarial="relativistic", adversarial_weight=0.05)
     return {
         "run": str(folder / "run"),
-        "system": "displacement score",
         "batch": 2,
-        "device": "cpu",
+        "device": device.type,
         "precision": "bfloat16",
         "pairs": {"train": [str(folder / "pair")]},
         "sample": {"crop": 6},
@@ -67,15 +67,18 @@ def make_pair(folder, Nmesh=16, factor=8):
     write_pair(folder, lr.astype("f4"), hr.astype("f4"), 25.0, 1 / 3, 0.28, source="random", seed=1)
 
 
-def cpu_seconds(work, repeats=3):
-    """Median CPU seconds of a call, after one to warm up."""
-    work()
+def seconds_of(work, device=CPU, repeats=3):
+    """Median seconds of a call, after one to warm up: of the CPU, or of the GPU's work."""
+    cuda = device.type == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
     spent = []
-    for _ in range(repeats):
-        begun = time.process_time()
+    for _ in range(repeats + 1):
+        begun = clock()
         work()
-        spent.append(time.process_time() - begun)
-    return statistics.median(spent)
+        if cuda:
+            torch.cuda.synchronize()
+        spent.append(clock() - begun)
+    return statistics.median(spent[1:])
 
 
 def forward_and_backward(function, *inputs):
@@ -125,12 +128,45 @@ def pieces():
     ]
 
 
-def convolution_rate():
-    """Floating-point operations a CPU second of a bfloat16 convolution as the last level has."""
+def convolution_rate(device):
+    """Floating-point operations a second of a bfloat16 convolution as the last level has."""
     last = dict(memory_format=torch.channels_last_3d)
-    x = torch.randn(4, 32, 56, 56, 56).bfloat16().contiguous(**last)
-    weight = torch.randn(32, 32, 3, 3, 3).bfloat16().contiguous(**last)
-    return 2 * 4 * 54**3 * 32 * 32 * 27 / cpu_seconds(lambda: F.conv3d(x, weight))
+    x = torch.randn(4, 32, 56, 56, 56, device=device).bfloat16().contiguous(**last)
+    weight = torch.randn(32, 32, 3, 3, 3, device=device).bfloat16().contiguous(**last)
+    return 2 * 4 * 54**3 * 32 * 32 * 27 / seconds_of(lambda: F.conv3d(x, weight), device)
+
+
+def measure_step(device, chan_base=128, steps=3):
+    """A training step: its seconds (of the CPU, on a CPU), operations, and the shares of its parts."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_pair(Path(folder) / "pair")
+        configuration = build(ScoreConfiguration, settings(Path(folder), chan_base, device))
+        trainer = Trainer(ScoreSystem(configuration), Ranks(device))
+        trainer.wrapped = [trainer.generator, trainer.critic]
+        samples = Samples(trainer.system.sample, 1, trainer.ranks)
+        batches = samples.batches(trainer.schedule.batches(0))
+        trainer._step(batches)  # has the penalty
+        seconds = seconds_of(lambda: trainer._step(batches), device, steps)
+        with FlopCounterMode(display=False) as counter:
+            trainer._step(batches)
+        activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
+        with profile(activities=activities) as profiled:
+            trainer._step(batches)
+        samples.close()
+    spent = dict.fromkeys([*PARTS, "the rest, element by element"], 0.0)
+    for event in profiled.key_averages():
+        part = next((p for p, names in PARTS.items() if any(n in event.key for n in names)), None)
+        spent[part or "the rest, element by element"] += (
+            event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        )
+    return {
+        "seconds": seconds,
+        "operations": counter.get_total_flops(),
+        "share at the rate of one convolution": counter.get_total_flops()
+        / convolution_rate(device)
+        / seconds,
+        "shares": {part: time / max(sum(spent.values()), 1e-9) for part, time in spent.items()},
+    }
 
 
 def main():
@@ -140,32 +176,15 @@ def main():
     args = parser.parse_args()
     print("| piece, forward and backward | plain [CPU ms] | ours | ratio |\n|---|---|---|---|")
     for name, plain, ours, inputs in pieces():
-        times = [cpu_seconds(forward_and_backward(f, *inputs)) for f in (plain, ours)]
+        times = [seconds_of(forward_and_backward(f, *inputs)) for f in (plain, ours)]
         print(
             f"| {name} | {times[0] * 1e3:.0f} | {times[1] * 1e3:.0f} | {times[0] / times[1]:.1f} |"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        make_pair(Path(folder) / "pair")
-        trainer = Trainer(make_system(settings(Path(folder), args.chan_base)), Ranks(CPU))
-        trainer.wrapped = [trainer.generator, trainer.critic]
-        samples = Samples(trainer.system.sample, 1, trainer.ranks)
-        batches = samples.batches(trainer.schedule.batches(0))
-        trainer._step(batches)  # has the penalty
-        seconds = cpu_seconds(lambda: trainer._step(batches), args.steps)
-        with FlopCounterMode(display=False) as counter:
-            trainer._step(batches)
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            trainer._step(batches)
-        samples.close()
-    shares = dict.fromkeys([*PARTS, "the rest, element by element"], 0.0)
-    for event in profiled.key_averages():
-        part = next((p for p, names in PARTS.items() if any(n in event.key for n in names)), None)
-        shares[part or "the rest, element by element"] += event.self_cpu_time_total
-    total = sum(shares.values())
-    print(f"\nA step: {seconds:.2f} CPU s, {counter.get_total_flops() / 1e9:.0f} GFLOP.\n")
-    for part, share in shares.items():
-        print(f"- {part}: {100 * share / total:.0f}%")
-    share = counter.get_total_flops() / convolution_rate() / seconds
+    step = measure_step(CPU, args.chan_base, args.steps)
+    print(f"\nA step: {step['seconds']:.2f} CPU s, {step['operations'] / 1e9:.0f} GFLOP.\n")
+    for part, share in step["shares"].items():
+        print(f"- {part}: {100 * share:.0f}%")
+    share = step["share at the rate of one convolution"]
     print(f"\nAt the rate of one large convolution these would take {100 * share:.0f}% of it.")
 
 

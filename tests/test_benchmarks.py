@@ -1,5 +1,6 @@
 """The benchmarks measure what they say."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,23 @@ def test_the_report_names_the_machine(tmp_path):
     command = [sys.executable, BENCHMARKS / "run.py", "--only", "disk"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cores" in done.stdout and "Writing" in done.stdout
+
+
+@pytest.mark.slow
+def test_gpu_needs_torch_alone():
+    """Where there is neither MPI nor nbodykit; and a device agrees with itself."""
+    program = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('mpi4py', 'nbodykit', 'bigfile', 'dask')));"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r});"
+        "sys.argv = ['gpu.py', '--device', 'cpu', '--small'];"
+        f"runpy.run_path({str(BENCHMARKS / 'gpu.py')!r}, run_name='__main__')"
+    )
+    found = json.loads(subprocess.check_output([sys.executable, "-c", program], timeout=600))
+    for rows in found["agreement"].values():
+        assert (
+            rows["float32"]["largest difference"]
+            == 0
+            < rows["bfloat16"]["largest difference"]
+            < 0.02
+        )
+    assert found["training"]["seconds"] > 0 and found["generator"]["chunks"]
