@@ -167,7 +167,7 @@ class Snapshots(Headers):
         source = open_snapshot(self.path, MPI.COMM_SELF)
         source.check_sums()
         found = find_lattice(source)
-        domain = LatticeDomain(ChunkGrid(found[0].Nmesh, 4), MPI.COMM_SELF, 3)
+        domain = LatticeDomain(ChunkGrid(found.lattice.Nmesh, 4), MPI.COMM_SELF, 3)
         return source, found.field(domain, True).data
 
     def check(self, name, content):
