@@ -3,8 +3,10 @@ import logging
 import pytest
 import torch
 
+from nbodykit_sr.command import RankError
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.training.checkpoint import CheckpointFolder
+from nbodykit_sr.training.run_log import RunLog
 
 
 @pytest.fixture
@@ -55,3 +57,12 @@ def test_none_left(tmp_path):
     assert folder.latest() is None
     with pytest.raises(InputError, match="no sound checkpoint"):
         folder.require()
+
+
+def test_a_full_disk_under_the_log_is_one_line(tmp_path):
+    log = RunLog(tmp_path / "run")
+    log.file.close()
+    log.file = open("/dev/full", "a")
+    with pytest.raises(RankError, match="No space left.*--resume"):
+        log.write("train", 1, loss=0.5)
+    log.close()

@@ -5,7 +5,8 @@ import logging
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError
+from ..command import RankError
+from ..errors import InputError, one_line
 from ..io.atomic import atomic_file, disk
 from ..io.staging import FolderLock
 
@@ -22,6 +23,11 @@ class RunLog:
     run : path
     step : int
         First step to come: what earlier attempts logged from there on is dropped.
+
+    Raises
+    ------
+    RankError
+        By every method, if the disk refuses.
     """
 
     def __init__(self, run, step=0):
@@ -37,8 +43,9 @@ class RunLog:
     def write(self, kind, step, **values):
         """One line of the log: its kind ("train" or "evaluation"), the step and the values."""
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
-        self.file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
-        self.file.flush()
+        with self._disk():
+            self.file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
+            self.file.flush()
         if self.board is not None:
             for name, value in values.items():
                 if isinstance(value, float):
@@ -47,13 +54,25 @@ class RunLog:
     def figure(self, step, figure):
         """Keep a matplotlib figure."""
         folder = self.run / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"step-{step:08d}.png", dpi=120)
+        with self._disk():
+            folder.mkdir(exist_ok=True)
+            figure.savefig(folder / f"step-{step:08d}.png", dpi=120)
         if self.board is not None:
             self.board.add_figure("evaluation", figure, step, close=False)
 
+    @contextmanager
+    def _disk(self):
+        try:
+            yield
+        except OSError as error:
+            raise RankError(
+                f"the logs in {self.run} can't be written ({error.strerror or one_line(error)}): make "
+                "room there and go on with --resume"
+            ) from error
+
     def close(self):
-        self.file.close()
+        with suppress(OSError):  # of a line that found no room, which was told
+            self.file.close()
         if self.board is not None:
             self.board.close()
 
