@@ -140,10 +140,11 @@ class ChunkGrid:
         cell : float
             Spacing of the lattice [Mpc/h].
         """
+        region = region_of(region)
         if region is None:
             return self
         selection = []
-        for low, high in region_of(region):
+        for low, high in region:
             first = int(np.floor(low / cell + 1e-9))
             last = int(np.ceil(high / cell - 1e-9))
             rows = [

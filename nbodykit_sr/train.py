@@ -116,7 +116,7 @@ def _address():
 def main(argv, comm):
     """The command; returns its exit status. Collective."""
     if argv and argv[0] in OTHERS:
-        return OTHERS[argv[0]](argv[1:], comm)
+        return OTHERS[argv[0]](argv[1:], comm) or 0
     parser = Parser("train", "Train a model as a TOML file says.", "train.toml --resume")
     parser.group("input")("configuration", help="TOML file, which names pairs and the run's folder")
     add = parser.group("running")
