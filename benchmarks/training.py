@@ -19,13 +19,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nbodykit_sr.models.blocks import halve, upsample, upsampled_convolution
 from nbodykit_sr.training.configuration import build
+from nbodykit_sr.training.displacement import DisplacementSystem
+from nbodykit_sr.training.displacement_configuration import DisplacementConfiguration
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.features import energy_score, ordered
 from nbodykit_sr.training.loop import Trainer
 from nbodykit_sr.training.losses import shell_power
 from nbodykit_sr.training.pairs import write_pair
 from nbodykit_sr.training.samples import Samples
-from nbodykit_sr.training.score import ScoreConfiguration, ScoreSystem
 
 CPU = torch.device("cpu")
 # What operations are called in the profile, by part of the step
@@ -40,7 +41,8 @@ PARTS = {
 
 def settings(folder, chan_base, device):
     """The last run behind z2-small: score with PDFs and redshift space, critic with penalty."""
-    stage = dict(steps=1000, statistics=1.0, adversarial="relativistic", adversarial_weight=0.05)
+    stage = dict(steps=1000, score=1.0, statistics=30.0)
+    stage |= dict(adversarial="relativistic", adversarial_weight=0.05)
     return {
         "run": str(folder / "run"),
         "batch": 2,
@@ -52,7 +54,7 @@ def settings(folder, chan_base, device):
         "critic": dict(
             blocks=3, chan_base=128, chan_min=16, density_factor=2, log_density=True, distances=True
         ),
-        "score": dict(pdf=15.0, redshift=1.0, spectra=30.0, velocity=1.0, meshes=6),
+        "score": dict(pdf=15.0, redshift=1.0, velocity=1.0, meshes=6),
         "stage": [dict(stage, learning_rate=4e-4, critic_learning_rate=4e-4)],
     }
 
@@ -140,8 +142,8 @@ def measure_step(device, chan_base=128, steps=3):
     """A training step: its seconds (of the CPU, on a CPU), operations, and the shares of its parts."""
     with tempfile.TemporaryDirectory() as folder:
         make_pair(Path(folder) / "pair")
-        configuration = build(ScoreConfiguration, settings(Path(folder), chan_base, device))
-        trainer = Trainer(ScoreSystem(configuration), Ranks(device))
+        configuration = build(DisplacementConfiguration, settings(Path(folder), chan_base, device))
+        trainer = Trainer(DisplacementSystem(configuration), Ranks(device))
         trainer.wrapped = [trainer.generator, trainer.critic]
         samples = Samples(trainer.system.sample, 1, trainer.ranks)
         batches = samples.batches(trainer.schedule.batches(0))

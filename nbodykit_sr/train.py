@@ -28,7 +28,6 @@ SYSTEMS = {
         "displacement_configuration.DisplacementConfiguration",
         "displacement.DisplacementSystem",
     ),
-    "displacement score": ("score.ScoreConfiguration", "score.ScoreSystem"),
     "density": ("density.DensityConfiguration", "density.DensitySystem"),
 }
 

@@ -203,6 +203,8 @@ def test_fitting_and_export(tmp_path, triplet):
 
 def test_the_defaults_are_the_papers(tmp_path, triplet):
     plain = settings(tmp_path, triplet)
+    with pytest.raises(InputError, match="score is set in a stage"):
+        make_system({**plain, "stage": [{"steps": 3, "score": 1.0}]})
     for name in ("stage", "sample"):
         del plain[name]
     plain["triplets"] = {"train": [str(triplet)], "held_out_part": 0.0}

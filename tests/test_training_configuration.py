@@ -82,6 +82,7 @@ def test_files_that_extend_others(tmp_path):
             {"stage": [{"steps": 3, "adversarial": "wasserstein", "penalty_at": "both"}]},
             ["penalty_at", "'both'", "'between'"],
         ),
+        ({"score": {"pdf": 1.0}}, ["[score]", "no stage is scored"]),
         ({"generator": 3}, ["generator is 3", "a table"]),
         ({"checkpoints": {"keep": 1}}, ["checkpoints.keep is 1"]),
     ],

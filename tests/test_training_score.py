@@ -8,7 +8,7 @@ from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.features import energy_score, pdf_distance
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.score import redshift_space
+from nbodykit_sr.training.objectives import redshift_space
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -16,10 +16,8 @@ ALONE = Ranks(torch.device("cpu"))
 @pytest.fixture
 def settings(tmp_path):
     make_pair(tmp_path / "pair")
-    stage = {"name": "score", "steps": 6, "statistics": 1.0, "learning_rate": 1e-2}
-    return table(
-        tmp_path, system="displacement score", stage=[stage], score={"lags": [1, 2], "spectra": 0.1}
-    )
+    stage = {"steps": 6, "score": 1.0, "statistics": 0.1, "learning_rate": 1e-2}
+    return table(tmp_path, stage=[stage], score={"lags": [1, 2]})
 
 
 def drawn(system):
@@ -58,7 +56,7 @@ def test_what_has_collapsed_counts(settings):
 
     def loss(weight, fields):
         table = {**settings, "score": {**settings["score"], "pdf": weight}}
-        return make_system(table).statistics(batch, fields)
+        return make_system(table).objective(batch, fields, ["score"])["score"]
 
     same = torch.cat([batch["hr"]] * 2)
     assert loss(5.0, same) == loss(0.0, same)
@@ -88,18 +86,14 @@ def test_cold_velocities_count_in_redshift_space(settings, tmp_path):
 
     def loss(weight, fields):
         score = {**settings["score"], "velocity": 0.0, "redshift": weight}
-        return make_system({**settings, "score": score}).statistics(batch, fields)
+        system = make_system({**settings, "score": score})
+        return system.objective(batch, fields, ["score"])["score"]
 
     assert loss(0.0, cold) == loss(0.0, warm)
     assert loss(1.0, cold) > loss(1.0, warm) + 0.1
     with pytest.raises(InputError, match="score.redshift is 1.0"):
-        make_system(
-            {
-                **settings,
-                "score": {"redshift": 1.0},
-                "generator": {**settings["generator"], "channels": 3},
-            }
-        )
+        settings["generator"]["channels"] = 3
+        make_system({**settings, "score": {"redshift": 1.0}})
 
 
 def test_members_differ_and_learn(settings):
@@ -108,20 +102,22 @@ def test_members_differ_and_learn(settings):
     trainer.run()
     batch = drawn(system)
     with torch.no_grad():
-        one, other = system.generate(trainer.generator, batch).chunk(2)
+        one, other = system.generate(trainer.generator, batch, 2).chunk(2)
     assert one.shape == batch["hr"].shape
     assert not torch.allclose(one, other)
     first = Trainer(make_system({**settings, "run": settings["run"] + "2"}), ALONE)
     with torch.no_grad():
-        before = system.statistics(batch, system.generate(first.generator, batch))
-        after = system.statistics(batch, system.generate(trainer.generator, batch))
+        before, after = (
+            system.objective(batch, system.generate(t.generator, batch, 2), ["score"])["score"]
+            for t in (first, trainer)
+        )
     assert after < before
 
 
 def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     make_pair(tmp_path / "fine", factor=4)
     settings["pairs"] = {"train": [str(tmp_path / "fine")], "held_out": [str(tmp_path / "fine")]}
-    coarse_settings = {**settings, "score": {"lags": [1, 2], "factor": 2}}
+    coarse_settings = {**settings, "pairs": {**settings["pairs"], "factor": 2}}
     system = make_system(coarse_settings)
     assert system.train[0].hr.shape == (3, 16, 16, 16)
     whole = np.load(tmp_path / "fine" / "hr.npy")
@@ -144,8 +140,8 @@ def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     plain = Trainer(make_system(fine), ALONE).generator.at(0.7).state_dict()
     for name, weight in coarse.average.state_dict().items():
         torch.testing.assert_close(plain[name], weight)
-    with pytest.raises(InputError, match="score.factor is 3"):
-        make_system({**settings, "score": {"factor": 3}})
+    with pytest.raises(InputError, match="pairs.factor is 3"):
+        make_system({**settings, "pairs": {**settings["pairs"], "factor": 3}})
 
 
 def test_a_critic_must_fit_the_coarser_factor(settings, tmp_path):
@@ -154,9 +150,9 @@ def test_a_critic_must_fit_the_coarser_factor(settings, tmp_path):
     settings["pairs"] = {"train": [str(tmp_path / "fine")]}
     settings["stage"][0] |= {"adversarial": "relativistic"}
     settings["critic"] |= {"blocks": 2}
-    make_system({**settings, "score": {"lags": [1]}})
+    make_system(settings)
     with pytest.raises(InputError, match="sample.crop is 4, so 8 SR sites"):
-        make_system({**settings, "score": {"lags": [1], "factor": 2}})
+        make_system({**settings, "pairs": {**settings["pairs"], "factor": 2}})
 
 
 def test_a_critic_joins_the_score(settings):
@@ -167,7 +163,7 @@ def test_a_critic_joins_the_score(settings):
     joined, scored = Trainer(make_system(settings), ALONE), Trainer(make_system(alone), ALONE)
     batch = drawn(joined.system)
     seen = joined.system.critic_fields(batch, joined.system.generate(joined.generator, batch))
-    assert seen.shape == joined.system.critic_fields(batch, joined.system.target(batch)).shape
+    assert seen.shape == joined.system.critic_fields(batch, batch["hr"]).shape
     assert len(seen) == len(batch["lr"])
     before = [p.clone() for p in joined.critic.parameters()]
     for trainer in (joined, scored):

@@ -39,8 +39,8 @@ class Stage:
         Length in steps instead: give one of the two.
     l2 : float
         Weight of the mean squared error, in normalised units.
-    statistics : float
-        Weight of the statistics loss (not in the papers; `losses.statistics_loss`).
+    score, statistics : float
+        Weights of the energy score and of the statistics loss (not in the papers; `objectives`).
     adversarial : str
         "none", "wasserstein" (with a gradient penalty: WGAN-GP) or "relativistic" (with R1, or R1
         and R2): see `losses.critic_loss`.
@@ -70,6 +70,7 @@ class Stage:
     epochs: float = 0.0
     steps: int = 0
     l2: float = 0.0
+    score: float = 0.0
     statistics: float = 0.0
     adversarial: str = "none"
     adversarial_weight: float = 1.0
@@ -93,7 +94,7 @@ class Stage:
         one_of(f"adversarial of {where}", self.adversarial, kinds)
         places = ("between",) if self.adversarial == "wasserstein" else ("real", "both")
         one_of(f"penalty_at of {where}", self.penalty_at or places[0], places)
-        for name in ("l2", "statistics", "adversarial_weight", "penalty", "warmup"):
+        for name in ("l2", "score", "statistics", "adversarial_weight", "penalty", "warmup"):
             value = getattr(self, name)
             require(value >= 0, f"{name} of {where} is {value}: zero or more needed")
         for name in ("learning_rate", "critic_learning_rate", "critic_steps", "penalty_every"):
@@ -101,13 +102,19 @@ class Stage:
             require(value > 0, f"{name} of {where} is {value}: more than zero needed")
         require(0 < self.decay <= 1, f"decay of {where} is {self.decay}: within (0, 1] needed")
         require(
-            self.l2 > 0 or self.statistics > 0 or self.adversarial != "none",
-            f"{where} has no loss: set l2, statistics or adversarial",
+            self.weights or self.adversarial != "none",
+            f"{where} has no loss: set l2, score, statistics or adversarial",
         )
         require(
             self.warmup == 0 or self.adversarial != "none",
             f"{where} has warmup = {self.warmup} but no critic: set adversarial",
         )
+
+    @property
+    def weights(self):
+        """Of the terms of the objective, without those that have none."""
+        names = ("l2", "score", "statistics")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
     def penalised(self):

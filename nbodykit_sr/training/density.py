@@ -14,7 +14,7 @@ from ..models.density import PADDING, PADDING_HR, DensityCritic, DensityEmulator
 from .augmentation import ELEMENTS, periodic_crop, transform
 from .configuration import Configuration, Stage, require
 from .evaluation import Spectra, figure
-from .losses import shell_power
+from .losses import shell_power, squared_difference
 from .memory import smaller_settings
 from .triplets import open_triplets
 
@@ -106,8 +106,8 @@ class CriticTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatisticsTable:
-    """The statistics loss, which the paper does not have; weights of its terms.
+class Statistics:
+    """The statistics loss, which the paper does not have: weights of its terms.
 
     Attributes
     ----------
@@ -129,6 +129,19 @@ class StatisticsTable:
     pdf: float = 1.0
     log_density: float = 1.0
 
+    def __call__(self, fields, real):
+        """The loss of densities (B, 1, M, M, M), a scalar."""
+        power = shell_power(real) + 1e-10
+        one, other = torch.log1p(fields), torch.log1p(real)
+        terms = {
+            "power": ((shell_power(fields) + 1e-10) / power).log().square(),
+            "residual": shell_power(fields - real) / power,
+            "mean": (fields - real).mean((1, 2, 3, 4)).square(),
+            "log_density": (one - other).square(),
+            "pdf": (one.flatten(1).sort().values - other.flatten(1).sort().values).square(),
+        }
+        return sum(getattr(self, name) * term.mean() for name, term in terms.items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class DensityConfiguration(Configuration):
@@ -141,7 +154,27 @@ class DensityConfiguration(Configuration):
     sample: SampleTable = field(default_factory=SampleTable)
     emulator: EmulatorTable = field(default_factory=EmulatorTable)
     critic: CriticTable = field(default_factory=CriticTable)
-    statistics: StatisticsTable = field(default_factory=StatisticsTable)
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            not any(stage.score for stage in self.stage),
+            "score is set in a stage: the density emulator draws nothing, set statistics instead",
+        )
+
+
+class DensityObjective:
+    """The terms of the loss of densities, see `System`; one of each sample, as nothing is drawn."""
+
+    def __init__(self, statistics):
+        self.terms = {"l2": squared_difference, "statistics": statistics}
+
+    def members(self, names):
+        return 1
+
+    def __call__(self, batch, fields, names):
+        return {name: self.terms[name](fields, batch["hr"]) for name in names}
 
 
 class DensitySystem:
@@ -161,6 +194,7 @@ class DensitySystem:
 
     def __init__(self, configuration):
         self.configuration = configuration
+        self.objective = DensityObjective(configuration.statistics)
         where = configuration.triplets
         self.train = open_triplets(where.train)
         self.held_out = open_triplets(where.held_out) if where.held_out else []
@@ -211,29 +245,13 @@ class DensitySystem:
     def prepare(self, batch):
         return batch
 
-    def generate(self, generator, batch):
+    def generate(self, generator, batch, members=1):
         return generator(batch["lr"], batch["initial"])
-
-    def target(self, batch):
-        return batch["hr"]
 
     def critic_fields(self, batch, fields):
         if self.configuration.critic.log_density:
             fields = torch.log1p(fields)
         return torch.cat([fields, trim(batch["initial"], PADDING_HR)], dim=1)
-
-    def statistics(self, batch, fields):
-        weights, real = self.configuration.statistics, self.target(batch)
-        power = shell_power(real) + 1e-10
-        one, other = torch.log1p(fields), torch.log1p(real)
-        terms = {
-            "power": ((shell_power(fields) + 1e-10) / power).log().square(),
-            "residual": shell_power(fields - real) / power,
-            "mean": (fields - real).mean((1, 2, 3, 4)).square(),
-            "log_density": (one - other).square(),
-            "pdf": (one.flatten(1).sort().values - other.flatten(1).sort().values).square(),
-        }
-        return sum(getattr(weights, name) * term.mean() for name, term in terms.items())
 
     def evaluate(self, generator, evaluation, device):
         """Transfer functions sqrt(P / P_HR) of SR and of the upsampled LR density."""

@@ -1,4 +1,4 @@
-"""The displacement GAN (Li et al. 2021) as a system for the training loop."""
+"""The displacement generator (Li et al. 2021) as a system for the training loop."""
 
 from collections import Counter
 from itertools import product
@@ -26,13 +26,10 @@ from .cic import density, space_to_depth
 from .configuration import require
 from .evaluation import Spectra, figure
 from .features import log_distance
-from .losses import statistics_loss
 from .memory import smaller_settings
+from .objectives import Objective
 from .pairs import open_pairs
 from .samples import seeded_normal
-
-# Mesh cells per SR site, on a side, of the densities that the statistics loss compares
-DENSITY_FACTORS = (1, 2)
 
 
 class DisplacementSystem:
@@ -52,9 +49,11 @@ class DisplacementSystem:
 
     def __init__(self, configuration):
         self.configuration = configuration
-        g = configuration.generator
-        self.train = self.open_pairs(configuration.pairs.train)
-        self.held_out = self.open_pairs(configuration.pairs.held_out)
+        g, where = configuration.generator, configuration.pairs
+        self.train, self.held_out = (
+            open_pairs(patterns, g.channels, where.factor) if patterns else []
+            for patterns in (where.train, where.held_out)
+        )
         first = self.train[0].manifest
         self.factor, self.cell = first.factor, first.cell
         self.normalization = Normalization(first.Omega_m, g.length)
@@ -75,10 +74,7 @@ class DisplacementSystem:
             f"{critic.blocks} blocks needs {smallest}; lower critic.blocks or raise sample.crop",
         )
         self.interpolation = InterpolatingGenerator(g.channels, self.factor)
-
-    def open_pairs(self, patterns):
-        """The pairs that match glob patterns."""
-        return open_pairs(patterns, self.configuration.generator.channels) if patterns else []
+        self.objective = Objective(configuration.score, self.cell / self.factor)
 
     def networks(self):
         g, c = self.configuration.generator, self.configuration.critic
@@ -143,20 +139,20 @@ class DisplacementSystem:
 
     @torch.no_grad()
     def prepare(self, batch):
-        c, interpolated = (
-            self.configuration.critic,
-            trim(self.interpolation(batch["lr"]), OUTPUT_TRIM),
-        )
-        bulk = interpolated[:, :3].mean((2, 3, 4))
+        c = self.configuration.critic
+        interpolated = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
+        bulk = interpolated.mean((2, 3, 4))
         batch = {**batch, "interpolated": interpolated, "bulk": bulk}
         if c.density_factor:
             batch["interpolated density"] = self._density(batch, interpolated, 1)
         return batch
 
-    def generate(self, generator, batch):
+    def generate(self, generator, batch, members=1):
+        seeds = torch.cat([batch["noise"] + member for member in range(members)])
+        batch = {k: torch.cat([batch[k]] * members) for k in ("lr", "a")}
         shapes = noise_shapes(self.factor, batch["lr"].shape[2:])
         noise = [
-            seeded_normal(shape, batch["noise"], layer, batch["lr"].device)
+            seeded_normal(shape, seeds, layer, batch["lr"].device)
             for layer, shape in enumerate(shapes)
         ]
         return self._apply(generator, batch, noise)
@@ -165,9 +161,6 @@ class DisplacementSystem:
         style = (batch["a"],) if self.configuration.generator.styled else ()
         lr = batch["lr"].contiguous(memory_format=torch.channels_last_3d)
         return trim(generator(lr, noise, *style), OUTPUT_TRIM)
-
-    def target(self, batch):
-        return batch["hr"]
 
     def critic_fields(self, batch, fields):
         c = self.configuration.critic
@@ -186,21 +179,10 @@ class DisplacementSystem:
             parts.append(style.expand(-1, 1, *fields.shape[2:]))
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d)
 
-    def statistics(self, batch, fields):
-        real, interpolated = self.target(batch), batch["interpolated"]
-        vectors = [slice(c, c + 3) for c in range(0, fields.shape[1], 3)]
-        return statistics_loss(
-            [[x[:, v] - interpolated[:, v] for x in (fields, real)] for v in vectors],
-            [
-                [self._density(batch, x, factor) for x in (fields, real)]
-                for factor in DENSITY_FACTORS
-            ],
-        )
-
     def _density(self, batch, fields, factor):
         """1 + delta of fields of a batch, whose bulk motion is taken off."""
         unit = batch["unit"].view(-1, 1, 1, 1, 1)
-        shift = batch["unit"].view(-1, 1) * batch["bulk"]
+        shift = batch["unit"].view(-1, 1) * batch["bulk"][:, :3]
         return density(unit * fields[:, :3], self.cell / self.factor, factor, shift=shift)
 
     def evaluate(self, generator, evaluation, device):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from .configuration import Configuration, one_of, require
+from .objectives import EnergyScore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +14,14 @@ class PairsTable:
     ----------
     train, held_out : tuple of str
         Glob patterns of pair folders. None held out: nothing is evaluated.
+    factor : int
+        Train for this smaller factor, on HR fields averaged to its lattice, which are held in
+        memory; 0 for the pairs' own. Steps cost several times less for each halving.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...] = ()
+    factor: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,7 @@ class CriticTable:
 
 @dataclass(frozen=True, kw_only=True)
 class DisplacementConfiguration(Configuration):
-    """A run of the displacement GAN.
+    """A run of the displacement generator; the defaults are the GAN of Li et al. 2021.
 
     Attributes
     ----------
@@ -116,9 +121,23 @@ class DisplacementConfiguration(Configuration):
     sample : SampleTable
     generator : GeneratorTable
     critic : CriticTable
+    score : EnergyScore
     """
 
     pairs: PairsTable
     sample: SampleTable = field(default_factory=SampleTable)
     generator: GeneratorTable = field(default_factory=GeneratorTable)
     critic: CriticTable = field(default_factory=CriticTable)
+    score: EnergyScore = field(default_factory=EnergyScore)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.score == EnergyScore() or any(stage.score for stage in self.stage),
+            "the table [score] is set, but no stage is scored: set score in a [[stage]]",
+        )
+        require(
+            not self.score.redshift or self.generator.channels == 6,
+            f"score.redshift is {self.score.redshift}: velocities are needed for it, set "
+            "generator.channels = 6",
+        )

@@ -196,35 +196,36 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         losses, real, seen = {}, None, None
+        members = self.system.objective.members(stage.weights)
         if stage.adversarial == "none":
             batch = self.system.prepare(next(batches))
-            fake = self._generate(batch)
+            fake = self._generate(batch, members)
         else:
             for _ in range(stage.critic_steps - 1):
                 batch = self.system.prepare(next(batches))
                 with torch.no_grad():
-                    seen = self.system.critic_fields(batch, self._generate(batch))
+                    seen = self.system.critic_fields(batch, self._generate(batch, 1))
                 self._update_critic(stage, batch, self._real(batch), seen)
             batch = self.system.prepare(next(batches))
             real = self._real(batch)
             with torch.set_grad_enabled(within >= stage.warmup):
-                fake = self._generate(batch)
-                seen = self.system.critic_fields(batch, fake)
+                fake = self._generate(batch, members)
+                seen = self.system.critic_fields(batch, fake[: len(real)])  # the first members
             losses.update(self._update_critic(stage, batch, real, seen.detach()))
         if within >= stage.warmup:
             losses.update(self._update_generator(stage, batch, fake, real, seen))
         self.step += 1
         return losses
 
-    def _generate(self, batch):
+    def _generate(self, batch, members):
         with self._autocast():
-            fake = self.system.generate(self.wrapped[0], batch)
+            fake = self.system.generate(self.wrapped[0], batch, members)
         return fake.float()
 
     @torch.no_grad()
     def _real(self, batch):
         """What the critic sees of the true fields."""
-        return self.system.critic_fields(batch, self.system.target(batch))
+        return self.system.critic_fields(batch, batch["hr"])
 
     def _update_critic(self, stage, batch, real, fake):
         """`real` and `fake`: what the critic sees of them."""
@@ -234,38 +235,29 @@ class Trainer:
             # on its own and in float32: its graph is the largest, and is freed here
             mixing = batch["noise"].remainder(2**20).float() / 2**20
             with self.ranks.local_gradients(critic):
-                terms["penalty"] = gradient_penalty(
-                    stage.penalised,
-                    critic,
-                    *(real, fake, mixing),
-                )
+                terms["penalty"] = gradient_penalty(stage.penalised, critic, real, fake, mixing)
                 (stage.penalty * terms["penalty"]).backward()
         with self._autocast():
             # real and fake in one pass
-            scores = critic(torch.cat([real, fake])).float()
-        terms["critic"] = critic_loss(kind, *scores.chunk(2))
+            outputs = critic(torch.cat([real, fake])).float()
+        terms["critic"] = critic_loss(kind, *outputs.chunk(2))
         terms["critic"].backward()
         self.critic_updates += 1
         return self._descend(1, terms)
 
     def _update_generator(self, stage, batch, fake, real, seen):
         """`fake`: its fields; `real`, `seen`: what a critic sees of the true ones and of these."""
-        terms = {}
-        loss = 0.0
-        if stage.l2:
-            terms["l2"] = (fake - self.system.target(batch)).square().mean()
-            loss = loss + stage.l2 * terms["l2"]
-        if stage.statistics:
-            terms["statistics"] = self.system.statistics(batch, fake)
-            loss = loss + stage.statistics * terms["statistics"]
+        weights = stage.weights
+        terms = self.system.objective(batch, fake, weights)
         if seen is not None:
             wanted = (real if stage.adversarial == "relativistic" else None, seen)
             self.critic.requires_grad_(False)
             with self._autocast():
-                scores = [None if x is None else self.critic(x).float() for x in wanted]
+                outputs = [None if x is None else self.critic(x).float() for x in wanted]
             self.critic.requires_grad_(True)
-            terms["generator"] = generator_loss(stage.adversarial, *scores)
-            loss = loss + stage.adversarial_weight * terms["generator"]
+            terms["generator"] = generator_loss(stage.adversarial, *outputs)
+            weights["generator"] = stage.adversarial_weight
+        loss = sum(weight * terms[name] for name, weight in weights.items())
         self.optimizers[0].zero_grad(set_to_none=True)
         loss.backward()
         values = self._descend(0, terms)

@@ -11,10 +11,10 @@ from .features import ordered
 
 
 def critic_loss(kind, real, fake):
-    """Loss of the critic for the scores (B,) of both kinds of fields.
+    """Loss of the critic for its outputs (B,) of both kinds of fields.
 
-    "wasserstein"; or "relativistic", which scores HR against the SR of the same LR
-    sample (Jolicoeur-Martineau 2019): what the scores owe to LR alone cancels.
+    "wasserstein"; or "relativistic", which compares HR with the SR of the same LR
+    sample (Jolicoeur-Martineau 2019): what the outputs owe to LR alone cancels.
     """
     if kind == "wasserstein":
         return (fake - real).mean()
@@ -155,7 +155,7 @@ def statistics_loss(residuals, densities):
     terms = [_power_difference(*pair) for pair in residuals]
     for pair in densities:
         terms.append(_power_difference(*pair))
-        terms.append(_squared_difference(*map(_ordered_logs, pair)))
+        terms.append(squared_difference(*map(_ordered_logs, pair)))
     return sum(terms) / len(terms)
 
 
@@ -164,12 +164,12 @@ def _power_difference(members, truth):
     members, truth = shell_power(members), shell_power(truth)
     tiny = 1e-6 * truth.mean(1, keepdim=True) + 1e-30
     number = len(members) // len(truth)
-    return _squared_difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
+    return squared_difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
 
 
-def _squared_difference(members, truth):
-    """Mean squared difference of the members' (nB, m) from the truth's (B, m)."""
-    return (members - truth.repeat(len(members) // len(truth), 1)).square().mean()
+def squared_difference(members, truth):
+    """Mean squared difference of n members of each sample (nB, ...) from the truth (B, ...)."""
+    return (members.unflatten(0, (-1, len(truth))) - truth).square().mean()
 
 
 def _ordered_logs(density):

@@ -25,12 +25,14 @@ def step_bytes(system, batch):
         name: torch.zeros((batch, *np.shape(value)), device="cpu" if name == "noise" else "meta")
         for name, value in sample.items()
     }
-    adversarial = any(stage.adversarial != "none" for stage in system.configuration.stage)
+    stages = system.configuration.stage
+    adversarial = any(stage.adversarial != "none" for stage in stages)
+    members = max(system.objective.members(stage.weights) for stage in stages)
     meta = system.prepare(meta)
-    made, saved = _saved_bytes(lambda: system.generate(generator, meta))
+    made, saved = _saved_bytes(lambda: system.generate(generator, meta, members))
     most = saved
     if adversarial:
-        fields = system.critic_fields(meta, made)
+        fields = system.critic_fields(meta, made[:batch])
         # the gradient penalty with its second graph: more than real and fake in one pass
         most += 3 * _saved_bytes(lambda: critic(fields))[1]
     weights = sum(p.numel() for network in (generator, critic) for p in network.parameters())

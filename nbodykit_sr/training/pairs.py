@@ -11,7 +11,8 @@ A pair is a folder::
 import glob
 import json
 import os
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -124,7 +125,7 @@ class Pair:
             raise InputError(f"{self.folder / name}.npy cannot be read ({error})") from None
 
 
-def open_pairs(patterns, channels=None):
+def open_pairs(patterns, channels=None, factor=0):
     """Open the pairs that the glob `patterns` match, sorted, all of one kind.
 
     Parameters
@@ -133,11 +134,14 @@ def open_pairs(patterns, channels=None):
         A pair that several match is there several times: it is drawn as much more often.
     channels : int, optional
         Channels that are needed; pairs with more are fine.
+    factor : int
+        Average HR fields to this smaller factor; 0: leave them as they are.
 
     Raises
     ------
     InputError
-        If nothing matches, or factor, cell size or cosmology differ between pairs.
+        If nothing matches, factor, cell size or cosmology differ between pairs, or the factor does
+        not divide theirs.
     """
     folders = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))
     if not folders:
@@ -158,7 +162,26 @@ def open_pairs(patterns, channels=None):
                 f"{pair.folder} has {pair.manifest.channels} channels, {channels} are wanted: "
                 "make pairs with velocities, or set channels = 3"
             )
+    if factor:
+        coarse = {pair: _coarse(pair, factor) for pair in {*pairs}}
+        pairs = [coarse[pair] for pair in pairs]
     return pairs
+
+
+def _coarse(pair, factor):
+    """The pair with its HR field averaged to a lattice `factor` times finer than LR."""
+    manifest = pair.manifest
+    if not 0 < factor < manifest.factor or manifest.factor % factor:
+        raise InputError(
+            f"pairs.factor is {factor}: a divisor of the pairs' factor {manifest.factor} needed"
+        )
+    ratio, size = manifest.factor // factor, factor * manifest.Nmesh
+    out = copy(pair)
+    out.manifest = replace(manifest, factor=factor)
+    out.hr = np.empty((len(pair.hr), size, size, size), np.float32)
+    for averaged, channel in zip(out.hr, pair.hr):
+        averaged[:] = channel.reshape(size, ratio, size, ratio, size, ratio).mean((1, 3, 5))
+    return out
 
 
 def write_pair(

@@ -1,5 +1,6 @@
 """What the training loop asks of a system: the displacement GAN and the density GAN are two."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -8,7 +9,16 @@ class System(Protocol):
 
     The loop owns optimisation, schedule, checkpoints and logs, and knows of fields only what
     these methods tell. A batch is a dict of tensors, samples along the first axis, on the device.
+
+    Attributes
+    ----------
+    objective : callable
+        ``objective(batch, fields, names)`` gives those terms of the loss of generated fields that
+        are named, a dict of scalars; ``objective.members(names)`` how many fields of each sample
+        they want.
     """
+
+    objective: Callable
 
     def networks(self):
         """(generator, critic), on the CPU; their first weights come from torch's random state."""
@@ -20,24 +30,20 @@ class System(Protocol):
     def sample(self, rng):
         """One training sample, all of it drawn from `rng` (numpy.random.Generator).
 
-        Returns a dict of numpy arrays and scalars, without batch axis; a scalar int64 "noise"
-        seeds what the generator draws. Called from threads.
+        Returns a dict of numpy arrays and scalars, without batch axis: "hr" are the true
+        fields (C, M, M, M); a scalar int64 "noise" seeds what the generator draws. Called from
+        threads.
         """
 
     def prepare(self, batch):
         """The batch, with what several of the methods below derive from it."""
 
-    def generate(self, generator, batch):
-        """Fields (B, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch."""
-
-    def target(self, batch):
-        """The true fields, of the same shape."""
+    def generate(self, generator, batch, members=1):
+        """Fields (nB, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch: n members of
+        each sample, one member of all after the other."""
 
     def critic_fields(self, batch, fields):
         """What the critic sees of generated or true `fields`: (B, C', M, M, M), differentiable."""
-
-    def statistics(self, batch, fields):
-        """The statistics loss of generated `fields`, a scalar; only called if it has a weight."""
 
     def evaluate(self, generator, evaluation, device):
         """Compare held-out fields: (dict of floats, matplotlib figure or None)."""

@@ -1,0 +1,218 @@
+"""What a displacement generator is trained for besides a critic: terms that the stages weigh.
+
+**l2**, the mean squared error, is the papers'. The other two are not.
+
+**score**: the generator makes two fields of each sample, from two noise seeds, and is scored by
+
+    E|f(SR) - f(HR)| - E|f(SR) - f(SR')| / 2,
+
+the energy score (Gneiting & Raftery 2007), which is least when SR is distributed as HR is, given
+LR. The features f are what halos and power spectra are made of: displacements and velocities,
+their differences between sites, distances of neighbours, and densities. It is steadier than a
+critic and needs no second network, so it suits small budgets.
+
+**statistics**: the power spectra of what is added to interpolated LR, and those and the one-point
+distributions of the densities, straight from each field.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch.nn import functional as F
+
+from .cic import density, mesh_position, read_out
+from .configuration import require
+from .features import difference, energy_score, log_distance, log_radius, pdf_distance
+from .losses import statistics_loss
+
+# What `pdf` compares: the radii of cubes of these sides [SR sites], the densities of so many meshes
+CUBES = (2, 4, 8)
+FINEST = 4
+# What keeps the logarithm of a density finite [mean density]
+EMPTY = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyScore:
+    """The energy score: its features and their weights; lengths are in SR cells.
+
+    Attributes
+    ----------
+    field : float
+        Of the displacement, and of the velocity, at each site.
+    difference : float
+        Of the differences of both between two sites, as one vector, at each of `lags`.
+    distance : float
+        Of the log distance of these two particles.
+    density : float
+        Of the log density on each of `meshes`.
+    pdf : float
+        Of the one-point distributions in each crop, compared as wholes: of the log density that
+        each particle finds on the finest meshes, and of the log rms radius of cubes of sites.
+        They tell how much mass has collapsed, and in what portions, wherever that is. This is
+        no proper score.
+    redshift : float
+        Times the density and PDF terms once more, in redshift space along a random axis: they tell
+        how fast particles of halos move.
+    meshes : int
+        How many meshes of the density: of half an SR cell, one, two, four, ...
+    lags : tuple of int
+        Separations of the sites along an axis [SR sites]; the axis changes from step to step.
+    velocity : float
+        Velocities are multiplied by this, in units in which linear theory has velocity equal to
+        displacement.
+    """
+
+    field: float = 0.3
+    difference: float = 0.5
+    distance: float = 2.0
+    density: float = 3.0
+    pdf: float = 0.0
+    redshift: float = 0.0
+    meshes: int = 4
+    lags: tuple[int, ...] = (1, 2, 4, 8)
+    velocity: float = 0.5
+
+    def __post_init__(self):
+        require(self.meshes > 1, f"score.meshes is {self.meshes}: two or more needed")
+
+    def __call__(self, made, true):
+        """The energy score of `Fields` of two members of each sample, a scalar."""
+        pairs = zip(self.features(made), self.features(true))
+        return sum(weight * compare(ours, real) for (weight, compare, ours), (_, _, real) in pairs)
+
+    def features(self, fields):
+        """Yield the weight, how it is compared, and the value (nB, ...) of each feature."""
+        both = fields.cells
+        drawn = int(fields.batch["noise"][0])  # chooses axes
+        if both.shape[1] > 3:
+            both = torch.cat([both[:, :3], self.velocity * both[:, 3:]], 1)
+        for vector in both.split(3, dim=1):
+            yield self.field, energy_score, vector
+        for number, lag in enumerate(self.lags):
+            axis = (drawn + number) % 3
+            step = difference(both, lag, axis)
+            yield self.difference / lag**0.5, energy_score, step
+            yield self.distance, energy_score, log_distance(step, lag, axis)
+        yield from self.matter(1.0, fields.cells[:, :3], fields.bulk[:, :3], fields.painted)
+        if self.redshift:
+            moved, shift = fields.in_redshift_space(drawn % 3)
+            yield from self.matter(self.redshift, moved, shift, densities(moved, shift))
+
+    def matter(self, weight, displacement, shift, painted):
+        """Features of the distribution of particles in space, less a bulk motion `shift` (nB, 3),
+        and of their finest meshes."""
+        meshes = [*painted]
+        while len(meshes) < self.meshes:
+            meshes.append(F.avg_pool3d(meshes[-1], 2))
+        logs = [torch.log(x + EMPTY) for x in meshes]
+        for mesh in logs:
+            yield weight * self.density / 2, energy_score, mesh
+        if self.pdf:
+            collapsed = list(collapse(displacement, logs, shift))
+            for feature in collapsed:
+                yield weight * self.pdf / len(collapsed), pdf_distance, feature
+
+
+class Objective:
+    """The terms of the loss of fields: `objective(batch, fields, names)`.
+
+    Parameters
+    ----------
+    score : EnergyScore
+    spacing : float
+        Of SR sites [Mpc/h].
+    """
+
+    def __init__(self, score, spacing):
+        self.spacing = spacing
+        self.terms = {"l2": l2, "score": score, "statistics": statistics}
+
+    def members(self, names):
+        """Fields of each sample that the terms `names` compare."""
+        return 2 if "score" in names else 1
+
+    def __call__(self, batch, fields, names):
+        made, true = (Fields(batch, x, self.spacing) for x in (fields, batch["hr"]))
+        return {name: self.terms[name](made, true) for name in names}
+
+
+class Fields:
+    """Fields that terms compare, and what several terms make of them.
+
+    Parameters
+    ----------
+    batch : dict
+        Of B samples, as `DisplacementSystem.prepare` gives it.
+    fields : (nB, C, M, M, M) float tensor, normalised
+        One member of all samples after the other.
+    spacing : float
+        Of SR sites [Mpc/h].
+
+    Attributes
+    ----------
+    normalised : (n, B, C, M, M, M) float tensor
+    cells : (nB, C, M, M, M) float tensor [SR cells]
+    bulk : (nB, C) float tensor [SR cells]
+        Bulk motions of the samples.
+    """
+
+    def __init__(self, batch, fields, spacing):
+        self.batch = batch
+        self.normalised = fields.contiguous().unflatten(0, (-1, len(batch["hr"])))
+        unit = batch["unit"].view(-1, 1) / spacing
+        self.cells = (unit.view(-1, 1, 1, 1, 1) * self.normalised).flatten(0, 1)
+        self.bulk = (unit * batch["bulk"]).repeat(len(self.normalised), 1)
+
+    @cached_property
+    def painted(self):
+        """`densities` of the fields."""
+        return densities(self.cells[:, :3], self.bulk[:, :3])
+
+    def residuals(self):
+        """What the fields add to interpolated LR: of displacement, and of velocity."""
+        return (self.normalised - self.batch["interpolated"]).flatten(0, 1).split(3, dim=1)
+
+    def in_redshift_space(self, axis):
+        """Displacements seen along an axis, and their bulk motions (nB, 3) [SR cells]."""
+        rate = self.batch["rate"].repeat(len(self.normalised))
+        bulk = redshift_space(self.bulk[..., None, None, None], rate, axis)
+        return redshift_space(self.cells, rate, axis), bulk.flatten(1)
+
+
+def l2(made, true):
+    """The mean squared error, in normalised units."""
+    return (made.normalised - true.normalised).square().mean()
+
+
+def statistics(made, true):
+    """The statistics loss, with the densities on meshes of half an SR cell and one."""
+    return statistics_loss(
+        list(zip(made.residuals(), true.residuals())), list(zip(made.painted, true.painted))
+    )
+
+
+def redshift_space(fields, rate, axis):
+    """Displacements (B, 3, N, N, N) as seen from afar along a lattice axis, of displacements and
+    velocities (B, 6, N, N, N) and growth rates (B): see `Normalization` for the units."""
+    moved = fields[:, :3].clone()
+    moved[:, axis] += rate.view(-1, 1, 1, 1) * fields[:, 3 + axis]
+    return moved
+
+
+def densities(displacement, shift):
+    """1 + delta on meshes of half a cell and one, of displacements [cells] less `shift` (B, 3)."""
+    return [density(displacement, 1.0, factor, shift=shift) for factor in (2, 1)]
+
+
+def collapse(displacement, logs, shift):
+    """Log radii of cubes of sites, and log densities at the particles, of displacements [cells]
+    with the logs of their `densities`."""
+    position = mesh_position(displacement, 1.0, shift=shift)
+    for side in CUBES:
+        yield log_radius(position, side)
+    # what `read_out` wants: the last axis first, and last in memory
+    position = position.flip(1).permute(0, 2, 3, 4, 1).contiguous()
+    for level, mesh in enumerate(logs[:FINEST]):
+        yield read_out(mesh, position, 2 / 2**level)
