@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,17 @@ def test_models_are_told_as_their_cards_have_them(facts):
         counts = [run["halos"][1] for name, run in box.items() if name.startswith("model")]
         found = evaluation.worth(card)["halos"][0] * box[evaluation.HR_HALOS][1]
         assert min(counts) - 1e-6 <= found <= max(counts) + 1e-6
+
+
+def test_contributing_has_the_floors_of_the_contracts():
+    """Its table and import-linter's layers name the same modules, and none stands lower in it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    contract = {
+        name: depth for depth, line in enumerate(layers) for name in re.findall(r"\w+", line)
+    }
+    rows = [line.split("|") for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines()]
+    floors = [re.findall(r"`(\w+)`", row[2]) for row in rows if len(row) == 5 and "`" in row[2]]
+    assert sorted(sum(floors, [])) == sorted(contract.keys() - {"__main__", "version"})
+    deepest = [max(contract[name] for name in floor) for floor in floors]
+    assert deepest == sorted(deepest)
