@@ -28,7 +28,7 @@ from commands import (
 )
 from mpi4py import MPI
 from nbodykit.lab import BigFileMesh
-from test_disk import refused_at, small_disk  # noqa: F401
+from test_disk import refused_at_every_write, small_disk  # noqa: F401
 
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.emulate import open_source
@@ -132,18 +132,7 @@ def test_killed_at_every_moment_and_resumed(tmp_path, small_files, overwrite):
 
 
 def test_full_at_every_write(tmp_path, small_files):
-    """Wherever the disk refuses, the run says so, and the next one completes."""
-    written(tmp_path / "whole")
-    moment, status = 0, 1
-    while status:
-        output = tmp_path / f"at{moment}"
-        status = forked(lambda m=moment, o=output: refused_at(m, lambda: written(o)))
-        assert os.waitstatus_to_exitcode(status) in (0, 28), moment
-        assert output.exists() == (status == 0)
-        assert forked(lambda o=output: written(o, resume=True)) == 0
-        assert tree(output) == tree(tmp_path / "whole"), moment
-        moment += 1
-    assert moment > 30
+    assert refused_at_every_write(tmp_path, written) > 30
 
 
 KILLS = [(rank, moment) for rank, last in ((0, 75), (1, 20)) for moment in range(1, last)]
