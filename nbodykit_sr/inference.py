@@ -163,7 +163,7 @@ class ChunkedInference:
         """Bytes that the chunks in flight take, for chunks of `shape` LR sites: an estimate."""
         particles = self.factor**3 * int(np.prod(shape))
         columns = particles * (40 if self.generator.channels == 6 else 28)
-        network = fused.working_memory(self.generator, shape, self.device.type)
+        network = fused.working_memory(self.generator, shape)
         return self.workers * network + (self.workers + 1) * columns
 
     def _own_stream(self):
@@ -201,7 +201,7 @@ def widest_side(generator, device):
         return DEFAULT_SIDE
     free, _ = torch.cuda.mem_get_info(device)
     for side in GPU_SIDES:
-        if 2 * GPU_STREAMS * fused.working_memory(generator, (side,) * 3, device.type) < free:
+        if 2 * GPU_STREAMS * fused.working_memory(generator, (side,) * 3) < free:
             return side
     return GPU_SIDES[-1]
 

@@ -77,11 +77,27 @@ def test_a_batch_is_its_chunks():
 
 
 @pytest.mark.parametrize("slab", [1, 1 << 14, 1 << 17, 1 << 30])
-def test_the_slabs_leave_no_trace(slab, monkeypatch):
+def test_the_slabs_leave_no_trace(slab):
     generator = network(channels=3, factor=4, chan_base=32, chan_min=16)
     x, noise = chunk(generator, 13, 9, 8)
-    monkeypatch.setitem(fused.SLAB_BYTES, "cpu", slab)
-    assert relative(FusedGenerator(generator)(x, noise), published(generator, x, noise)) < 1e-6
+    engine = FusedGenerator(generator, slab_bytes=slab)
+    assert relative(engine(x, noise), published(generator, x, noise)) < 1e-6
+
+
+def test_slabs_shrink_until_memory_suffices(caplog):
+    class Narrow(FusedGenerator):
+        def chunk(self, x, noise, slab_bytes):
+            if slab_bytes > 2 << 20:
+                raise torch.cuda.OutOfMemoryError
+            return super().chunk(x, noise, slab_bytes)
+
+    generator = network(channels=3, factor=2, chan_base=16, chan_min=8)
+    x, noise = chunk(generator, 4, 4, 4)
+    engine = Narrow(generator, slab_bytes=8 << 20)
+    assert torch.equal(engine(x, noise), FusedGenerator(generator)(x, noise))
+    assert engine.slab_bytes == 2 << 20 and len(caplog.messages) == 2
+    engine(x, noise)
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -27,17 +27,17 @@ from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
 # Bytes of interleaved features in one slab: of the order of a cache on a CPU; on a GPU enough to
-# fill it, halved whenever its memory runs out.
+# fill it
 SLAB_BYTES = {"cpu": 6 << 20, "cuda": 1 << 30}
 SMALLEST_SLAB = 1 << 20
 
 logger = logging.getLogger(__name__)
 
 
-def fuse(generator, dtype=torch.float32):
+def fuse(generator, dtype=torch.float32, slab_bytes=None):
     """The fast equivalent of a generator; the generator itself where there is none."""
     if isinstance(generator, DisplacementGenerator):
-        return FusedGenerator(generator, dtype)
+        return FusedGenerator(generator, dtype, slab_bytes)
     return generator
 
 
@@ -51,9 +51,12 @@ class FusedGenerator(nn.Module):
     dtype : torch.float32 or torch.bfloat16
         Of the features and of the convolutions. float32 agrees with the generator to 1e-6 of the
         output's scale; bfloat16 to about 1e-3.
+    slab_bytes : int, optional
+        Of interleaved features in one slab; chosen for the device by default. Halved for later
+        calls too where the memory of a GPU does not suffice.
     """
 
-    def __init__(self, generator, dtype=torch.float32):
+    def __init__(self, generator, dtype=torch.float32, slab_bytes=None):
         super().__init__()
         self.dtype = dtype
         self.arguments = generator.arguments
@@ -67,7 +70,9 @@ class FusedGenerator(nn.Module):
                 FusedLevel(level, dtype, generator.spacing_at(b))
                 for b, level in enumerate(generator.levels)
             )
-        self.to(next(generator.parameters()).device).requires_grad_(False)
+        device = next(generator.parameters()).device
+        self.slab_bytes = slab_bytes or SLAB_BYTES[device.type]
+        self.to(device).requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, x, noise):
@@ -81,19 +86,21 @@ class FusedGenerator(nn.Module):
         return torch.stack(y) if len(y) > 1 else y[0][None]
 
     def _within_memory(self, x, noise):
+        slab_bytes = self.slab_bytes
         while True:
             try:
-                return self.chunk(x, noise)
+                return self.chunk(x, noise, slab_bytes)
             except torch.cuda.OutOfMemoryError:
-                if SLAB_BYTES[x.device.type] <= SMALLEST_SLAB:
+                if slab_bytes <= SMALLEST_SLAB:
                     raise
             # outside the handler, which keeps the failed call's tensors alive
-            SLAB_BYTES[x.device.type] //= 2
+            slab_bytes //= 2
+            # not halved twice by two threads that fail at the same time
+            self.slab_bytes = min(self.slab_bytes, slab_bytes)
             torch.cuda.empty_cache()
-            size = SLAB_BYTES[x.device.type] >> 20
-            logger.warning("out of GPU memory: going on with slabs of %d MiB", size)
+            logger.warning("out of GPU memory: going on with slabs of %d MiB", slab_bytes >> 20)
 
-    def chunk(self, x, noise):
+    def chunk(self, x, noise, slab_bytes):
         """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
         x = x.float()
         fields = [x]
@@ -101,7 +108,8 @@ class FusedGenerator(nn.Module):
             fields.append(x.new_empty(x.shape[0], *(2 * n - 6 for n in fields[-1].shape[1:])))
         slabs = self.first(x)
         for b, level in enumerate(self.levels):
-            slabs = level.stream(slabs, *fields[b : b + 2], noise[2 * b], noise[2 * b + 1])
+            fine_noise = noise[2 * b : 2 * b + 2]
+            slabs = level.stream(slabs, *fields[b : b + 2], *fine_noise, slab_bytes)
         for _ in slabs:
             pass
         return fields[-1]
@@ -131,7 +139,7 @@ def multiplications(generator, shape):
     return total
 
 
-def working_memory(generator, shape, device="cpu"):
+def working_memory(generator, shape):
     """Bytes that one call takes for a chunk, its noise and its output included: an estimate.
 
     Parameters
@@ -140,7 +148,6 @@ def working_memory(generator, shape, device="cpu"):
         As `fuse` returns it.
     shape : three ints
         LR sites of the chunk, without padding.
-    device : {"cpu", "cuda"}
     """
     channels, factor = generator.channels, generator.factor
     sides = [n + 2 * PADDING for n in shape]
@@ -155,7 +162,7 @@ def working_memory(generator, shape, device="cpu"):
     for p, n in zip(widths[:-1], widths[1:], strict=True):
         # coarse planes; eight phases, their interleaved planes twice filtered, conv1's two sides
         area = sides[1] * sides[2]
-        planes = max(1, SLAB_BYTES[device] // (8 * size * n * area))
+        planes = max(1, generator.slab_bytes // (8 * size * n * area))
         memory += size * area * ((planes + 1) * p + 8 * n * (6 * planes + 2))
         sides = [2 * side - 6 for side in sides]
         memory += 4 * channels * prod(sides)
@@ -184,7 +191,7 @@ class FusedLevel(nn.Module):
         self.register_buffer("proj_bias", torch.cat([head.bias for head in heads])[:, None])
         self.spacing = spacing
 
-    def stream(self, slabs, coarse, fine, noise0, noise1):
+    def stream(self, slabs, coarse, fine, noise0, noise1, slab_bytes):
         """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
 
         Parameters
@@ -194,10 +201,13 @@ class FusedLevel(nn.Module):
         coarse, fine : (C, N, N, N) and (C, 2N - 6, 2N - 6, 2N - 6) float32 tensors
             Skip path before and after this level. `coarse` must be filled as far as `slabs` came.
         noise0, noise1 : (N, N, N) and (2N - 4, 2N - 4, 2N - 4) tensors
+        slab_bytes : int
+            Of interleaved features to work on at once.
         """
         x, g, f = Window(1), Window(2), Window(2)
         at_x = at_f = at_y = 0  # planes done of the coarse features, conv1's input and its output
-        for piece in (piece for slab in slabs for piece in slab.split(self.planes(slab))):
+        pieces = (p for slab in slabs for p in slab.split(self.planes(slab, slab_bytes)))
+        for piece in pieces:
             n = len(piece)
             add_noise(piece, noise0[at_x : at_x + n], self.std0, out=x.advance(n, piece))
             at_x += n
@@ -226,10 +236,10 @@ class FusedLevel(nn.Module):
             at_y += len(a)
             yield a
 
-    def planes(self, slab):
+    def planes(self, slab, slab_bytes):
         """Coarse planes to work on at once."""
         plane = 8 * slab[0, :, :, 0].numel() * self.proj.shape[1] * slab.element_size()
-        return max(1, SLAB_BYTES[slab.device.type] // plane)
+        return max(1, slab_bytes // plane)
 
     def project(self, x, coarse, fine, start):
         """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""

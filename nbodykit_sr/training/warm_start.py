@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.card import ModelCard, current_names, load_model
+from ..models.styled import StyledGenerator
 from .checkpoint import CheckpointFolder
 
 log = logging.getLogger("nbodykit_sr.training")
@@ -38,7 +39,7 @@ def start_from(path, generator, critic, card):
             f"{card.length:g}: the units must be the same"
         )
     plain = not any(name.startswith("base.") for name in weights)
-    target = generator.base if plain and hasattr(generator, "base") else generator
+    target = generator.base if plain and isinstance(generator, StyledGenerator) else generator
     own = target.state_dict()
     shared = {name: weight for name, weight in weights.items() if name in own}
     for name, weight in shared.items():
