@@ -27,7 +27,7 @@ from .particles import find_lattice
 from .plan import particle_bytes
 from .provenance import Provenance, versions
 from .universe import Universe
-from .weights import choose
+from .weights import choose, named
 from .zoom import lagrangian_region
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class SRCatalog(CatalogSource):
         Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize (3),
         Redshift or Time, and Omega0. The communicator is taken from it.
     model : str, optional
-        A `.safetensors` or `.pt` file, or "interpolate": trilinear interpolation. By default the
-        shipped model for the snapshot's LR cell and redshift.
+        A `.safetensors` or `.pt` file, the name of a shipped model, or "interpolate": trilinear
+        interpolation. By default the shipped model for the snapshot's LR cell and redshift.
     seed : int
         The realisation of the small scales.
     device : {"auto", "cpu", "cuda"}
@@ -307,7 +307,8 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
     Parameters
     ----------
     model : str or None
-        A path, "interpolate", or None for the default model for this cell and redshift.
+        A path, the name of a shipped model, "interpolate", or None for the default model for this
+        cell and redshift.
     flavour : str or None
     cell, redshift : float
         Of the snapshot: LR spacing [Mpc/h].
@@ -321,7 +322,8 @@ def load_model(model, flavour, cell, redshift, channels, factor=None):
         raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
     if interpolate:
         return interpolating(channels, 8 if factor is None else factor)
-    return load_generator(choose(cell, redshift, channels) if model is None else model, flavour)
+    model = choose(cell, redshift, channels) if model is None else named(model)
+    return load_generator(model, flavour)
 
 
 def _check_fit(card, factor, cell, universe, velocity, force, comm):

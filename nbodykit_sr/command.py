@@ -70,8 +70,15 @@ def typed(name):
 
 
 def start_log(name, level):
-    """Show what is logged at `level` and above, in the name of the command."""
-    logging.basicConfig(level=level, format=f"{typed(name)}: %(message)s")
+    """Show what is logged at `level` and above, in the name of the command; the same line once."""
+    handler, said = logging.StreamHandler(), set()
+
+    def first(record):
+        line = record.getMessage()
+        return not (line in said or said.add(line))
+
+    handler.addFilter(first)
+    logging.basicConfig(level=level, format=f"{typed(name)}: %(message)s", handlers=[handler])
 
 
 def check_launcher(comm):

@@ -2,9 +2,10 @@
 
     mpirun -n 4 nbodykit-sr generate PART_008 SR_008 --model WEIGHTS --seed 7
 
-Each rank writes its chunks as they finish, so memory does not grow with the box. The exit status
-is 0 only when the catalogue is complete; 75 when the run stopped on SIGTERM or SIGUSR1 and can be
-resumed; 2 when the input cannot be used. A finished catalogue is checked by ``verify``.
+Each rank writes its chunks as they finish, so memory does not grow with the box. Several snapshots
+are a series in time, of one noise and one model. The exit status is 0 only when all is complete; 75
+when the run stopped on SIGTERM or SIGUSR1 and can be resumed; 2 when the input cannot be used. A
+finished catalogue is checked by ``verify``.
 """
 
 import json
@@ -30,6 +31,7 @@ from .models.displacement import PADDING
 from .plan import check_disk, particle_bytes, plan
 from .provenance import NAMES
 from .selection import Selection, first_rows
+from .series import arrange
 from .verify import Expectation
 from .verify import main as verify
 from .version import __version__
@@ -54,11 +56,14 @@ IDENTITY = {
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Options of a run; see ``nbodykit-sr generate --help``."""
+    """Options of a run; see ``nbodykit-sr generate --help``.
 
-    input: str
+    `input` is a tuple of snapshots for a series in time, and then `model` may be one of models.
+    """
+
+    input: str | tuple
     output: str
-    model: str | None = None
+    model: str | tuple | None = None
     flavour: str | None = None
     seed: int = 0
     factor: int | None = None
@@ -106,18 +111,58 @@ def generate(options, comm):
     RankError
         On the rank whose disk or memory failed midway; what is recorded can be resumed.
     """
-    with stop_requests() as stopped:
-        return _generate(options, comm, stopped)
-
-
-def _generate(options, comm, stopped):
-    begun = time.perf_counter()
-    inputs = [name for name in (options.input, options.model) if name and os.path.exists(name)]
+    inputs = [*_several(options.input), *_several(options.model)]
+    inputs = [name for name in inputs if os.path.exists(name)]
     if options.json:  # it is written after hours: see at once that it can be
         apart = [*inputs, options.output, options.output.rstrip("/") + ".partial"]
         prepare_output(options.json, comm, SUMMARY, options.overwrite, inputs=apart)
+    with stop_requests() as stopped:
+        if isinstance(options.input, str):
+            status, table = _generate(options, comm, stopped, inputs)
+        else:
+            status, table = _series(options, comm, stopped, inputs)
+    if comm.rank == 0 and table:
+        _save(table, options.json)
+    return status
+
+
+def _several(value):
+    """One, none or several as a tuple."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def _series(options, comm, stopped, inputs):
+    """Every snapshot of a series in turn, once all of them are known to do."""
+    models = _several(options.model)
+    arranged = arrange(options.input, options.output, models, comm, options.dataset)
+    members, needed = [replace(options, **asdict(member)) for member in arranged], 0
+    for member in members:
+        _, sr, selection = _ready(member, comm, inputs, parents=True)
+        there = os.path.lexists(member.output) or os.path.lexists(member.output + ".partial")
+        if not comm.bcast(there):
+            needed += _rows(sr, selection)[1] * particle_bytes(options.layout, selection.columns)
     if not options.plan:
-        prepare_output(options.output, comm, CATALOGUE, options.overwrite, options.resume, inputs)
+        check_disk(options.output, needed, comm)
+        with agreement(comm):
+            if comm.rank == 0:
+                with disk(options.output):
+                    os.makedirs(options.output, exist_ok=True)
+    tables = []
+    for member in members:
+        if options.plan and comm.rank == 0:
+            print(f"{member.input}, by {member.model}")
+        status, table = _generate(member, comm, stopped, inputs)
+        tables += [table] if table else []
+        if status:
+            return status, None
+    return 0, {"series": tables}
+
+
+def _ready(options, comm, inputs, parents=False):
+    """The snapshot, its super-resolved catalogue and what is wanted of it. Writes nothing."""
+    if not options.plan:
+        again = (options.overwrite, options.resume)
+        prepare_output(options.output, comm, CATALOGUE, *again, inputs, parents)
     source = open_snapshot(options.input, comm, options.dataset)
     source.check_sums(options.force)
     sr = SRCatalog(
@@ -134,10 +179,15 @@ def _generate(options, comm, stopped):
         force=options.force,
     )
     with agreement(comm):
-        selection = Selection.of(options.columns, options.subsample, sr.names)
+        return source, sr, Selection.of(options.columns, options.subsample, sr.names)
+
+
+def _generate(options, comm, stopped, inputs):
+    """One catalogue, or its plan: the status, and what is told of it on rank 0."""
+    begun = time.perf_counter()
+    source, sr, selection = _ready(options, comm, inputs)
     if options.plan:
-        _plan(sr, selection, options, comm, time.perf_counter() - begun)
-        return 0
+        return 0, _plan(sr, selection, options, comm, time.perf_counter() - begun)
     first, size = _rows(sr, selection)
     command = replace(options, chunk=sr.grid.side).command()
     writer = SnapshotWriter(
@@ -171,9 +221,9 @@ def _generate(options, comm, stopped):
         options.resume,
         "particles",
     )
-    if comm.rank == 0 and outcome.resumed is not None:
-        _summary(sr, options, comm, time.perf_counter() - begun, outcome)
-    return outcome.status
+    if outcome.resumed is None:
+        return outcome.status, None
+    return outcome.status, _summary(sr, options, comm, time.perf_counter() - begun, outcome)
 
 
 def _rows(sr, selection):
@@ -188,7 +238,7 @@ def _rows(sr, selection):
 
 
 def _plan(sr, selection, options, comm, start):
-    """Print what the run takes, from the time of a few chunks on every rank at once."""
+    """Print what the run takes, from the time of a few chunks on every rank at once; a table of it."""
     chunk = sr.chunks[0]
     flight = [chunk] * sr.inference.workers
     for _ in sr.stream(flight):
@@ -198,20 +248,20 @@ def _plan(sr, selection, options, comm, start):
     for _ in sr.stream(2 * flight):
         pass
     seconds = max(comm.allgather(time.perf_counter() - begun)) / (2 * len(flight))
+    cost = plan(
+        sr.grid,
+        comm.size,
+        sr.card.factor,
+        sr.card.channels,
+        selection.subsample * particle_bytes(options.layout, selection.columns),
+        chunk_seconds=seconds,
+        start_seconds=start,
+        working_memory=sr.inference.working_memory(chunk.shape),
+        padding=PADDING,
+    )
     if comm.rank == 0:
-        cost = plan(
-            sr.grid,
-            comm.size,
-            sr.card.factor,
-            sr.card.channels,
-            selection.subsample * particle_bytes(options.layout, selection.columns),
-            chunk_seconds=seconds,
-            start_seconds=start,
-            working_memory=sr.inference.working_memory(chunk.shape),
-            padding=PADDING,
-        )
         print(cost)
-        _save(asdict(cost) | {"seconds": cost.seconds}, options.json)
+    return asdict(cost) | {"seconds": cost.seconds}
 
 
 def _summary(sr, options, comm, total, outcome):
@@ -231,11 +281,12 @@ def _summary(sr, options, comm, total, outcome):
         "particles_per_second": round(rate, 1),
         "options": asdict(options),
     }
-    print(
-        f"generate: {sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
-        f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
-    )
-    _save(summary, options.json)
+    if comm.rank == 0:
+        print(
+            f"generate: {sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
+            f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
+        )
+    return summary
 
 
 def _save(table, path):
@@ -264,12 +315,17 @@ def parse(argv):
         "PART_008 SR_008 --seed 7",
     )
     add = parser.group("input")
-    add("input", help="LR snapshot, such as the folder PART_008 of MP-Gadget")
+    add(
+        "input",
+        nargs="+",
+        help="LR snapshot, such as the folder PART_008 of MP-Gadget; several of one simulation are a "
+        "series in time",
+    )
     add("--dataset", help="columns of the input: 1/ (dark matter) by default")
     add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
     add("--eulerian", action="store_true", help="the region is one of the evolved box")
     add = parser.group("output")
-    add("output", help="folder of the SR catalogue")
+    add("output", help="folder of the SR catalogue; of a series, that which gets one for each")
     add(
         "--layout",
         choices=("nbodykit", "mp-gadget"),
@@ -283,7 +339,9 @@ def parse(argv):
     add = parser.group("model")
     add(
         "--model",
-        help="weights (.safetensors, .pt), or 'interpolate'; the default fits the snapshot",
+        action="append",
+        help="weights (.safetensors, .pt), a shipped model's name, or 'interpolate'; the default fits "
+        "the snapshot, or all of a series; again, for the next snapshot of a series",
     )
     add("--flavour", choices=("map2map", "srs"), help="which code a .pt checkpoint goes with")
     add("--seed", type=int, default=0, help="realisation of the small scales (0)")
@@ -311,6 +369,11 @@ def parse(argv):
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")
     values = vars(parser.parse_args(argv))
+    inputs, models = tuple(values["input"]), tuple(values["model"] or ())
+    if len(inputs) == 1 and len(models) > 1:
+        raise InputError(f"{len(models)} models for 1 snapshot: give one")
+    values["input"] = inputs if len(inputs) > 1 else inputs[0]
+    values["model"] = models if len(models) > 1 else models[0] if models else None
     if values["columns"] is not None:
         values["columns"] = tuple(values["columns"].split(","))
     if values["region"] is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbodykit_sr import SRCatalog, open_snapshot, weights
-from nbodykit_sr.diagnostics.descendants import descendants
+from nbodykit_sr.diagnostics.descendants import descendants, progenitors
 from nbodykit_sr.diagnostics.groups import find_groups
 
 pytestmark = pytest.mark.mpi
@@ -38,6 +38,32 @@ def test_nothing_to_link(comm):
     assert len(descendants(none, none, comm)["GroupID"]) == 0
     some = members([range(1, 9)], comm)
     assert descendants(some, none, comm)["Descendant"].tolist() == [0]
+    assert progenitors(none, some, comm)["Progenitor"].tolist() == [0]
+    assert len(progenitors(some, none, comm)["GroupID"]) == 0
+
+
+def random_groups(random, number):
+    """Disjoint groups of random particles, largest first, as sets."""
+    cut = np.sort(random.choice(np.arange(1, 900), number, replace=False))
+    groups = np.split(random.permutation(1000), cut)[:-1]
+    return sorted((set(one.tolist()) for one in groups), key=len, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_main_progenitors_are_those_of_a_search_by_hand(comm, seed):
+    random = np.random.default_rng(seed)
+    early, late = random_groups(random, 30), random_groups(random, 12)
+    found = progenitors(*(members(list(map(list, one)), comm) for one in (early, late)), comm)
+    # max takes the first of equals, which is the larger halo
+    became = [max(range(len(late)), key=lambda at, one=one: len(one & late[at])) for one in early]
+    for at, halo in enumerate(late):
+        mine = [i for i, one in enumerate(early) if became[i] == at and one & halo]
+        main = max(mine, key=lambda i: len(early[i] & halo), default=None)
+        assert found["Progenitor"][at] == (0 if main is None else main + 1)
+        assert found["Number"][at] == len(mine)
+        part = 0 if main is None else len(early[main] & halo) / len(halo)
+        assert found["Share"][at] == pytest.approx(part)
+    assert found["Length"].tolist() == [len(halo) for halo in late]
 
 
 def test_one_seed_makes_one_universe_at_two_times(comm, data):

@@ -23,6 +23,51 @@ def descendants(early: dict, late: dict, comm: MPI.Comm) -> dict:
         Descendant, the GroupID of the late one, 0 where none has a particle of it; Share, the part
         of the halo's particles that is in it.
     """
+    early_group, late_group, counts, length, _ = _shared(early, late, comm)
+    descendant, most = _largest(early_group, late_group, counts, len(length))
+    return {
+        "GroupID": 1 + np.arange(len(length)),
+        "Length": length,
+        "Descendant": descendant,
+        "Share": most / np.maximum(length, 1),
+    }
+
+
+def progenitors(early: dict, late: dict, comm: MPI.Comm) -> dict:
+    """For each halo its main progenitor: of those that became it, the one it has most from. Collective.
+
+    A halo became the one that has most of its particles, its descendant. Called for each pair of
+    neighbours in a series of snapshots, the main branches of merger trees.
+
+    Parameters
+    ----------
+    early, late : dict of arrays
+        As for `descendants`.
+    comm : mpi4py.MPI.Comm
+
+    Returns
+    -------
+    dict of arrays
+        A row for each late halo, by GroupID from 1, the same on every rank: GroupID; Length;
+        Progenitor, the GroupID of the early one, 0 where none became it; Share, the part of the
+        late halo's particles that was in it; Number of halos that became it.
+    """
+    early_group, late_group, counts, before, length = _shared(early, late, comm)
+    descendant, _ = _largest(early_group, late_group, counts, len(before))
+    became = descendant[early_group - 1] == late_group
+    early_group, late_group, counts = early_group[became], late_group[became], counts[became]
+    progenitor, most = _largest(late_group, early_group, counts, len(length))
+    return {
+        "GroupID": 1 + np.arange(len(length)),
+        "Length": length,
+        "Progenitor": progenitor,
+        "Share": most / np.maximum(length, 1),
+        "Number": np.bincount(late_group, minlength=len(length) + 1)[1:],
+    }
+
+
+def _shared(early, late, comm):
+    """Pairs of an early and a late halo, how many particles they share, and the lengths of both."""
     ids, group = (deal(early[name], early["ID"] % comm.size, comm) for name in ("ID", "GroupID"))
     found, later = (deal(late[name], late["ID"] % comm.size, comm) for name in ("ID", "GroupID"))
     order = np.argsort(found)
@@ -30,25 +75,25 @@ def descendants(early: dict, late: dict, comm: MPI.Comm) -> dict:
     place = np.searchsorted(found, ids)
     inside = place < len(found)
     inside[inside] = found[place[inside]] == ids[inside]
-    links = np.zeros((len(ids), 2), dtype="i8")
-    links[:, 0], links[inside, 1] = group, later[place[inside]]
+    links = np.stack([group[inside], later[place[inside]]], axis=1).astype("i8")
     links, counts = np.unique(links, axis=0, return_counts=True)
     links, counts = (np.concatenate(comm.allgather(one)) for one in (links, counts))
     links, which = np.unique(links, axis=0, return_inverse=True)
     counts = np.bincount(which.reshape(-1), counts).astype("i8")
-    early_group, late_group = links.T
-    number = int(early_group.max(initial=0))
-    length = np.bincount(early_group, counts, number + 1).astype("i8")[1:]
-    descendant, most = np.zeros(number, dtype="i8"), np.zeros(number, dtype="i8")
+    return *links.T, counts, _lengths(group, comm), _lengths(later, comm)
+
+
+def _lengths(group, comm):
+    """Particles of the groups 1, 2, ..., from every rank's particles."""
+    number = comm.allreduce(int(group.max(initial=0)), op=MPI.MAX)
+    return comm.allreduce(np.bincount(group.astype("i8"), minlength=number + 1))[1:]
+
+
+def _largest(of, to, counts, number):
+    """For each of the groups 1 to `number` that it shares most with, 0 if none, and the count."""
+    partner, most = np.zeros(number, dtype="i8"), np.zeros(number, dtype="i8")
     # ascending counts, so that the largest stays; of equal ones the larger halo, of lower GroupID
-    order = np.lexsort((-late_group, counts))
-    order = order[late_group[order] > 0]
-    descendant[early_group[order] - 1] = late_group[order]
-    most[early_group[order] - 1] = counts[order]
-    share = most / np.maximum(length, 1)
-    return {
-        "GroupID": 1 + np.arange(number),
-        "Length": length,
-        "Descendant": descendant,
-        "Share": share,
-    }
+    order = np.lexsort((-to, counts))
+    partner[of[order] - 1] = to[order]
+    most[of[order] - 1] = counts[order]
+    return partner, most

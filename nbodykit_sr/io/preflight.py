@@ -64,6 +64,7 @@ CATALOGUE = Kind(
 MESH = Kind(
     "mesh", rf"checksums|Field/{_BLOCK}", ("Field/attr-v2", NAMES["model_hash"]), resumable=True
 )
+SERIES = Kind("series")  # a folder of catalogues, which are guarded one by one
 HALOS = Kind("halos", rf"(Header|(1|FOFGroups)/\w+)/{_BLOCK}", ("Header/attr-v2", "HaloCommand"))
 REPORT = Kind(
     "report",

@@ -6,6 +6,8 @@ model: ``models.card.read_card(path)`` shows it.
 
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
 
 FOLDER = Path(__file__).parent
@@ -16,8 +18,14 @@ def shipped():
     return sorted(FOLDER.glob("*.safetensors"))
 
 
+def named(model):
+    """The path of a shipped model that is called by its name; anything else as it is."""
+    path = FOLDER / f"{model}.safetensors"
+    return path if path in shipped() and not Path(model).exists() else model
+
+
 def choose(cell, redshift, channels=None):
-    """The shipped displacement model that fits a snapshot.
+    """The shipped displacement model that fits a snapshot, or all of several.
 
     Where several fit, the one for the narrowest range of redshifts is taken, then the largest.
 
@@ -25,7 +33,7 @@ def choose(cell, redshift, channels=None):
     ----------
     cell : float
         Spacing of the LR lattice, comoving [Mpc/h].
-    redshift : float
+    redshift : float, or several
     channels : int, optional
         Channels the snapshot has: 3 (displacement) or 6 (and velocity). A model must not need
         more.
@@ -41,19 +49,22 @@ def choose(cell, redshift, channels=None):
     """
     from ..models.card import read_card
 
-    fitting, there = [], []
+    redshifts, fitting, there = np.ravel(redshift).tolist(), [], []
     for path in shipped():
         card = read_card(path)
         if not card.moves_particles:
             continue
         there.append(f"{card.name} ({card.validity}, {card.channels} channels)")
-        if card.disagreement(cell, redshift) is None and (channels or 6) >= card.channels:
+        apart = any(card.disagreement(cell, z) for z in redshifts)
+        if not apart and (channels or 6) >= card.channels:
             low, high = card.redshift or (0.0, float("inf"))
             fitting.append((high - low, -card.channels, -path.stat().st_size, path))
     if fitting:
         return min(fitting)[-1]
+    one = "one for each snapshot, " if len(redshifts) > 1 else ""
     raise InputError(
-        f"no shipped model fits an LR cell of {cell:.6g} Mpc/h at redshift {redshift:.4g}"
+        f"no shipped model fits an LR cell of {cell:.6g} Mpc/h at redshift "
+        f"{', '.join(f'{z:.4g}' for z in redshifts)}"
         f"{f' with {channels} channels' if channels else ''}: there are "
-        f"{'; '.join(there) or 'none'}; name your own weights, or the model 'interpolate'"
+        f"{'; '.join(there) or 'none'}; name your own weights, {one}or the model 'interpolate'"
     )
