@@ -22,19 +22,20 @@ choose_launcher() {
     exit 2
 }
 
-# chunks OUTPUT: how many an unfinished run has recorded
+# chunks OUTPUT: how many an unfinished run has recorded; of a series, all its catalogues together
 chunks() {
     local output=${1%"${1##*[!/]}"} # without the slashes at its end
-    { cat "$output".partial/journal.* 2>/dev/null || true; } | wc -l
+    { cat "$output".partial/journal.* "$output"/*.partial/journal.* "$output"/*/checksums \
+        2>/dev/null || true; } | wc -l
 }
 
-# run_job RESTARTS SNAPSHOT OUTPUT [OPTION ...]: run generate, or go on with it, and pass a warning
+# run_job RESTARTS OUTPUT ARGUMENT ...: run generate, or go on with it, and pass a warning
 # (SIGUSR1 to this shell) on to its ranks. Afterwards `status` is its status, and `again` is yes if
 # the job should be queued again: it was warned, has added chunks and was not too often queued.
 run_job() {
-    local restarts=$1 output=$3 most=${NBODYKIT_SR_RESTARTS:-20} resume=(--resume) before added
+    local restarts=$1 output=$2 most=${NBODYKIT_SR_RESTARTS:-20} resume=(--resume) before added
     local warned=0 seen
-    shift
+    shift 2
     # who asks to overwrite begins anew, but only the first time
     [[ $restarts -gt 0 || " $* " != *" --overwrite "* ]] || resume=()
     before=$(chunks "$output")

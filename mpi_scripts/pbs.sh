@@ -2,6 +2,7 @@
 # Super-resolve a snapshot on several nodes under PBS, one rank per GPU.
 #
 #     export SNAPSHOT=... OUTPUT=... MODEL=... OPTIONS="..."     # options of generate, or none
+#     # a series in time: SNAPSHOT=PART_004:PART_006:PART_008
 #     qsub -v SNAPSHOT,OUTPUT,MODEL,OPTIONS mpi_scripts/pbs.sh
 #
 # Submit from the project's root, after mpi_scripts/install.sh with the site's MPI module loaded.
@@ -31,8 +32,9 @@ choose_launcher "$ranks" "$mpirun -n $ranks" "mpiexec -n $ranks"
     wait $! && kill -USR1 $$
 ) >/dev/null 2>&1 &
 clock=$!
+IFS=: read -ra snapshots <<<"$SNAPSHOT"
 # shellcheck disable=SC2086  # OPTIONS is a list of words
-run_job "$RESTARTS" "$SNAPSHOT" "$OUTPUT" --model "$MODEL" $OPTIONS
+run_job "$RESTARTS" "$OUTPUT" "${snapshots[@]}" "$OUTPUT" --model "$MODEL" $OPTIONS
 kill "$clock" 2>/dev/null || true
 [ "$again" = no ] && exit "$status"
 RESTARTS=$((RESTARTS + 1))

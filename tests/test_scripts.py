@@ -68,13 +68,13 @@ def job(commands, tmp_path):
     commands("scontrol", "exit 0")
     commands("qsub", 'echo "$OPTIONS, restart $RESTARTS"')
 
-    def run_job(script, begin, *options, status=0, restarts=0, srun=4, mpirun=4):
+    def run_job(script, begin, *options, status=0, restarts=0, srun=4, mpirun=4, low=("LR",)):
         begin = begin.format(tmp=tmp_path)
         commands("srun", LAUNCHER.format(ranks=srun, begin=begin))
         for name in ("mpirun", "mpiexec"):
             commands(name, LAUNCHER.format(ranks=mpirun, begin=begin))
-        words = {"SNAPSHOT": "LR", "OUTPUT": f"{tmp_path}/SR/", "MODEL": "MODEL"}
-        slurm = [*words.values(), *options] if script == "slurm.sh" else []
+        words = {"SNAPSHOT": ":".join(low), "OUTPUT": f"{tmp_path}/SR/", "MODEL": "MODEL"}
+        slurm = [*low, words["OUTPUT"], "MODEL", *options] if script == "slurm.sh" else []
         return run(
             "bash",
             f"mpi_scripts/{script}",
@@ -105,6 +105,18 @@ def test_a_warned_job_goes_on(job, script):
     said = job(script, WARNED, "--seed", "7")
     assert again(said) and "LR" in said and "--model MODEL --seed 7 --resume" in said
     assert script == "slurm.sh" or "--seed 7, restart 1" in said
+
+
+@scripts
+def test_a_series_goes_on_while_any_of_its_catalogues_grows(job, script, tmp_path):
+    """A catalogue that became whole has its chunks in other files: they still count."""
+    output = tmp_path / "SR"
+    (output / "A.partial").mkdir(parents=True)
+    (output / "A.partial" / "journal.0").write_text("{}\n{}\n")
+    grown = """mv {tmp}/SR/A.partial {tmp}/SR/A; rm {tmp}/SR/A/journal.0
+printf '#\\n1\\n2\\n' >{tmp}/SR/A/checksums; mkdir {tmp}/SR/B.partial"""
+    said = job(script, f"{grown}\nkill -USR1 $PPID", low=("A", "B"))
+    assert again(said) and f"A B {output}/ --model MODEL" in said
 
 
 @scripts
