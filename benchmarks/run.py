@@ -23,8 +23,12 @@ import torch
 from common import PAPER, make_snapshot, median, run, save_weights
 
 from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.atomic import atomic_file, disk
+from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 from nbodykit_sr.models.displacement import PADDING
 from nbodykit_sr.plan import BASE_MEMORY, particle_bytes, plan
+from nbodykit_sr.version import __version__
 
 HERE = Path(__file__).parent
 CELL = 1.5625  # LR spacing of the snapshots [Mpc/h]
@@ -342,7 +346,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
-    results = {"machine": machine()}
+    if args.output:
+        prepare_output(args.output, None, SUMMARY, overwrite=True)
+    results = {"nbodykit_sr": __version__, "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(folder, args.chunks, args.repeats)
         for name in args.only:
@@ -351,9 +357,14 @@ def main():
             if {"plan", "exchange"} <= results.keys():
                 results["foretold"] = big_boxes(results)
             if args.output:
-                Path(args.output).write_text(json.dumps(results, indent=1) + "\n")
+                with disk(args.output), atomic_file(args.output) as file:
+                    file.write(json.dumps(results, indent=1).encode() + b"\n")
     print(report(results))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2)

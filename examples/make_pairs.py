@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from bigfile import FileMPI
 from fastpm.background import MatterDominated
 from fastpm.core import FastPMStep, Solver, StateVector, leapfrog
 from fastpm.force.kernels import gradient, laplace
@@ -28,6 +27,7 @@ from nbodykit.cosmology import Cosmology, LinearPower
 from pmesh.pm import ParticleMesh
 
 from nbodykit_sr.errors import InputError, agreement
+from nbodykit_sr.io.blocks import write_header, write_rows
 from nbodykit_sr.io.checks import attributes
 from nbodykit_sr.io.preflight import SNAPSHOT, prepare_output
 from nbodykit_sr.io.staging import staged
@@ -231,12 +231,9 @@ def write_snapshot(path, state, lattice, header, comm):
         "1/Velocity": state.V.astype("f4"),
         "1/ID": lattice.id(site),
     }
-    with staged(path, SNAPSHOT, comm) as folder, FileMPI(comm, str(folder), create=True) as file:
-        for name, values in columns.items():
-            file.create_from_array(name, values)
-        with file.create("Header") as block:
-            for name, value in header.items():
-                block.attrs[name] = value
+    with staged(path, SNAPSHOT, comm) as folder:
+        write_rows(folder, columns, comm)
+        write_header(folder, header, comm)
 
 
 def arguments(argv=None):

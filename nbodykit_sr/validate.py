@@ -108,6 +108,9 @@ def validate(options, comm):
         largest = max(one.csize for box in boxes for many in box.values() for one in many)
         box = Universe.of(first.attrs, "BoxSize").BoxSize
         settings = Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
+    for many in (many for box in boxes for many in box.values()):
+        for one in many:
+            one.check_sums()
     silent = comm.rank > 0 or options.quiet
     for purpose, needed in suite.memory(boxes, settings).items():
         if not silent:

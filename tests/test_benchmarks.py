@@ -58,9 +58,22 @@ def test_a_command_that_fails_is_told(common):
 
 @pytest.mark.slow
 def test_the_report_names_the_machine(tmp_path):
-    command = [sys.executable, BENCHMARKS / "run.py", "--only", "disk"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "cores" in done.stdout and "Writing" in done.stdout
+    results = tmp_path / "results.json"
+    command = [sys.executable, BENCHMARKS / "run.py", "--only", "disk", "--output", results]
+    for _ in range(2):  # its own results are replaced
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "cores" in done.stdout and "Writing" in done.stdout
+        assert json.loads(results.read_text())["disk"]["plain"] > 0
+
+
+def test_results_of_others_are_not_replaced(tmp_path):
+    notes = tmp_path / "notes.json"
+    notes.write_text("mine")
+    command = [sys.executable, BENCHMARKS / "run.py", "--only", "disk", "--output"]
+    for output, said in ((notes, "is no summary"), (tmp_path / "none" / "x", "does not exist")):
+        done = subprocess.run([*command, output], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+    assert notes.read_text() == "mine"
 
 
 @pytest.mark.slow

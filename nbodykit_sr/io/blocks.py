@@ -6,7 +6,8 @@ import shutil
 import bigfile
 import numpy as np
 
-from .atomic import atomic_file
+from ..errors import agreement
+from .atomic import atomic_file, disk
 from .checks import attributes, byte_sum, check_block, header_text
 
 # Rows in one physical file of a block, as nbodykit and bigfile write them
@@ -87,6 +88,48 @@ class BlockFile:
 
     def _file(self, name, number):
         return os.path.join(self.folder, name, f"{number:06X}")
+
+
+def write_rows(folder, columns, comm):
+    """Make blocks of which every rank has consecutive rows. Collective.
+
+    Parameters
+    ----------
+    folder : path
+        Of a BigFile.
+    columns : dict of (n, ...) arrays
+        By the names of their blocks; n may differ between ranks.
+    comm : mpi4py.MPI.Comm
+
+    Raises
+    ------
+    InputError
+        On every rank, if the disk does not take them.
+    """
+    counts = comm.allgather(len(next(iter(columns.values()))))
+    dtypes = {name: (rows.dtype, rows.shape[1:]) for name, rows in columns.items()}
+    store = BlockFile(os.fspath(folder), dtypes, sum(counts))
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            store.create()
+    with agreement(comm), disk(folder):
+        start = sum(counts[: comm.rank])
+        sums = {
+            name: store.write(name, start, np.ascontiguousarray(rows))
+            for name, rows in columns.items()
+        }
+    sums = comm.gather(sums)
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            for name in columns:
+                store.seal(name, [part for one in sums for part in one[name]])
+
+
+def write_header(folder, attrs, comm):
+    """Make the block Header of a BigFile. Collective; raises as `write_rows` does."""
+    with agreement(comm), disk(folder, bigfile.Error):
+        if comm.rank == 0:
+            BlockFile(os.fspath(folder), {}, 0).describe("Header", attrs)
 
 
 def _write_at(path, offset, values):

@@ -212,7 +212,7 @@ def file_sum(path, first, last):
     return total % 2**32
 
 
-def check_sums(files, comm, force=False):
+def check_sums(files, comm, force=None):
     """Compare bytes with the checksums that headers keep of them. Collective.
 
     Parameters
@@ -220,8 +220,8 @@ def check_sums(files, comm, force=False):
     files : list of (path, bytes, byte sum)
         The same on all ranks, which share each file.
     comm : mpi4py.MPI.Comm
-    force : bool
-        Warn, instead of raising.
+    force : bool, optional
+        Warn, instead of raising. None: the command has no such option.
 
     Raises
     ------
@@ -243,7 +243,8 @@ def check_sums(files, comm, force=False):
                 "after it was written; copy it again"
             )
             if not force:
-                raise InputError(f"{problem}; --force goes on all the same")
+                hint = "" if force is None else "; --force goes on all the same"
+                raise InputError(problem + hint)
             if comm.rank == 0:
                 logger.warning("%s: going on as forced", problem)
 

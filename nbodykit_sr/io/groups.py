@@ -2,15 +2,13 @@
 
 import os
 
-import bigfile
 import numpy as np
 from nbodykit.lab import BigFileCatalog
 from nbodykit.source.catalog.halos import HaloCatalog
 
-from ..errors import InputError, agreement
+from ..errors import InputError
 from ..universe import Universe
-from .atomic import disk
-from .blocks import BlockFile
+from .blocks import write_header, write_rows
 from .checks import attributes
 from .layout import mpgadget_header
 from .snapshot import cosmology
@@ -74,10 +72,8 @@ def write_groups(folder, source, groups, members, attrs):
     header = mpgadget_header(source.attrs, source.csize, source.header.raw)
     header.update(NumFOFGroupsTotal=np.array([number], "u8"), NumPartInGroupTotal=inside, **attrs)
     for prefix, blocks in rows.items():
-        _write_blocks(comm, folder, {f"{prefix}/{name}": rows for name, rows in blocks.items()})
-    with agreement(comm), disk(folder, bigfile.Error):
-        if comm.rank == 0:
-            BlockFile(folder, {}, 0).describe("Header", header)
+        write_rows(folder, {f"{prefix}/{name}": rows for name, rows in blocks.items()}, comm)
+    write_header(folder, header, comm)
 
 
 def _converted(table, columns):
@@ -87,24 +83,6 @@ def _converted(table, columns):
         for name, (block, dtype, factor) in table.items()
         if name in columns
     }
-
-
-def _write_blocks(comm, folder, blocks):
-    """Blocks of which every rank has consecutive rows."""
-    counts = comm.allgather(len(next(iter(blocks.values()))))
-    dtypes = {name: (rows.dtype, rows.shape[1:]) for name, rows in blocks.items()}
-    store = BlockFile(folder, dtypes, sum(counts))
-    with agreement(comm), disk(folder, bigfile.Error):
-        if comm.rank == 0:
-            store.create()
-    with agreement(comm), disk(folder):
-        start = sum(counts[: comm.rank])
-        sums = {name: store.write(name, start, rows) for name, rows in blocks.items()}
-    sums = comm.gather(sums)
-    with agreement(comm), disk(folder, bigfile.Error):
-        if comm.rank == 0:
-            for name in blocks:
-                store.seal(name, [part for one in sums for part in one[name]])
 
 
 def open_halos(path, comm=None, mdef="vir"):

@@ -28,7 +28,7 @@ class SnapshotCatalog(CatalogSource):
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
         CatalogSource.__init__(self, comm=comm)
 
-    def check_sums(self, force=False):
+    def check_sums(self, force=None):
         """Compare the bytes of all columns with the checksums in their headers. Collective.
 
         Of formats that keep no checksums nothing is compared here: HDF5 checks those of its own
@@ -36,8 +36,8 @@ class SnapshotCatalog(CatalogSource):
 
         Parameters
         ----------
-        force : bool
-            Warn, instead of raising.
+        force : bool, optional
+            Warn, instead of raising. None: the command has no such option.
 
         Raises
         ------

@@ -50,7 +50,8 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
     Raises
     ------
     InputError
-        On every rank: box, time, cosmology, lattices or phases do not match.
+        On every rank: box, time, cosmology, lattices or phases do not match, or a file does not
+        match its checksum.
     """
     prepare_output(folder, comm, PAIR, inputs=(lr, hr), parents=True)
     catalogs = [open_snapshot(path, comm, dataset) for path in (lr, hr)]
@@ -63,6 +64,8 @@ def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown",
                 f"LR has {catalogs[0].csize} and HR {catalogs[1].csize} particles: 2^3, 4^3, 8^3 "
                 "or another power of 2 cubed times as many are needed"
             )
+    for catalog in catalogs:
+        catalog.check_sums()
     lr, hr = (find_lattice(catalog) for catalog in catalogs)
     with agreement(comm):
         shift = alignment(lr.lattice, ratio, hr.lattice.offset)

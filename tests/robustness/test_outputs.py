@@ -115,6 +115,14 @@ def test_an_output_that_is_an_input(command, tmp_path):
         assert "overlap" in command(output), output
 
 
+def test_an_input_that_is_damaged(command, tmp_path):
+    block = next(b for b in sorted(command.victim.rglob("000000")) if b.stat().st_size > 1)
+    content = bytearray(block.read_bytes())
+    content[9] ^= 1
+    block.write_bytes(content)
+    assert "damaged or changed" in command(tmp_path / "out")
+
+
 def test_an_input_called_as_the_unfinished_output(command, tmp_path):
     command.victim.rename(tmp_path / "out.partial")
     command.victim.symlink_to(tmp_path / "out.partial")
@@ -297,12 +305,26 @@ def test_figures_of_the_examples(tmp_path):
         prepare_output(photo, COMM, FIGURE, overwrite=True)
 
 
-def test_make_pairs_keeps_no_other_box(tmp_path, monkeypatch):
+@pytest.fixture
+def example():
     pytest.importorskip("fastpm")
     path = Path(__file__).parents[2] / "examples" / "make_pairs.py"
     spec = importlib.util.spec_from_file_location("make_pairs", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_make_pairs_on_a_full_disk(example, small_disk):  # noqa: F811
+    """The LR snapshot fits; of the HR one nothing is left."""
+    (small_disk / "filler").write_bytes(bytes(1_400_000))
+    argv = ["--seeds=1", "--nmesh=4", "--factor=4", "--step=0.3", "--redshifts=9"]
+    with pytest.raises(InputError, match="No space left"):
+        example.main([str(small_disk), *argv], COMM)
+    assert [path.name for path in (small_disk / "1").iterdir()] == ["LR_z9"]
+
+
+def test_make_pairs_keeps_no_other_box(example, tmp_path, monkeypatch):
     small = ["--nmesh=4", "--factor=2", "--step=0.3", "--redshifts", "9"]
     argv = [str(tmp_path), "--seeds", "1", *small]
     example.main([*argv, "--boxsize=10"], COMM)
