@@ -3,10 +3,13 @@
 As a script, ``python commands.py TROUBLE COMMAND ARGUMENT ...`` is a command in trouble: TROUBLE is
 ``slow:SECONDS`` for each chunk, or ``KIND:RANK`` for a rank that fails after its first chunk, by
 an exception (``raise``), for lack of memory (``memory``) or by SIGKILL (``kill``), or
-``RANK:MOMENT`` for a rank that is killed at its nth action on the output (see `watch_actions`).
+``RANK:MOMENT`` for a rank that is killed at its nth action on the output (see `watch_actions`), or
+``RANK:all`` for one that keeps, in `kept` folders, what a kill at any of its actions would leave.
 """
 
 import importlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -119,11 +122,15 @@ generate = partial(run, "generate")
 emulate = partial(run, "emulate")
 
 
-def watch_actions(output, action):
-    """Call `action` before each change of an output by this process; true has it killed.
+def kill_myself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch_actions(output, action, then=kill_myself):
+    """Call `action` before each change of an output by this process, and if it is true, `then`.
 
     Actions are what Python's audit events tell of (files opened, renamed, removed, folders
-    made), blocks made by the library, and writes of chunks, which are cut in half.
+    made), blocks made by the library, and writes of chunks, of which half is written before `then`.
     """
 
     def watch(event, details):
@@ -131,21 +138,21 @@ def watch_actions(output, action):
             str(output) in str(d) for d in details if isinstance(d, (str, bytes, os.PathLike))
         ):
             if action():
-                os.kill(os.getpid(), signal.SIGKILL)
+                then()
 
     pwrite = os.pwrite
 
     def cut(descriptor, content, offset):
         if action():
             pwrite(descriptor, content[: len(content) // 2], offset)
-            os.kill(os.getpid(), signal.SIGKILL)
+            then()
         return pwrite(descriptor, content, offset)
 
     create = bigfile.File.create
 
     def created(*details, **more):
         if action():
-            os.kill(os.getpid(), signal.SIGKILL)
+            then()
         return create(*details, **more)
 
     os.pwrite, bigfile.File.create = cut, created
@@ -176,6 +183,73 @@ def killed_at(moment, function, output):
     actions = len(os.read(reading, 2**16))
     os.close(reading)
     return actions, os.WIFSIGNALED(status)
+
+
+def resumed_at_every_moment(folder, written, overwrite=False):
+    """Kill a small run at each of its actions, and go on with it to the same bytes.
+
+    Parameters
+    ----------
+    folder : Path
+    written : callable
+        Of the output, its seed, overwrite and resume.
+    overwrite : bool
+        In the output's place are an older one and an unfinished run of another seed.
+
+    Returns
+    -------
+    int
+        How many actions there were.
+    """
+    written(folder / "whole", 7)
+    whole = tree(folder / "whole")
+    actions = moment = 0
+    while moment <= actions:
+        output = folder / f"at{moment}"
+        state = Path(f"{output}.partial") / "run.json"
+        if overwrite:
+            written(output, 1)
+            killed_at(40, partial(written, output, 2, overwrite), output)
+            assert recorded(output) > 0
+        count, killed = killed_at(moment, partial(written, output, 7, overwrite), output)
+        assert killed == (moment > 0), moment
+        actions = actions or count
+        # killed before the other run was removed, it is not ours to resume
+        if not state.exists() or json.loads(state.read_text())["seed"] == "7":
+            status = forked(partial(written, output, 7, overwrite, resume=True))
+            assert status == 0, f"not resumed after {moment} of {actions} actions"
+            assert tree(output) == whole, moment
+            assert not state.parent.exists(), moment
+        shutil.rmtree(output)
+        shutil.rmtree(state.parent, ignore_errors=True)
+        moment += 1
+    return actions
+
+
+def kept(output):
+    """Folders of what ``RANK:all`` kept, each with the output's name in it."""
+    return sorted(Path(f"{output}.kept").iterdir())
+
+
+def _keep_every_moment(output, others):
+    """At each action on an output hold the other ranks, as a kill would, and copy what is there."""
+    moments, busy = itertools.count(), False
+
+    def keep():
+        nonlocal busy
+        busy = True  # copying is no action of the run
+        folder = Path(f"{output}.kept") / f"{next(moments):03}"
+        folder.mkdir(parents=True)
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        for path in map(Path, (output, f"{output}.partial")):
+            if path.exists():
+                shutil.copytree(path, folder / path.name)
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+        busy = False
+
+    watch_actions(output, lambda: not busy, keep)
 
 
 def tree(path):
@@ -217,8 +291,12 @@ def _trouble(kind, value, output):
     from nbodykit_sr.io.writer import ChunkWriter
 
     if kind.isdigit():
-        moments = iter(range(1, 10**6))
-        if MPI.COMM_WORLD.rank == int(kind):
+        moments, pids = itertools.count(1), MPI.COMM_WORLD.allgather(os.getpid())
+        if MPI.COMM_WORLD.rank != int(kind):
+            return
+        if value == "all":
+            _keep_every_moment(output, set(pids) - {os.getpid()})
+        else:
             watch_actions(output, lambda: next(moments) == int(value))
         return
     write = ChunkWriter._write
