@@ -5,6 +5,10 @@
 source mpi_scripts/environment.sh
 say() { echo "job: $*"; }
 
+# a warning is counted from the first moment, and passed on to the ranks once there are any
+warned=0 ranks_pid=
+trap 'warned=$((warned + 1)); ${ranks_pid:+kill -USR1 $ranks_pid}' USR1
+
 # choose_launcher N LAUNCHER ...: `launcher` becomes the first whose N ranks see each other
 choose_launcher() {
     local n=$1 said
@@ -33,21 +37,24 @@ chunks() {
 # (SIGUSR1 to this shell) on to its ranks. Afterwards `status` is its status, and `again` is yes if
 # the job should be queued again: it was warned, has added chunks and was not too often queued.
 run_job() {
-    local restarts=$1 output=$2 most=${NBODYKIT_SR_RESTARTS:-20} resume=(--resume) before added
-    local warned=0 seen
+    local restarts=$1 output=$2 most=${NBODYKIT_SR_RESTARTS:-20} resume=(--resume) before added seen
     shift 2
+    again=no status=2
+    if [ "$warned" -gt 0 ]; then
+        say "time is nearly up before the ranks could begin: ask for more time" >&2
+        return
+    fi
     # who asks to overwrite begins anew, but only the first time
     [[ $restarts -gt 0 || " $* " != *" --overwrite "* ]] || resume=()
     before=$(chunks "$output")
     # every rank picks its GPU by its number on the node
     $launcher python -m nbodykit_sr.generate "$@" "${resume[@]}" </dev/null &
-    trap 'warned=$((warned + 1)); kill -USR1 '$! USR1
+    ranks_pid=$!
     while :; do
         seen=$warned status=0
-        wait $! || status=$?
+        wait $ranks_pid || status=$?
         [ "$seen" != "$warned" ] || break # otherwise it is the warning that ended the waiting
     done
-    again=no
     [ "$status" = 75 ] && [ "$warned" -gt 0 ] || return 0
     added=$(($(chunks "$output") - before))
     if [ "$added" -le 0 ]; then

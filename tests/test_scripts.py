@@ -135,6 +135,16 @@ def test_a_job_is_not_queued_again_for_ever(job, script):
     assert not again(said) and "for the 21th time" in said
 
 
+def test_a_job_warned_before_its_ranks_begin_says_so():
+    """Bash itself would end without a word."""
+    said = run(
+        "bash",
+        "-euc",
+        "source mpi_scripts/job.sh; kill -USR1 $$; run_job 0 SR LR SR; echo $again $status",
+    )
+    assert "ask for more time" in said and said.startswith("no 2\n")
+
+
 @scripts
 def test_overwrite_begins_anew_the_first_time_only(job, script):
     assert "--resume" not in job(script, WARNED, "--overwrite")
