@@ -102,8 +102,8 @@ for name in bigfile kdcount mpsort pmesh nbodykit fastpm; do
     }
 done
 
-# galaxies by HOD: a build of minutes
-if [[ " $* " == *" analysis "* ]] && ! have halotools "$(version halotools)"; then
+# galaxies by HOD, a build of minutes; the tests use it too
+if [[ " $* " =~ " "(analysis|test)" " ]] && ! have halotools "$(version halotools)"; then
     say "building halotools (about 3 minutes)"
     pip wheel -q --no-deps --no-binary halotools -w "$wheels" "halotools==$(version halotools)"
 fi
@@ -113,8 +113,8 @@ fi
 if ! command -v gsl-config >/dev/null; then
     say "no gsl-config on PATH: leaving out Corrfunc, nbodykit's pair counting; for that install the" \
         "GNU Scientific Library (Debian: libgsl-dev) and run this again"
-elif have corrfunc "$(version Corrfunc)" || have Corrfunc "$(version Corrfunc)" ||
-    { say "building Corrfunc (about 1 minute)" && wheel "Corrfunc==$(version Corrfunc)"; }; then
+elif have corrfunc "$(version Corrfunc)" ||
+    { say "building Corrfunc (about 3 minutes)" && wheel "Corrfunc==$(version Corrfunc)"; }; then
     pip install -q --find-links "$wheels" Corrfunc
 else
     say "Corrfunc did not build: leaving it out"

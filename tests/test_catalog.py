@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower
+from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower, SimulationBox2PCF
+from scipy.spatial import cKDTree
 
 from nbodykit_sr import InputError, SRCatalog, cosmology, open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
@@ -409,3 +410,20 @@ def test_threads_compute_ahead_within_the_cache(snapshot, weights):
         torch.set_num_threads(before)
     assert ahead == [0]  # all of them are kept
     np.testing.assert_array_equal(positions, alone["Position"].compute())
+
+
+@pytest.mark.slow
+def test_pair_counts_of_nbodykit(snapshot):
+    """By Corrfunc as by a tree of scipy's, whose pairs are ordered and without the particles themselves."""
+    reason = "Corrfunc is not installed: install.sh leaves it out where the GNU Scientific Library is missing"
+    pytest.importorskip("Corrfunc", reason=reason)
+    sr = SRCatalog(snapshot, model="interpolate")
+    edges = np.geomspace(0.1, 0.5, 5)
+    counted = SimulationBox2PCF("1d", sr, edges)
+    position, BoxSize = all_columns(sr)["Position"], 12.5
+    tree = cKDTree(position % BoxSize, boxsize=BoxSize)
+    pairs = np.diff(tree.count_neighbors(tree, edges))
+    np.testing.assert_array_equal(counted.D1D2["npairs"], pairs)
+    density = len(position) / BoxSize**3
+    expected = len(position) * density * 4 / 3 * np.pi * np.diff(edges**3)
+    np.testing.assert_allclose(counted.corr["corr"], pairs / expected - 1, rtol=1e-3, atol=1e-3)
