@@ -318,7 +318,7 @@ def report(results):
     if "plan" in results:
         p = results["plan"]
         text.append(
-            f"--plan foretells {p['foretold']:.1f} s, the run takes {p['took']:.1f} s: "
+            f"`--plan` foretells {p['foretold']:.1f} s, the run takes {p['took']:.1f} s: "
             f"{100 * (p['foretold'] / p['took'] - 1):+.0f}%.\n"
         )
     if "foretold" in results:

@@ -69,7 +69,8 @@ def model(card):
     plain = {key: value for key, value in card.training.items() if isinstance(value, str)}
     text += [f"**{key.capitalize()}**: {escaped(value)}.\n" for key, value in plain.items()]
     rest = {key: value for key, value in card.training.items() if key not in plain}
-    text += [f"```json\n{json.dumps(rest, indent=1)}\n```\n"]
+    settings = f"```json\n{json.dumps(rest, indent=1)}\n```"
+    text += [f"<details><summary>All settings</summary>\n\n{settings}\n\n</details>\n"]
     return "\n".join(text)
 
 
@@ -79,7 +80,8 @@ def measured(evaluation, level=3):
     text = [table(["quantity", "value"], rows)] if rows else []
     for name, part in evaluation.items():
         if isinstance(part, dict):
-            text.append(f"{'#' * level} {name[:1].upper()}{escaped(name[1:])}\n")
+            title = name if name.startswith("z =") else name[:1].upper() + name[1:]
+            text.append(f"{'#' * level} {escaped(title)}\n")
             text += [box(part)] if HR_HALOS in part else measured(part, level + 1)
     return text
 
@@ -121,7 +123,7 @@ def system(name):
     path, _ = train.SYSTEMS[name]
     configuration = pkgutil.resolve_name(f"nbodykit_sr.training.{path}")
     first, *tables = sections(configuration)
-    text = [f'# system = "{name}"\n', f"{ClassDoc(configuration)['Summary'][0]}\n", first[1]]
+    text = [f'# `system = "{name}"`\n', f"{ClassDoc(configuration)['Summary'][0]}\n", first[1]]
     return "\n".join(text + [f"## {title}\n\n{rows}" for title, rows in tables])
 
 
@@ -153,4 +155,6 @@ def benchmarks():
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
     text = ["# Benchmarks\n", (path.parent / "README.md").read_text().split("\n", 1)[1]]
-    return "\n".join(text + [f"## {name}\n\n{run.report(one)}" for name, one in results().items()])
+    for one in results().values():
+        text += [f"## On {one['machine']['processor']}\n", run.report(one)]
+    return "\n".join(text)

@@ -236,7 +236,12 @@ def parse(argv):
     add("--model", help="weights (.safetensors); those for z = 0 by default")
     add("--force", action="store_true", help="warn where the fields and the model card disagree")
     add = parser.group("running")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="each rank its local GPU, or the CPU",
+    )
     add("--chunk", type=int, help="side of a chunk [LR cells]")
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")

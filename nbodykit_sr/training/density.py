@@ -79,7 +79,15 @@ class SampleTable:
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatorTable:
-    """The emulator: filters of a convolution, and `initial_kmin` [h/Mpc] (see DensityEmulator)."""
+    """The emulator, see `DensityEmulator`.
+
+    Attributes
+    ----------
+    filters : int
+        Of each convolution.
+    initial_kmin : float
+        Modes of the initial conditions below this wavenumber [h/Mpc] are taken out; 0 keeps all.
+    """
 
     filters: int = 6
     initial_kmin: float = 0.0
