@@ -12,6 +12,7 @@ from nbodykit_sr.models.convex import (
     ConvexGenerator,
     StyledConvexGenerator,
     combine,
+    deformation,
 )
 from nbodykit_sr.models.displacement import DisplacementGenerator, standard_noise
 from nbodykit_sr.models.fused import fuse
@@ -26,8 +27,8 @@ def randomised(generator):
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
-            if "mix" in name or name.endswith("std"):
-                parameter.normal_(0, 0.5)
+            if "mix" in name or "deform" in name or name.endswith("std"):
+                parameter.normal_(0, 0.1 if "deform" in name else 0.5)
             if name.startswith("slopes"):
                 parameter.normal_(0, 0.2)
     return generator.eval().requires_grad_(False)
@@ -79,6 +80,19 @@ def test_positions_stay_between_the_neighbours():
     for parity in np.ndindex(2, 2, 2):
         here = cell[:, :, :, parity[0], :, parity[1], :, parity[2]]
         assert (here <= around.amax(5) + 1e-5).all() and (here >= around.amin(5) - 1e-5).all()
+
+
+def test_the_deformation_is_that_of_positions():
+    """Of a homogeneous flow it is the matrix of the flow; where the origin moves is of no account."""
+    torch.manual_seed(5)
+    spacing, flow, bulk = 0.3, torch.randn(6, 3), torch.randn(6, 1, 1, 1)
+    site = torch.arange(5) * spacing
+    position = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
+    y = torch.einsum("ca,aijk->cijk", flow, position) + bulk
+    wanted = flow.clone()
+    wanted[:3] += torch.eye(3)
+    found = deformation(y[None], spacing)
+    torch.testing.assert_close(found, wanted.T.reshape(1, 18, 1, 1, 1).expand(1, 18, 4, 4, 4))
 
 
 @pytest.mark.parametrize("element", ELEMENTS[1::7])

@@ -8,7 +8,9 @@ coarser particles around it, with weights that the network chooses,
     w = softmax(log w_trilinear + W x),
 
 so that a patch collapses by joining one of them, level by level, as halos assemble. With W = 0
-this is the published generator. RAFT (Teed & Deng 2020) upsamples optical flow in this way.
+this is the published generator. Which to join depends on where they are by now, so each level's
+features are also told the gradients of the coarse positions and velocities. RAFT (Teed & Deng
+2020) upsamples optical flow in this way, and shows its features the flow so far.
 """
 
 from itertools import product
@@ -18,6 +20,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..universe import growth_factor
+from .blocks import upsample
 from .displacement import DisplacementGenerator, Level
 from .styled import StyledGenerator
 
@@ -29,16 +32,51 @@ TRILINEAR = (1 - (CORNERS[:, None] - FINE).abs()).prod(2)
 
 
 class ConvexLevel(Level):
-    """A `Level` whose skip path is a convex combination of positions instead of an interpolation."""
+    """A `Level` whose skip path is a convex combination of positions instead of an interpolation,
+    and whose features see how far the coarse positions have collapsed (`deformation`)."""
 
     def __init__(self, channels_in, channels_out, fields, noise_gain):
         super().__init__(channels_in, channels_out, fields, noise_gain)
         self.mix = nn.Conv3d(channels_out, len(CORNERS), 1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        self.deform = nn.Conv3d(3 * fields, channels_out, 1, bias=False)
+        for parameter in (self.mix.weight, self.mix.bias, self.deform.weight):
+            nn.init.zeros_(parameter)
+
+    def informed(self, x, y, spacing):
+        return x + self.deform(upsample(deformation(y, spacing)))
 
     def skip(self, y, x, spacing):
         return combine(y, self.mix(x), spacing)
+
+
+@torch.no_grad()
+def deformation(y, spacing):
+    """How far the particles at the corners of each cell have come together.
+
+    Parameters
+    ----------
+    y : (B, C, N, N, N) float tensor
+        Displacement, and velocity if C is 6, of the coarse lattice.
+    spacing : float or tensor
+        Of this lattice, in units of the displacement.
+
+    Returns
+    -------
+    (B, 3 C, N - 1, N - 1, N - 1) float tensor
+        The gradients of position and velocity over the cells, along the first axis, then the
+        second, then the third. A constant: no gradient of a loss flows through it.
+    """
+    total, gradients = y, []
+    for axis in (2, 3, 4):
+        count = y.shape[axis] - 1
+        ends = [[x.narrow(axis, first, count) for first in (0, 1)] for x in (*gradients, total)]
+        *gradients, total = [low + high for low, high in ends]
+        low, high = ends[-1]
+        gradients.append(high - low)
+    out = torch.cat(gradients, 1) / (4 * spacing)
+    for axis in range(3):
+        out[:, axis * (y.shape[1] + 1)] += 1
+    return out
 
 
 def combine(y, logits, spacing):

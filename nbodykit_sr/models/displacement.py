@@ -36,9 +36,13 @@ class Level(nn.Module):
         x = self.noise0(x, noise0)
         # the same numbers: the paper's form to read and compare with, the faster one to train
         x = upsampled_convolution(x, self.conv0) if self.training else self.conv0(upsample(x))
-        x = self.act(x)
+        x = self.act(self.informed(x, y, spacing))
         x = self.act(self.conv1(self.noise1(x, noise1)))
         return x, self.skip(y, x, spacing) + self.act(self.proj(x))
+
+    def informed(self, x, y, spacing):
+        """The features `x` between the convolutions, with what the coarse fields `y` tell them."""
+        return x
 
     def skip(self, y, x, spacing):
         """The coarse fields `y` on the finer lattice, features `x` and LR spacing at hand."""

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .convex import ConvexLevel, combine_planes
+from .convex import ConvexLevel, combine_planes, deformation
 from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
@@ -182,11 +182,15 @@ class FusedLevel(nn.Module):
         width = level.conv1.out_channels
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.filter0 = Filter(taps[:, None], width, dtype)
+        convex = isinstance(level, ConvexLevel)
         self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=True)
+        # for even and odd sites alike, as the phases have them
+        deform = level.deform.weight.flatten(1).repeat(2, 1).T.to(dtype) if convex else None
+        self.register_buffer("deform", deform)
         self.register_buffer("std0", (level.noise0.gain * level.noise0.std)[None].to(dtype))
         self.register_buffer("std1", (level.noise1.gain * level.noise1.std)[None].to(dtype))
         # projected increments, then the logits of convex upsampling where the level has it
-        heads = [level.proj, level.mix] if isinstance(level, ConvexLevel) else [level.proj]
+        heads = [level.proj, level.mix] if convex else [level.proj]
         self.register_buffer("proj", torch.cat([head.weight.flatten(1) for head in heads]))
         self.register_buffer("proj_bias", torch.cat([head.bias for head in heads])[:, None])
         self.spacing = spacing
@@ -213,9 +217,11 @@ class FusedLevel(nn.Module):
             at_x += n
             if len(x.planes) < 2:
                 continue
+            told = self.told(coarse[:, at_x - len(x.planes) : at_x])
             for qd in range(2):
                 for qh in range(2):
-                    phase = self.phases[2 * qd + qh](x.planes)  # (d, h, w, 2n): even and odd w
+                    # (d, h, w, 2n): even and odd w
+                    phase = self.phases[2 * qd + qh](x.planes, told)
                     if qd == qh == 0:
                         d, h, w, n = phase.shape
                         new = g.advance(2 * d, phase, 2 * h, w * 2, n // 2)
@@ -241,6 +247,15 @@ class FusedLevel(nn.Module):
         plane = 8 * slab[0, :, :, 0].numel() * self.proj.shape[1] * slab.element_size()
         return max(1, slab_bytes // plane)
 
+    def told(self, coarse):
+        """What the features learn from the deformation of the cells between some coarse planes,
+        (d, h, w, 2n): see `ConvexLevel`. It may go before the filter, as upsampling is that."""
+        if self.deform is None:
+            return None
+        cells = deformation(coarse[None], self.spacing)[0]
+        told = cells.flatten(1).T.to(self.deform.dtype) @ self.deform
+        return told.view(*cells.shape[1:], -1)
+
     def project(self, x, coarse, fine, start):
         """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""
         stop = start + len(x)
@@ -260,7 +275,8 @@ class FusedLevel(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Unpadded convolution, and LeakyReLU if `activated`: (D, H, W, C) -> (D', H', W', C')."""
+    """Unpadded convolution, and what is to be added or LeakyReLU if `activated`:
+    (D, H, W, C) -> (D', H', W', C')."""
 
     def __init__(self, weight, bias, dtype, activated=False):
         super().__init__()
@@ -270,8 +286,10 @@ class Convolution(nn.Module):
         self.activated = activated
         self.packed = None  # weights in the order oneDNN wants them for such an input
 
-    def forward(self, x):
+    def forward(self, x, added=None):
         x = x.permute(3, 0, 1, 2)[None]
+        if added is not None:
+            added = added.permute(3, 0, 1, 2)[None]
         if with_onednn(x):
             if self.packed is None:
                 # for a shape of no account, so that no process packs otherwise than another
@@ -279,9 +297,11 @@ class Convolution(nn.Module):
                 self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                     self.weight, [0] * 3, [1] * 3, [1] * 3, 1, shape
                 )
-            x = pointwise(x, self.packed, self.bias, 1, self.activated)
+            x = pointwise(x, self.packed, self.bias, 1, self.activated, added)
         else:
             x = F.conv3d(x, self.weight, self.bias)
+            if added is not None:
+                x += added
             if self.activated:
                 F.leaky_relu_(x, SLOPE)
         return x[0].permute(1, 2, 3, 0).contiguous()
@@ -314,21 +334,15 @@ def with_onednn(x):
     return x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def pointwise(x, weight, bias, groups, activated):
-    """oneDNN's convolution with its activation in one pass."""
+def pointwise(x, weight, bias, groups, activated, added=None):
+    """oneDNN's convolution with an addition, or its activation, in one pass."""
     axes = x.dim() - 2
-    return torch.ops.mkldnn._convolution_pointwise(
-        x,
-        weight,
-        bias,
-        [0] * axes,
-        [1] * axes,
-        [1] * axes,
-        groups,
-        "leaky_relu" if activated else "none",
-        [SLOPE] if activated else [],
-        "",
-    )
+    geometry = ([0] * axes, [1] * axes, [1] * axes, groups)
+    convolution = torch.ops.mkldnn._convolution_pointwise
+    if added is not None:
+        return convolution.binary(x, added, weight, bias, *geometry, "add", 1.0, None, [], None)
+    activation = ("leaky_relu", [SLOPE]) if activated else ("none", [])
+    return convolution(x, weight, bias, *geometry, *activation, "")
 
 
 class Window:
