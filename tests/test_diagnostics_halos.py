@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from nbodykit_sr.diagnostics import find_halos, mass_edges, mass_function, particle_mass, ratio
+from nbodykit_sr.diagnostics.linking import link
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
 
@@ -60,6 +61,28 @@ def test_halos_agree_with_brute_force(comm):
     halos = find_halos(catalogue(position, comm))
     np.testing.assert_array_equal(halos.length, expected)
     assert comm.allreduce(len(halos.members["Position"])) == expected.sum()
+
+
+@pytest.mark.mpi
+def test_slabs_make_the_same_groups(comm):
+    """However the box is cut, and where groups lie across faces, through slabs and all around."""
+    rng = np.random.default_rng(5)
+    wire = np.stack([np.full(500, 2.0), np.full(500, 7.0), np.linspace(0, BOX, 500)], 1)
+    faces = [[9.0, 9.0, z] + rng.normal(0, 0.04, (40, 3)) for z in np.linspace(0, BOX, 21)]
+    position = np.concatenate([clumps(6, [31, 32, 200], 4000), wire, *faces]) % BOX
+    position = rng.permutation(position)
+    length = 0.2 * BOX / len(position) ** (1 / 3)
+    expected = brute_force(position, BOX, length, 32)
+    assert expected[0] > 500
+    part = slice(*(len(position) * np.array([comm.rank, comm.rank + 1]) // comm.size))
+    found = []
+    for slab in (10**6, 900):
+        row, group, sizes = link(position[part], BOX, length, 32, comm, slab // comm.size)
+        np.testing.assert_array_equal(sizes, expected)
+        np.testing.assert_array_equal(row, np.unique(row))
+        found.append((row, group))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 @pytest.mark.mpi

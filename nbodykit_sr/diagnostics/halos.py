@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from mpi4py import MPI
-from nbodykit.lab import FOF, ArrayCatalog
+from nbodykit.lab import ArrayCatalog
 
 from ..universe import Universe
 from .fields import pieces, read, spread
+from .linking import link
 from .statistic import Statistic
 
 RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
@@ -74,23 +74,21 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     linking = min(comm.size, max(1, catalog.csize // PARTICLES_PER_RANK))
     separation = box / catalog.csize ** (1 / 3)
     source = _on_first_ranks(catalog, linking)
-    labels = np.zeros(0, dtype="i8")
+    row = halo = length = np.zeros(0, dtype="i8")
     if source is not None:
-        # nbodykit's nmin is exclusive, and its relative lengths trip over an attribute Nmesh
-        labels = FOF(source, linking_length * separation, nmin - 1, absolute=True).labels
-    number = comm.allreduce(int(labels.max(initial=0)), op=MPI.MAX)
-    length = comm.allreduce(np.bincount(labels, minlength=number + 1))[1:]
-    inside = labels > 0
-    # labels count from the largest halo, 1; they are dealt to the ranks in turn
-    halo = labels[inside].astype("i8") - 1
-    del labels
+        position = read(source, "Position")
+        row, halo, length = link(position, box, linking_length * separation, nmin, source.comm)
+        del position
+    length = comm.bcast(length)
+    number = len(length)
+    # halos are dealt to the ranks in turn, the largest first
     target = halo % comm.size
     order = np.argsort(deal(halo, target, comm), kind="stable")
     members = {}
     for name in MEMBERS:
         if name in catalog:
             empty = np.zeros((0, *catalog[name].shape[1:]), dtype=catalog[name].dtype)
-            rows = empty if source is None else _select(source, name, inside)
+            rows = empty if source is None else _select(source, name, row)
             members[name] = deal(rows, target, comm)[order]
     if source is not None and source.comm is not comm:
         source.comm.Free()
@@ -219,11 +217,12 @@ def _on_first_ranks(catalog, ranks):
     return ArrayCatalog(columns, comm=group, BoxSize=catalog.attrs["BoxSize"])
 
 
-def _select(catalog, name, inside):
-    """Rows of a column of this rank where `inside`, read piece by piece."""
+def _select(catalog, name, row):
+    """Rows of a column of this rank, ascending ones, read piece by piece."""
     kept, start = [], 0
     for (rows,) in pieces(catalog, name):
-        kept.append(rows[inside[start : start + len(rows)]])
+        here = slice(*np.searchsorted(row, [start, start + len(rows)]))
+        kept.append(rows[row[here] - start])
         start += len(rows)
     return np.concatenate(kept)
 
