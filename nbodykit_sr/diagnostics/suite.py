@@ -1,7 +1,7 @@
 """All statistics of one or several boxes, measured one catalogue at a time. Collective.
 
-Halos come first, of every catalogue, and then the meshes: FOF, which takes the most memory, has it
-for itself. Columns are read piece by piece when they are needed.
+Halos come first, of every catalogue, and then the meshes: each has the memory for itself. FOF goes
+slab by slab, and columns are read piece by piece when they are needed.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from .fields import complex_field, mesh_bytes, require_memory
 from .halo_matching import halo_sites, matching_by_mass, partners
 from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
 from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
+from .linking import SLAB
 from .pairs import halo_bias, pair_statistics
 from .pdf import density_pdf
 from .pictures import picture
@@ -25,8 +26,11 @@ from .seams import axis_quadrupoles, displacement_jumps
 from .statistic import Statistic, ratio
 from .voids import find_voids, void_radii, void_size_function
 
-FIELDS = 16  # float64 meshes alive at once: two references, the field, shells of the bispectrum
-PARTICLE_BYTES = 185  # in FOF: positions twice, their tree, labels and what sorts them
+FIELDS = 11  # float64 meshes alive at once in the bispectrum, beside those of the catalogues
+PARTICLE_BYTES = (
+    110  # positions, and those in halos, half of all at most, while they are looked into
+)
+SLAB_BYTES = 130  # more of a particle that is being linked
 PIECE_BYTES = 1e8  # of columns that are read piece by piece
 NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
 SHOWN = 3  # realisations in pictures
@@ -101,13 +105,17 @@ def measure(boxes, settings, step=lambda text: None):
 def memory(boxes, settings):
     """Bytes that a rank needs, by what it does with them: the larger is the peak. Collective.
 
-    Measured at 128^3 and 256^3 particles and cells, and linear in what a rank has of either.
+    Linear in what a rank has of either; measured at 128^3 particles and cells, in slabs and whole.
     """
     comm, largest = boxes[0]["SR"][0].comm, max(one.csize for _, one in _every(boxes))
+    own = largest / comm.size
+    fields = FIELDS + max(len(box) for box in boxes)
     return {
-        f"FOF of {largest} particles": PIECE_BYTES + PARTICLE_BYTES * largest / comm.size,
+        f"halos of {largest} particles": PIECE_BYTES
+        + PARTICLE_BYTES * own
+        + SLAB_BYTES * min(own, SLAB),
         f"measuring on a mesh of {settings.Nmesh}^3 (--mesh)": PIECE_BYTES
-        + mesh_bytes(settings.Nmesh, FIELDS, comm),
+        + mesh_bytes(settings.Nmesh, fields, comm),
     }
 
 
