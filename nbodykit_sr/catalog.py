@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
-from tqdm.auto import tqdm
 
 from .chunks import ChunkGrid, default_grid, region_of
 from .device import choose_device
@@ -282,6 +281,9 @@ class _ChunkCache:
         if not self.progress:
             return
         if self.bar is None:
+            # here, since importing it warns in a notebook that has no widgets
+            from tqdm.auto import tqdm
+
             self.bar = tqdm(total=len(self.place), unit="chunk", desc="super-resolving")
         self.bar.update()
         if self.bar.n == self.bar.total:
