@@ -66,6 +66,16 @@ def test_models_are_told_as_their_cards_have_them(facts):
         assert min(counts) - 1e-6 <= found <= max(counts) + 1e-6
 
 
+def test_galaxies_are_told_as_they_were_measured(facts):
+    found = facts.measured("hod")
+    for name, box in found["boxes"].items():
+        runs = [told["bands"][0] for which, told in box.items() if which.startswith("SR")]
+        ratio = sum(runs) / len(runs) / box["HR"]["bands"][0]
+        rows = [line.split(" | ") for line in facts.galaxies().splitlines() if name in line]
+        cell = next(row[4] for row in rows if found["model"] in row[1])
+        assert float(cell.split()[0]) == pytest.approx(ratio, abs=0.005)
+
+
 def test_contributing_has_the_floors_of_the_contracts():
     """Its table and import-linter's layers name the same modules, and none stands lower in it."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
