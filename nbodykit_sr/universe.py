@@ -58,6 +58,8 @@ class Universe:
         Of today: all matter, the cosmological constant, baryons.
     h : float or None
         Hubble constant today [100 km/s/Mpc].
+    sigma8, n_s : float or None
+        Of the linear power spectrum today: rms in spheres of 8 Mpc/h, and spectral index.
     """
 
     BoxSize: float | None = None
@@ -66,6 +68,8 @@ class Universe:
     OmegaLambda: float | None = None
     OmegaBaryon: float | None = None
     h: float | None = None
+    sigma8: float | None = None
+    n_s: float | None = None
 
     @classmethod
     def of(cls, attrs, *needed: str) -> "Universe":
@@ -76,7 +80,7 @@ class Universe:
         attrs : dict
             Of an nbodykit source: BoxSize (3) [Mpc/h]; Time (the scale factor) or Redshift, or
             what nbodykit's LinearMesh keeps of its power spectrum; Omega0, OmegaLambda,
-            OmegaBaryon, HubbleParam.
+            OmegaBaryon, HubbleParam; sigma8, n_s.
         needed : str
             Fields of `Universe` that must be told.
 
@@ -93,6 +97,8 @@ class Universe:
             OmegaLambda=_number(attrs, "OmegaLambda", 0, 1),
             OmegaBaryon=_number(attrs, "OmegaBaryon", 0, 1),
             h=_number(attrs, "HubbleParam", 0.1, 2),
+            sigma8=_number(attrs, "sigma8", 0.1, 2),
+            n_s=_number(attrs, "n_s", 0.5, 1.5),
         )
         names = {"a": "Redshift", "h": "HubbleParam"}
         for field in needed:
@@ -141,6 +147,8 @@ class Universe:
             "BoxSize": None if self.BoxSize is None else np.full(3, self.BoxSize),
             "Time": self.a,
             "Redshift": self.redshift,
+            "sigma8": self.sigma8,
+            "n_s": self.n_s,
         }
         return {name: value for name, value in known.items() if value is not None}
 

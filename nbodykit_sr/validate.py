@@ -13,7 +13,7 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from tqdm import tqdm
 
@@ -39,6 +39,8 @@ class ValidateOptions:
     mesh: int | None = None
     kmax: float | None = None
     boxes: tuple | None = None
+    sigma8: float | None = None
+    ns: float | None = None
     overwrite: bool = False
     require: str | None = None
     compare: tuple = ()
@@ -108,6 +110,7 @@ def validate(options, comm):
         largest = max(one.csize for box in boxes for many in box.values() for one in many)
         box = Universe.of(first.attrs, "BoxSize").BoxSize
         settings = Settings.choose(box, largest, options.mesh, options.kmax, options.boxes)
+        settings = replace(settings, sigma8=options.sigma8, n_s=options.ns)
     for many in (many for box in boxes for many in box.values()):
         for one in many:
             one.check_sums()
@@ -188,6 +191,8 @@ def parse(argv):
         type=float,
         help="widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
     )
+    add("--sigma8", type=float, help="for theory's curves, where the snapshots do not tell it")
+    add("--ns", type=float, help="spectral index of the initial conditions, likewise")
     add = parser.group("what is asked of it")
     add(
         "--require",

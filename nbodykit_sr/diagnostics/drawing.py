@@ -77,6 +77,13 @@ def points(axis, one, x, y, kind, reference=None, shift=0.015, label=None, zero=
     axis.errorbar(at, one[y][good], error, capsize=2, label=label, **style)
 
 
+def expected(axis, results, name, x, labels):
+    """What theory expects, as thin grey lines: a label for each column drawn."""
+    for one in results.statistics.get("theory", {}).get(name, []):
+        for (column, label), style in zip(labels.items(), ("-", "--", ":")):
+            axis.plot(one[x], one[column], color="0.5", lw=1, ls=style, label=label, zorder=0)
+
+
 def guide(axis):
     axis.axhspan(1 - CLOSE, 1 + CLOSE, color="0.93", zorder=0)
     axis.axhline(1, color="0.6", lw=0.8, zorder=1)

@@ -8,6 +8,7 @@ from .drawing import (
     MATTER,
     STYLE,
     band,
+    expected,
     guide,
     legends,
     log_ticks,
@@ -60,6 +61,7 @@ def power(results):
     figure, axes = stack((2, 1.2, 1.2) if reference else (2,))
     for kind, one in results.items("power"):
         band(axes[0], one, "k", "dimensionless", kind, seen=resolved(results, kind, one["k"]))
+    expected(axes[0], results, "power", "k", {"dimensionless": "halofit"})
     axes[0].set(xscale="log", yscale="log", ylabel=r"$k^3P/2\pi^2$")
     axes[-1].set(xlabel=r"$k$ [$h$/Mpc]")
     if reference:
@@ -142,6 +144,8 @@ def halo_mass_function(results):
     figure, axes = with_ratio(results, "halo ratio", "mass", "dn_dlogM", points)
     for kind, one in results.items("halos"):
         points(axes[0], one, "mass", "dn_dlogM", kind)
+    names = {"watson13": "Watson+13 (FOF)", "tinker08": "Tinker+08", "bocquet16": "Bocquet+16"}
+    expected(axes[0], results, "halos", "mass", names)
     axes[0].set(xscale="log", yscale="log", ylabel=r"$dn/d\log_{10}M$ [$h^3$ Mpc$^{-3}$]")
     axes[-1].set_xlabel(r"$M_{\rm FOF}$ [$M_\odot/h$]")
     legends(axes)

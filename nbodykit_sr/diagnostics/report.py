@@ -95,6 +95,7 @@ def write_report(results, boxes, folder, command):
 def _figures(results):
     """(file name, title, figure, caption) of all that can be drawn."""
     settings, many = results.settings, len(results["SR"]["power"])
+    theory = results.statistics.get("theory", {})
     band = f" SR: mean and standard deviation of {many} catalogues." if many > 1 else ""
     single = " Bands: errors of a Gaussian field with as many modes." if many == 1 else ""
     zooms = ", ".join(f"{width:.3g}" for width in settings.zooms[1:])
@@ -117,6 +118,12 @@ def _figures(results):
             f"Top: dimensionless matter power spectrum, cloud-in-cell on {settings.Nmesh}³ cells "
             "without deconvolution (Li et al. 2021, Eq. 1 and Fig. 3); it bends down near the "
             f"mesh's Nyquist wavenumber for all alike.{single}{band}"
+            + (
+                " Grey: halofit (Takahashi et al. 2012) of CLASS's linear power, through the window "
+                "of the mesh."
+                if "power" in theory
+                else ""
+            )
             + (
                 f" Middle: transfer function against {results.reference}; grey: within 10 %. "
                 "Bottom: cross-correlation coefficient, 1 where the phases agree. LR is drawn up "
@@ -161,7 +168,14 @@ def _figures(results):
             f"FOF halos, linking length {settings.linking_length} mean separations, at least "
             f"{settings.nmin} particles (Li et al. 2021, Fig. 4)."
             + (band or " Bars: Poisson errors.")
-            + (" Grey: within 10 %." if "HR" in results.statistics else ""),
+            + (" Grey band: within 10 %." if "HR" in results.statistics else "")
+            + (
+                " Grey lines: mass functions of FOF halos (Watson et al. 2013) and, for masses within "
+                "200 mean densities, of Tinker et al. 2008 and Bocquet et al. 2016, where the box "
+                "holds a halo or more."
+                if "halos" in theory
+                else ""
+            ),
         )
     )
     ready += _halo_figures(results, band)

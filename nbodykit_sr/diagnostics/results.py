@@ -31,6 +31,8 @@ class Settings:
         Of FOF: in mean separations; the fewest particles of a halo.
     void_threshold : float
         Mean delta of a void is below this.
+    sigma8, n_s : float or None
+        Of the initial conditions, for what theory expects, where the catalogues do not tell.
     """
 
     Nmesh: int
@@ -42,6 +44,8 @@ class Settings:
     linking_length: float = 0.2
     nmin: int = 32
     void_threshold: float = -0.7
+    sigma8: float | None = None
+    n_s: float | None = None
 
     @classmethod
     def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None):
@@ -91,6 +95,7 @@ class Results:
     settings : Settings
     statistics : dict of str to dict of str to list of Statistic
         By kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of its box.
+        Of kind "theory" is what theory expects, "power" and "halos", one each where it can be told.
     pictures : dict of str to list of Picture
         By title; the first box.
     notes : list of str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, agreement
 from ..provenance import Provenance
 from ..universe import Universe
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
@@ -24,6 +24,7 @@ from .power import comparison, power_spectrum, redshift_space_power
 from .results import SPHERE, Results
 from .seams import axis_quadrupoles, displacement_jumps
 from .statistic import Statistic, ratio
+from .theory import SMALLEST, primordial, theory_mass_function, theory_power
 from .voids import find_voids, void_radii, void_size_function
 
 FIELDS = 11  # float64 meshes alive at once in the bispectrum, beside those of the catalogues
@@ -98,6 +99,7 @@ def measure(boxes, settings, step=lambda text: None):
         _meshes(results, number, catalogs, here, step)
         found += here
     _mass_functions(results, found)
+    _theory(results, boxes)
     _ratios(results)
     return results
 
@@ -304,6 +306,29 @@ def _mass_functions(results, found):
     edges = mass_edges(finest, largest, results.settings.nmin)
     for one in found:
         results.add(one.kind, "halos", mass_function(one.halos, edges), one.box)
+
+
+def _theory(results, boxes):
+    """What theory expects of such boxes, on the bins of what was measured; on rank 0 for all."""
+    settings, catalog = results.settings, boxes[0]["SR"][0]
+    box = settings.zooms[0]
+    with agreement(catalog.comm):
+        try:
+            universe = primordial(catalog.attrs, settings.sigma8, settings.n_s)
+        except InputError as error:
+            results.note(f"Theory is left out (see --sigma8 and --ns): {error}.")
+            return
+    expected = {}
+    if catalog.comm.rank == 0:
+        edges = results["SR"]["halos"][0].attrs["edges"]
+        expected["halos"] = theory_mass_function(universe, edges, box**3)
+        if box >= SMALLEST:
+            k = results["SR"]["power"][0]["k"]
+            expected["power"] = theory_power(universe, k, settings.Nmesh, box)
+    for name, one in catalog.comm.bcast(expected).items():
+        results.add("theory", name, one, 0)
+    if box < SMALLEST:
+        results.note(f"The box has less than {SMALLEST:g} Mpc/h: no power of theory for it.")
 
 
 def _ratios(results):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+OCTAVES = ((0.5, 1), (1, 2), (2, 4), (4, 8))  # of k [h/Mpc] in which power is held against theory's
+
 
 def summary(results):
     """What has no scale: a list of dicts with quantity, value and orientation.
@@ -35,6 +37,7 @@ def summary(results):
                 [one.attrs["matched"] for one in sr[f"matching {kind}"]],
                 "" if kind == "HR" else "The noise floor: no more can be asked of SR and HR",
             )
+    _summarise_theory(rows, results)
     _summarise_seams(rows, results)
     return rows
 
@@ -71,6 +74,37 @@ def _summarise_halos(rows, results):
             digits=0,
             against=against,
         )
+
+
+def _summarise_theory(rows, results):
+    """Power and numbers of halos over what theory expects, of every kind."""
+    theory = results.statistics.get("theory", {})
+    for one in theory.get("power", []):
+        for low, high in OCTAVES:
+            inside = (one["k"] >= low) & (one["k"] < high)
+            if high > one["k"][-1] or not inside.any():
+                continue
+            shares = {
+                kind: np.mean(many["power"][inside] / one["power"][inside])
+                for kind, many in results.items("power")
+                if kind != "LR" or high <= results.lr_nyquist
+            }
+            _shares(rows, f"P over halofit's, k = {low:g}-{high:g} h/Mpc", shares)
+    for one in theory.get("halos", []):
+        told = np.isfinite(one["watson13"])
+        shares = {}
+        for kind, many in results.items("halos"):
+            known = told & np.isfinite(many["dn_dlogM"])
+            if known.any():
+                shares[kind] = many["dn_dlogM"][known].sum() / one["watson13"][known].sum()
+        _shares(rows, "FOF halos over those of Watson et al. 2013", shares)
+
+
+def _shares(rows, quantity, shares):
+    value = ", ".join(f"{kind} {share:.2f}" for kind, share in shares.items())
+    if value:
+        orientation = "One box scatters about the mean that theory tells"
+        rows.append({"quantity": quantity, "value": value, "orientation": orientation})
 
 
 def _summarise_seams(rows, results):

@@ -1,0 +1,156 @@
+"""What theory expects of a universe: power by CLASS and halofit, numbers of halos by colossus.
+
+With it a catalogue without HR can be judged too, where the box is large enough to be like the mean.
+"""
+
+import numpy as np
+from colossus.cosmology import cosmology as colossus
+from colossus.lss.mass_function import massFunction
+from nbodykit.cosmology import Cosmology, HalofitPower, LinearPower
+
+from ..errors import InputError
+from ..universe import Universe
+from .statistic import Statistic
+
+SMALLEST = (
+    25.0  # side of a box that halofit is compared with [Mpc/h]: less lacks the modes that matter
+)
+FEWEST = 1.0  # halos that are expected in the smallest box for a bin of mass to be told
+SAMPLES = 16  # of a mass function in one bin
+FLAT = 1e-3  # Omega0 + OmegaLambda differ from 1 by less
+DIRECTIONS = 400  # that the mesh's window is averaged over
+
+# Functions of colossus and the mass each is for: FOF, linked as here, or within 200 mean densities
+FUNCTIONS = {
+    "watson13": ("fof", {}),
+    "tinker08": ("200m", {}),
+    "bocquet16": ("200m", {"hydro": False}),
+}
+
+
+def primordial(attrs, sigma8=None, n_s=None):
+    """The flat universe of a catalogue whose power spectrum is known.
+
+    Parameters
+    ----------
+    attrs : dict
+        Of the catalogue; sigma8 and n_s are taken from it where they are not given.
+
+    Returns
+    -------
+    Universe
+
+    Raises
+    ------
+    InputError
+        If something is not known, no universe has it, or the universe is not flat.
+    """
+    given = {"sigma8": sigma8, "n_s": n_s}
+    attrs = {**attrs, **{name: value for name, value in given.items() if value is not None}}
+    universe = Universe.of(attrs, "a", "Omega0", "OmegaBaryon", "h", *given)
+    matter, vacuum = universe.Omega0, universe.OmegaLambda
+    if vacuum is not None and abs(1 - matter - vacuum) > FLAT:
+        raise InputError(f"Omega0 + OmegaLambda is {matter + vacuum:g}: a flat universe is needed")
+    return universe
+
+
+def theory_power(universe, k, Nmesh=None, BoxSize=None):
+    """Linear power by CLASS and non-linear power by halofit (Takahashi et al. 2012).
+
+    Parameters
+    ----------
+    universe : Universe
+        Of `primordial`.
+    k : (n,) array
+        [h/Mpc].
+    Nmesh, BoxSize : int, float
+        If given, of the mesh that particles were painted on by cloud-in-cell [Mpc/h]: powers are
+        lowered by its window, as those of `power_spectrum` are.
+
+    Returns
+    -------
+    Statistic
+        Columns k, linear, power, dimensionless (of the latter).
+    """
+    cosmology = Cosmology(
+        h=universe.h,
+        Omega0_b=universe.OmegaBaryon,
+        Omega0_cdm=universe.Omega0 - universe.OmegaBaryon,
+        n_s=universe.n_s,
+        m_ncdm=[],
+        P_k_max=max(LARGEST_K, 1.2 * float(np.max(k))),
+    ).match(sigma8=universe.sigma8)
+    window = 1.0 if Nmesh is None else mesh_window(k * BoxSize / Nmesh)
+    linear, power = (
+        kind(cosmology, universe.redshift)(k) * window for kind in (LinearPower, HalofitPower)
+    )
+    return Statistic(
+        "power in theory",
+        {"k": k, "linear": linear, "power": power, "dimensionless": k**3 * power / (2 * np.pi**2)},
+        {"k": "h/Mpc", "linear": "(Mpc/h)^3", "power": "(Mpc/h)^3"},
+    )
+
+
+def theory_mass_function(universe, edges, volume):
+    """Halo mass functions of the literature, as means over bins of mass.
+
+    Parameters
+    ----------
+    universe : Universe
+        Of `primordial`.
+    edges : (n + 1,) array
+        [Msun/h].
+    volume : float
+        Of the box [(Mpc/h)^3]; bins in which fewer than one halo is expected are NaN.
+
+    Returns
+    -------
+    Statistic
+        Columns mass (geometric centre), and dn / dlog10 M of Watson et al. 2013 for FOF halos
+        (watson13), of Tinker et al. 2008 and Bocquet et al. 2016 for masses within 200 mean
+        densities (tinker08, bocquet16) [(h/Mpc)^3].
+    """
+    edges = np.asarray(edges, dtype=float)
+    width = np.diff(np.log10(edges))
+    inside = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    masses = 10 ** (np.log10(edges[:-1, None]) + inside * width[:, None])
+    columns = {"mass": np.sqrt(edges[1:] * edges[:-1])}
+    before = colossus.current_cosmo  # colossus has one cosmology for all: give it back
+    try:
+        colossus.setCosmology(
+            "nbodykit_sr",
+            flat=True,
+            H0=100 * universe.h,
+            Om0=universe.Omega0,
+            Ob0=universe.OmegaBaryon,
+            sigma8=universe.sigma8,
+            ns=universe.n_s,
+            relspecies=False,
+            persistence="",
+        )
+        for model, (mdef, options) in FUNCTIONS.items():
+            density = np.log(10) * massFunction(
+                masses.ravel(), universe.redshift, "M", "dndlnM", mdef, model, **options
+            )
+            density = density.reshape(masses.shape).mean(axis=1)
+            columns[model] = np.where(density * width * volume >= FEWEST, density, np.nan)
+    finally:
+        colossus.setCurrent(before)
+    units = {"mass": "Msun/h", **dict.fromkeys(FUNCTIONS, "(h/Mpc)^3")}
+    return Statistic("halo mass function in theory", columns, units, {}, {"edges": edges.tolist()})
+
+
+def mesh_window(phase):
+    """Part of the power that cloud-in-cell painting leaves, mean over directions.
+
+    Parameters
+    ----------
+    phase : array
+        k times the cell of the mesh.
+    """
+    index = np.arange(DIRECTIONS) + 0.5  # points of a Fibonacci spiral on the sphere
+    z, turn = 1 - 2 * index / DIRECTIONS, np.pi * (1 + np.sqrt(5)) * index
+    ring = np.sqrt(1 - z**2)
+    direction = np.stack([ring * np.cos(turn), ring * np.sin(turn), z])  # (3, directions)
+    window = np.sinc(np.multiply.outer(np.asarray(phase), direction) / (2 * np.pi)) ** 4
+    return window.prod(axis=-2).mean(axis=-1)
