@@ -120,6 +120,7 @@ def test_what_is_missing_is_said(comm, data, tmp_path, lr):
     out = tmp_path / "report"
     argv = ["--sr", str(data / "hr64_12p5_z2"), "--out", str(out), "--mesh", "32", "--quiet"]
     argv += ["--lr", str(data / "lr8_12p5_z2")] if lr else []
+    argv += ["--sigma8", "0.8256", "--ns", "0.971"] if lr else []
     assert validate.main(argv, comm) == 0
     if comm.rank > 0:
         return
@@ -129,6 +130,13 @@ def test_what_is_missing_is_said(comm, data, tmp_path, lr):
     assert any("chunk faces" in note for note in document["notes"])
     assert all(note.split("'")[0] in page for note in document["notes"])
     assert document["reference"] == ("LR" if lr else None)
+    assert any("Theory is left out" in note for note in document["notes"]) != lr
+    if lr:  # a small box has halos as theory expects, and no power
+        (expected,) = document["statistics"].pop("theory").values()
+        halos = document["statistics"]["SR"]["halos"][0]["columns"]["dn_dlogM"]
+        small = slice(1, 5)
+        ratio = np.array(halos[small]) / np.array(expected[0]["columns"]["watson13"][small])
+        assert 0.6 < ratio.mean() < 1.6
     names = document["statistics"]["SR"]
     assert ("comparison" in names) == lr and "halo ratio" not in names
     if lr:  # LR is asked only where it knows

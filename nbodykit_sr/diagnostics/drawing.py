@@ -81,7 +81,8 @@ def expected(axis, results, name, x, labels):
     """What theory expects, as thin grey lines: a label for each column drawn."""
     for one in results.statistics.get("theory", {}).get(name, []):
         for (column, label), style in zip(labels.items(), ("-", "--", ":")):
-            axis.plot(one[x], one[column], color="0.5", lw=1, ls=style, label=label, zorder=0)
+            if np.isfinite(one[column]).any():
+                axis.plot(one[x], one[column], color="0.5", lw=1, ls=style, label=label, zorder=0)
 
 
 def guide(axis):

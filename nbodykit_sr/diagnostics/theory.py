@@ -12,9 +12,10 @@ from ..errors import InputError
 from ..universe import Universe
 from .statistic import Statistic
 
-SMALLEST = (
-    25.0  # side of a box that halofit is compared with [Mpc/h]: less lacks the modes that matter
-)
+# Side of a box that halofit is compared with [Mpc/h]: smaller ones lack modes that matter. At 25
+# Mpc/h and z = 2 HR itself has 0.64 of its power at k = 1 to 2 h/Mpc.
+SMALLEST = 80.0
+LARGEST_K = 100.0  # of CLASS [h/Mpc]: with less it finds no halofit at z = 4, and says nothing
 FEWEST = 1.0  # halos that are expected in the smallest box for a bin of mass to be told
 SAMPLES = 16  # of a mass function in one bin
 FLAT = 1e-3  # Omega0 + OmegaLambda differ from 1 by less
