@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from commands import ended, forked, generate, promptly, recorded, start, tree, wait_until
@@ -122,6 +123,37 @@ def refused_at(moment, function):
         return function()
     except (InputError, OSError) as error:
         return 28 if "No space left" in str(error) else 1
+
+
+def test_a_disk_that_takes_a_few_bytes_at_a_time(tmp_path, monkeypatch):
+    written(tmp_path / "whole")
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:7], offset))
+    written(tmp_path / "SR")
+    assert tree(tmp_path / "SR") == tree(tmp_path / "whole")
+
+
+def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
+    """A power failure right after leaves all of it."""
+    synced, early, fsync = set(), [], os.fsync
+
+    def noting(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def looking(change):
+        def call(source, target):
+            paths = (Path(source), *Path(source).rglob("*"))
+            early.extend(path for path in paths if str(path) not in synced)
+            return change(source, target)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noting)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, looking(getattr(os, name)))
+    written(tmp_path / "SR")
+    assert synced and not early
 
 
 def test_quota_or_limit(arguments, tmp_path, capfd):
