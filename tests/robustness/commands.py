@@ -242,6 +242,7 @@ def _keep_every_moment(output, others):
         folder.mkdir(parents=True)
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(_stopped(pid) for pid in others))
         for path in map(Path, (output, f"{output}.partial")):
             if path.exists():
                 shutil.copytree(path, folder / path.name)
@@ -250,6 +251,11 @@ def _keep_every_moment(output, others):
         busy = False
 
     watch_actions(output, lambda: not busy, keep)
+
+
+def _stopped(pid):
+    """Whether a process is held by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def tree(path):

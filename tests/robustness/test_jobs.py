@@ -185,9 +185,9 @@ def ordinary():
         name = f"sr{os.getpid()}"
         subprocess.run(["useradd", "--create-home", f"--base-dir={folder}", name], check=True)
         try:
-            if subprocess.run(
-                ["env", sys.executable, "-c", "import mpi4py.MPI"], user=name
-            ).returncode:
+            alone = {"user": name, "group": name, "extra_groups": []}
+            command = ["env", sys.executable, "-c", "import mpi4py.MPI"]
+            if subprocess.run(command, **alone).returncode:
                 pytest.skip(f"an ordinary user may not run {sys.executable} or its MPI here")
             yield pwd.getpwnam(name)
         finally:
@@ -206,7 +206,7 @@ def user(request):
 def clone(user):
     """The user's own copy of what a job needs, beside which is room for outputs."""
     with public_folder() as folder:
-        for name in ("nbodykit_sr", "mpi_scripts", "examples/data"):
+        for name in ("nbodykit_sr", "mpi_scripts"):
             shutil.copytree(ROOT / name, folder / "clone" / name)
         for path in (folder, *folder.rglob("*")):
             os.chown(path, user.pw_uid, user.pw_gid)
@@ -217,8 +217,10 @@ def clone(user):
 def work(examples_data):
     """A snapshot, weights, and options that make many chunks of it: over a minute on 2 cores."""
     weights = next(path for path in shipped() if path.name.startswith("z2-"))
-    names = (str(path.relative_to(ROOT)) for path in (examples_data / "lr16_25_z2", weights))
-    return *names, ["--chunk=1", "--region=0:25,0:25,0:12.5"]
+    with public_folder() as folder:  # a catalogue says where its snapshot lay: one place for all
+        shutil.copytree(examples_data / "lr16_25_z2", folder / "LR")
+        shutil.copy(weights, folder)
+        yield folder / "LR", folder / weights.name, ["--chunk=1", "--region=0:25,0:25,0:12.5"]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,7 @@ def whole(work, tmp_path_factory):
     """The bytes of a run that was never stopped."""
     low, weights, options = work
     output = tmp_path_factory.mktemp("whole") / "SR"
-    process = start(2, ROOT / low, output, f"--model={ROOT / weights}", *options)
+    process = start(2, low, output, f"--model={weights}", *options)
     status, _, err = ended(process, patience=15 * MINUTES)
     assert status == 0, err
     return tree(output)
@@ -236,7 +238,7 @@ def whole(work, tmp_path_factory):
 def older(work, clone):
     """An older catalogue in the place of the output."""
     output = clone.parent / "SR"
-    status, _, err = ended(start(1, ROOT / work[0], output, "--model=interpolate", "--factor=2"))
+    status, _, err = ended(start(1, work[0], output, "--model=interpolate", "--factor=2"))
     assert status == 0, err
     owner = clone.stat()
     for path in (output, *output.rglob("*")):
@@ -316,9 +318,9 @@ def test_a_pbs_job_submits_itself_again(work, clone, whole, older):
             "OMP_NUM_THREADS": "1",
             "PBS_NODEFILE": str(older.parent / "nodes"),
             "SECONDS_ALLOWED": "40",
-            "SNAPSHOT": low,
+            "SNAPSHOT": str(low),
             "OUTPUT": f"{older}/",
-            "MODEL": weights,
+            "MODEL": str(weights),
             "OPTIONS": " ".join(["--overwrite", *options]),
         },
         capture_output=True,
