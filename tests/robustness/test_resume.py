@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -189,12 +190,22 @@ def test_an_unfinished_run_is_no_snapshot(begun):
             open_snapshot(path)
 
 
-def test_one_run_at_a_time(arguments, begun, tmp_path, capfd):
+def test_one_run_at_a_time(arguments, begun, capfd, monkeypatch):
+    monkeypatch.setattr("nbodykit_sr.io.writer.LOCK_SECONDS", 0.5)
     with open(begun.with_name("SR.partial") / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for option in ("--resume", "--overwrite"):
             assert generate(arguments[0], begun, *arguments[1:], option) == 2
             assert "another run is at work" in capfd.readouterr().err
+
+
+def test_a_run_that_was_killed_just_now_is_waited_for(arguments, whole, begun):
+    """Its ranks may take a moment to let go of the folder."""
+    lock = open(begun.with_name("SR.partial") / "lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    Timer(1, lock.close).start()
+    assert run(arguments, begun, "--resume") == 0
+    assert tree(begun) == whole
 
 
 def test_an_output_that_came_meanwhile(tmp_path):
