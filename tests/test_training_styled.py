@@ -56,13 +56,14 @@ def test_demodulation_keeps_norms(network):
         assert not torch.allclose(plain[name], styled[name], rtol=1e-2)
 
 
-def test_one_model_of_two_times(tmp_path):
+@pytest.mark.parametrize("convex", [0, 1])
+def test_one_model_of_two_times(convex, tmp_path):
     make_pair(tmp_path / "pair0", a=0.25)
     make_pair(tmp_path / "pair1", a=0.5)
     settings = table(tmp_path)
     with pytest.raises(InputError, match="0.250 to 0.500"):
         make_system(settings)
-    settings["generator"]["styled"] = True
+    settings["generator"] |= {"styled": True, "convex": convex}
     Trainer(make_system(settings), Ranks(torch.device("cpu"))).run()
     export(settings["run"], tmp_path / "w.safetensors")
     network, card = load_generator(tmp_path / "w.safetensors")

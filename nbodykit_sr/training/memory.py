@@ -20,16 +20,21 @@ def step_bytes(system, batch):
     sample = system.sample(np.random.default_rng(0))
     with torch.device("meta"):
         generator, critic = system.networks()
-    # seeds stay where they can be read
     meta = {
-        name: torch.zeros((batch, *np.shape(value)), device="cpu" if name == "noise" else "meta")
+        name: torch.zeros((batch, *np.shape(value)), device="meta")
         for name, value in sample.items()
+    }
+    # the generator reads the values of these
+    read = {
+        name: torch.from_numpy(np.repeat(sample[name], batch))
+        for name in ("noise", "a")
+        if name in sample
     }
     stages = system.configuration.stage
     adversarial = any(stage.adversarial != "none" for stage in stages)
     members = max(system.objective.members(stage.weights) for stage in stages)
     meta = system.prepare(meta)
-    made, saved = _saved_bytes(lambda: system.generate(generator, meta, members))
+    made, saved = _saved_bytes(lambda: system.generate(generator, {**meta, **read}, members))
     most = saved
     if adversarial:
         fields = system.critic_fields(meta, made[:batch])
