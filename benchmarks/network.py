@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from nbodykit_sr.chunks import Chunk
 from nbodykit_sr.inference import ChunkedInference, one_thread, prepare
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.displacement import PADDING, standard_noise
-from nbodykit_sr.models.fused import multiplications
 
 clock = time.perf_counter
 
@@ -37,6 +37,25 @@ def timed(function, device):
     if device.type == "cuda":
         torch.cuda.synchronize()
     return clock() - begun
+
+
+def multiplications(generator, shape):
+    """Multiply-adds of the fused convolutions for a chunk.
+
+    Parameters
+    ----------
+    generator : DisplacementGenerator or FusedGenerator
+    shape : three ints
+        LR sites of the chunk, without padding.
+    """
+    widths, channels = generator.widths, generator.channels
+    sides = [n + 2 * PADDING for n in shape]
+    total = prod(sides) * channels * widths[0]
+    for p, n in zip(widths[:-1], widths[1:], strict=True):
+        total += 64 * p * n * prod(side - 1 for side in sides)
+        sides = [2 * side - 6 for side in sides]
+        total += (27 * n + channels) * n * prod(sides)
+    return total
 
 
 def everywhere(function, workers):

@@ -120,25 +120,6 @@ class FusedGenerator(nn.Module):
             yield F.leaky_relu_(self.stem(slab.movedim(0, -1)), SLOPE).to(self.dtype)
 
 
-def multiplications(generator, shape):
-    """Multiply-adds of the fused convolutions for a chunk.
-
-    Parameters
-    ----------
-    generator : DisplacementGenerator or FusedGenerator
-    shape : three ints
-        LR sites of the chunk, without padding.
-    """
-    widths, channels = generator.widths, generator.channels
-    sides = [n + 2 * PADDING for n in shape]
-    total = prod(sides) * channels * widths[0]
-    for p, n in zip(widths[:-1], widths[1:], strict=True):
-        total += 64 * p * n * prod(side - 1 for side in sides)
-        sides = [2 * side - 6 for side in sides]
-        total += (27 * n + channels) * n * prod(sides)
-    return total
-
-
 def working_memory(generator, shape):
     """Bytes that one call takes for a chunk, its noise and its output included: an estimate.
 
