@@ -25,9 +25,10 @@ from common import PAPER, make_snapshot, median, run, save_weights
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import atomic_file, disk
+from nbodykit_sr.io.layout import NBODYKIT
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 from nbodykit_sr.models.displacement import PADDING
-from nbodykit_sr.plan import BASE_MEMORY, particle_bytes, plan
+from nbodykit_sr.plan import BASE_MEMORY, plan
 from nbodykit_sr.version import __version__
 
 HERE = Path(__file__).parent
@@ -227,7 +228,7 @@ def big_boxes(results):
                     ranks,
                     factor=PAPER["factor"],
                     channels=PAPER["channels"],
-                    written=particle_bytes("nbodykit", ("Position", "Velocity", "ID")),
+                    written=NBODYKIT.particle_bytes(("Position", "Velocity", "ID")),
                     chunk_seconds=seconds,
                     start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
                     working_memory=pieces["memory foretold"] - BASE_MEMORY,

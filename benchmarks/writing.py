@@ -14,7 +14,9 @@ import time
 import numpy as np
 from mpi4py import MPI
 
+from nbodykit_sr.io.layout import NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
+from nbodykit_sr.universe import Universe
 
 SIZE, REPEATS = 128**3, 5
 
@@ -36,12 +38,12 @@ nbytes = sum(values.nbytes for values in columns.values())
 writer = SnapshotWriter(
     path=os.path.join(folder, "WRITING"),
     comm=MPI.COMM_SELF,
-    layout="nbodykit",
+    layout=NBODYKIT,
     size=SIZE * REPEATS,
     names=tuple(columns),
     header={},
     identity={},
-    box=1.0,
+    universe=Universe(BoxSize=1.0),
 )
 writer.create()
 target = os.path.join(folder, "plain")

@@ -16,6 +16,7 @@ from .device import choose_device
 from .domain import LatticeDomain, node_ranks
 from .errors import InputError, agreement, require_same
 from .inference import ChunkedInference, prepare, widest_side
+from .io.layout import NBODYKIT
 from .models.card import ModelCard, fingerprint, interpolating
 from .models.displacement import PADDING
 from .models.evaluation import card_rows
@@ -23,7 +24,6 @@ from .models.html import html_table
 from .models.loading import load_generator
 from .noise import check_seed
 from .particles import find_lattice
-from .plan import particle_bytes
 from .provenance import Provenance, versions
 from .universe import Universe
 from .weights import choose, named
@@ -122,7 +122,7 @@ class SRCatalog(CatalogSource):
         if "ParticleMass" in source.attrs:
             self.attrs["ParticleMass"] = float(source.attrs["ParticleMass"]) / card.factor**3
         provenance = Provenance(
-            layout="nbodykit",
+            layout=NBODYKIT.name,
             seed=str(seed),
             model=card.name,
             model_hash=ready.hash,
@@ -293,7 +293,7 @@ class _ChunkCache:
     def _together(self, chunk):
         """This chunk and those after it that are computed with it."""
         card, first = self.catalog.card, self.place[chunk.index]
-        size = chunk.size * card.factor**3 * particle_bytes("nbodykit", self.catalog.names)
+        size = chunk.size * card.factor**3 * NBODYKIT.particle_bytes(self.catalog.names)
         count = max(1, min(self.catalog.inference.workers, int(self.limit // size)))
         following = self.catalog.chunks[first : first + count]
         return [one for one in following if one.index not in self.kept]

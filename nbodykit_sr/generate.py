@@ -23,15 +23,16 @@ from .command import Parser, enter, start_log, stop_requests
 from .errors import InputError, agreement
 from .io.atomic import atomic_file, disk
 from .io.flow import write_chunks
-from .io.layout import header
+from .io.layout import LAYOUTS, NBODYKIT
 from .io.particles import SnapshotWriter
 from .io.preflight import CATALOGUE, SUMMARY, prepare_output
 from .io.snapshot import open_snapshot
 from .models.displacement import PADDING
-from .plan import check_disk, particle_bytes, plan
+from .plan import check_disk, plan
 from .provenance import NAMES
 from .selection import Selection, first_rows
 from .series import arrange
+from .universe import Universe
 from .verify import Expectation
 from .verify import main as verify
 from .version import __version__
@@ -67,7 +68,7 @@ class GenerateOptions:
     flavour: str | None = None
     seed: int = 0
     factor: int | None = None
-    layout: str = "nbodykit"
+    layout: str = NBODYKIT.name
     dataset: str | None = None
     region: tuple | None = None
     eulerian: bool = False
@@ -140,7 +141,7 @@ def _series(options, comm, stopped, inputs):
         _, sr, selection = _ready(member, comm, inputs, parents=True)
         there = os.path.lexists(member.output) or os.path.lexists(member.output + ".partial")
         if not comm.bcast(there):
-            needed += _rows(sr, selection)[1] * particle_bytes(options.layout, selection.columns)
+            needed += _rows(sr, selection)[1] * _particle_bytes(options, selection)
     if not options.plan:
         check_disk(options.output, needed, comm)
         with agreement(comm):
@@ -188,19 +189,20 @@ def _generate(options, comm, stopped, inputs):
     source, sr, selection = _ready(options, comm, inputs)
     if options.plan:
         return 0, _plan(sr, selection, options, comm, time.perf_counter() - begun)
+    layout = LAYOUTS[options.layout]
     first, size = _rows(sr, selection)
     command = replace(options, chunk=sr.grid.side).command()
     writer = SnapshotWriter(
         path=options.output,
         comm=comm,
-        layout=options.layout,
+        layout=layout,
         size=size,
         names=selection.columns,
-        header=header(options.layout, sr, source, command, size, selection),
+        header=layout.header(sr, source, command, size, selection),
         identity=IDENTITY,
-        box=sr.lattice.BoxSize,
+        universe=Universe.of(sr.attrs, "BoxSize", "a"),
     )
-    disk_space = size * particle_bytes(options.layout, selection.columns)
+    disk_space = size * _particle_bytes(options, selection)
     begun_before = options.resume and os.path.isdir(writer.partial)
     check_disk(options.output, disk_space, comm, already=begun_before)
     expectation = Expectation(sr.lattice, sr.card.factor, sr.card.displacement_range)
@@ -237,6 +239,10 @@ def _rows(sr, selection):
     return first_rows(counts), int(counts.sum())
 
 
+def _particle_bytes(options, selection):
+    return LAYOUTS[options.layout].particle_bytes(selection.columns)
+
+
 def _plan(sr, selection, options, comm, start):
     """Print what the run takes, from the time of a few chunks on every rank at once; a table of it."""
     chunk = sr.chunks[0]
@@ -253,7 +259,7 @@ def _plan(sr, selection, options, comm, start):
         comm.size,
         sr.card.factor,
         sr.card.channels,
-        selection.subsample * particle_bytes(options.layout, selection.columns),
+        selection.subsample * _particle_bytes(options, selection),
         chunk_seconds=seconds,
         start_seconds=start,
         working_memory=sr.inference.working_memory(chunk.shape),
@@ -328,8 +334,8 @@ def parse(argv):
     add("output", help="folder of the SR catalogue; of a series, that which gets one for each")
     add(
         "--layout",
-        choices=("nbodykit", "mp-gadget"),
-        default="nbodykit",
+        choices=LAYOUTS,
+        default=NBODYKIT.name,
         help="units and places of the columns",
     )
     add("--columns", help="such as Position or Position,ID; all that the model gives by default")

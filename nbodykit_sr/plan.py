@@ -7,20 +7,11 @@ from dataclasses import dataclass
 
 from .errors import InputError, agreement
 
-# Bytes on disk of one particle
-_POSITION = {"nbodykit": 12, "mp-gadget": 24}
-_BYTES = {"ID": 8, "Velocity": 12}
-
 # Resident memory of a rank with the libraries loaded, before any data [bytes]
 BASE_MEMORY = 0.36e9
 
 # Margin for allocator and file system
 _MARGIN = 1.05
-
-
-def particle_bytes(layout, columns):
-    """Bytes of a particle in the files of a layout."""
-    return sum(_POSITION[layout] if name == "Position" else _BYTES[name] for name in columns)
 
 
 @dataclass(frozen=True)

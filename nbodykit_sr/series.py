@@ -113,7 +113,7 @@ def _check_folder(output, inputs, comm):
     """Refuse what is no folder, or is a catalogue or a run itself. Collective."""
     with agreement(comm):
         there = comm.rank == 0 and os.path.isdir(output)
-        if there and os.path.exists(os.path.join(output, CATALOGUE.header)):
+        if there and any(os.path.exists(os.path.join(output, f)) for f, _ in CATALOGUE.marks):
             raise InputError(f"output {output} is a catalogue: name a folder for those of a series")
     if not comm.bcast(there):
         prepare_output(output, comm, SERIES, inputs=[i for i in inputs if os.path.exists(i)])

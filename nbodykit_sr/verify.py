@@ -12,9 +12,10 @@ from .chunks import ChunkGrid
 from .command import Parser
 from .errors import InputError, agreement, one_line
 from .io.checks import attributes, byte_sum, check_block, read_checksums
+from .io.formats import read_header
 from .io.formats.bigfile import BigFileHeader
+from .io.layout import LAYOUTS, MPGADGET, NBODYKIT
 from .io.mesh import FIELD, slabs
-from .io.particles import COLUMNS
 from .lattice import LagrangianLattice
 from .models.card import ModelCard
 from .provenance import NAMES, Provenance
@@ -151,9 +152,10 @@ class _Piece:
 
 
 class _Output:
-    """What is verified: its ``path``; ``blocks``, name to `BlockHeader`; ``pieces``, if sizes fit.
+    """What is verified: its ``path``; ``columns``, where they lie; ``pieces``, if sizes fit.
 
-    Only rank 0 opens it; the others get a copy.
+    And ``blocks``, the `BlockHeader` of each column if it is a BigFile. Only rank 0 opens it; the
+    others get a copy.
     """
 
     def _cut(self, path, wanted, digest, size):
@@ -163,7 +165,7 @@ class _Output:
             self.sizes = [f"{size} rows, its grid has {sum(rows for *_, rows in wanted)}"]
             self.pieces = []
             return
-        written = read_checksums(path, self.blocks, digest)
+        written = read_checksums(path, self.columns, digest)
         if [(start, rows) for start, rows, _ in written] != [(s, r) for *_, s, r in wanted]:
             raise InputError(f"the checksums of {path} are of other pieces than its grid has")
         self.pieces = [_Piece(*w, crcs) for w, (*_, crcs) in zip(wanted, written, strict=True)]
@@ -173,18 +175,18 @@ class _Catalogue(_Output):
     """Particles of `generate`."""
 
     def __init__(self, path):
-        self.path, self.header = path, BigFileHeader.read(path)
+        self.path, self.header = path, read_header(path)
         header = self.header
         self.made = made = _provenance(
-            path, "Header", header.raw, _CATALOGUE, "layout", "catalogue of generate"
+            path, "Header", header.attrs, _CATALOGUE, "layout", "catalogue of generate"
         )
-        self.blocks = {header.dataset + name: block for name, block in header.blocks.items()}
         try:
             card, factor, Nmesh = ModelCard.from_dict(made.card), made.factor, made.Nmesh
             if factor < 1 or Nmesh % factor or card.factor != factor:
                 raise ValueError(f"factor {factor}, Nmesh {Nmesh}, the card's factor {card.factor}")
-            if made.layout not in COLUMNS:
-                raise ValueError(f"layout {made.layout}")
+            self.layout = layout = LAYOUTS[made.layout]
+            at = {name: header.dataset + layout.columns[name][0] for name in header.columns}
+            self.columns = {block: name for name, block in at.items()}
             box = Universe.of(header.attrs, "BoxSize").BoxSize
             lattice = LagrangianLattice(Nmesh, box, made.offset)
             names = ("Position", "Velocity", "ID") if card.channels == 6 else ("Position", "ID")
@@ -195,11 +197,14 @@ class _Catalogue(_Output):
             grid = grid.select(made.region or None, factor * lattice.cell)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
+        self.blocks = {}
+        if isinstance(header, BigFileHeader):
+            self.blocks = {at[name]: block for name, block in header.blocks.items()}
         self.expectation = Expectation(lattice, factor, card.displacement_range)
         chunks = grid.chunks()
         rows = [chunk.size * factor**3 for chunk in chunks]
         if part < 1:  # `check` counts them, chunk by chunk on all ranks
-            rows = [n for _, n, _ in read_checksums(path, self.blocks, made.checksums)]
+            rows = [n for _, n, _ in read_checksums(path, self.columns, made.checksums)]
         if len(rows) != len(chunks):
             raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
         wanted = [
@@ -210,35 +215,39 @@ class _Catalogue(_Output):
 
     def check_header(self):
         """Columns, counts and units of the layout."""
-        problems, header = list(self.sizes), self.header
-        layout = self.made.layout
+        problems, header, layout = list(self.sizes), self.header, self.layout
         names = sorted(self.selection.columns)
-        if names != sorted(header.blocks):
-            problems.append(f"columns {sorted(header.blocks)}, its model and command give {names}")
-        if header.dataset != COLUMNS[layout]["Position"][0]:
-            problems.append(f"columns under {header.dataset!r} do not go with layout {layout}")
-        for name, block in header.blocks.items():
-            wanted = np.dtype(COLUMNS[layout][name][1])
-            if np.dtype(block.dtype) != wanted:
-                problems.append(f"{name} is {block.dtype}, layout {layout} has {wanted.str}")
-        if layout == "mp-gadget":
+        if names != sorted(header.columns):
+            problems.append(f"columns {sorted(header.columns)}, its model and command give {names}")
+        if header.dataset != layout.prefix:
+            problems.append(f"columns under {header.dataset!r} do not go with layout {layout.name}")
+        for name in header.columns:
+            found, wanted = header.stored_rows(name, 0, 1).dtype, layout.dtype(name).base
+            if found != wanted:
+                problems.append(f"{name} is {found.str}, layout {layout.name} has {wanted.str}")
+        if layout is MPGADGET:
             count = int(np.ravel(header.raw["TotNumPart"])[1])
             if count != header.size:
                 problems.append(f"TotNumPart is {count}, there are {header.size} particles")
-        elif np.size(header.raw["BoxSize"]) != 3:
+        elif layout is NBODYKIT and np.size(header.raw["BoxSize"]) != 3:
             problems.append(
                 f"BoxSize has length {np.size(header.raw['BoxSize'])}, nbodykit needs 3"
             )
         return problems
 
+    def read(self, block, start, stop):
+        """Rows of a column as they are in the files."""
+        return self.header.stored_rows(self.columns[block], start, stop)
+
     def check(self, piece, values):
         """IDs, positions and velocities of a chunk."""
-        problems, dataset, expectation = [], self.header.dataset, self.expectation
+        problems, expectation = [], self.expectation
+        values = {self.columns[block]: rows for block, rows in values.items()}
         ids = expectation.lattice.id(piece.of.sites(expectation.factor))
         ids = ids[self.selection.keeps(ids)]
         if len(ids) != piece.rows:
             return [f"{piece.name}: {piece.rows} particles, its subsample has {len(ids)}"]
-        if (found := values.get(dataset + "ID")) is not None:
+        if (found := values.get("ID")) is not None:
             wrong = np.flatnonzero(found.reshape(-1) != ids)
             if len(wrong):
                 problems.append(
@@ -247,7 +256,7 @@ class _Catalogue(_Output):
                     f"{ids[wrong[0]]}"
                 )
         box = expectation.lattice.BoxSize
-        position = values[dataset + "Position"] * np.float64(self.header.length)
+        position = values["Position"] * np.float64(self.header.length)
         if not np.isfinite(position).all() or ((position < 0) | (position > box)).any():
             outside = ~((position >= 0) & (position <= box)).all(axis=1)
             row = np.flatnonzero(outside)[0]
@@ -258,7 +267,7 @@ class _Catalogue(_Output):
         elif self.selection.subsample == 1:  # else they fill no lattice
             if complaint := expectation.complaint(piece.of, position):
                 problems.append(complaint)
-        velocity = values.get(dataset + "Velocity")
+        velocity = values.get("Velocity")
         if velocity is not None and not np.isfinite(velocity).all():
             problems.append(f"{piece.name}: Velocity is not finite")
         return problems
@@ -271,6 +280,7 @@ class _Mesh(_Output):
         self.path, folder = path, os.path.join(path, FIELD)
         self.attrs = attrs = attributes(folder)
         self.made = made = _provenance(path, FIELD, attrs, _MESH, "model_hash", "mesh of emulate")
+        self.columns = {FIELD: FIELD}
         self.blocks = {FIELD: check_block(folder)}
         try:
             ModelCard.from_dict(made.card)
@@ -296,6 +306,16 @@ class _Mesh(_Output):
             if len(value) != 3 or (wanted is not None and (value != wanted).any()):
                 problems.append(f"{name} is {value}, nbodykit needs {wanted or 'three lengths'}")
         return problems
+
+    def read(self, block, start, stop):
+        """Densities of rows."""
+        try:
+            with bigfile.File(self.path) as file, file[block] as column:
+                return column[start:stop]
+        except (bigfile.Error, OSError) as error:
+            raise InputError(
+                f"block {block} of {self.path} is unreadable: {one_line(error)}"
+            ) from None
 
     def check(self, piece, values):
         """Densities of a layer."""
@@ -323,16 +343,12 @@ def _provenance(path, block, attrs, names, mark, kind):
 def _check_piece(output, piece, sums):
     """Values and order of the rows of a piece; adds their bytes to the sums of their files."""
     problems, values, stop = [], {}, piece.start + piece.rows
-    for name, block in output.blocks.items():
-        try:
-            with bigfile.File(output.path) as file, file[name] as column:
-                values[name] = np.ascontiguousarray(column[piece.start : stop])
-        except (bigfile.Error, OSError) as error:
-            raise InputError(f"block {block.folder} is unreadable: {one_line(error)}") from None
+    for name in output.columns:
+        values[name] = np.ascontiguousarray(output.read(name, piece.start, stop))
         if zlib.crc32(values[name]) != piece.crcs[name]:
             problems.append(f"{piece.name}: {name} is not what was written, or in another order")
         first = 0
-        for number, rows in enumerate(block.rows):
+        for number, rows in enumerate(output.blocks[name].rows if output.blocks else ()):
             low, high = max(piece.start, first), min(stop, first + rows)
             if low < high:
                 part = values[name][low - piece.start : high - piece.start]

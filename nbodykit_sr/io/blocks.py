@@ -8,33 +8,14 @@ import numpy as np
 
 from ..errors import agreement
 from .atomic import atomic_file, disk
-from .checks import attributes, byte_sum, check_block, header_text
-
-# Rows in one physical file of a block, as nbodykit and bigfile write them
-ROWS_PER_FILE = 32 * 1024**2
+from .checks import attributes, check_block, header_text
+from .rows import RowFiles
 
 
-class BlockFile:
-    """Blocks of one number of rows. The errors of the disk, and `bigfile.Error`, are raised.
+class BlockFile(RowFiles):
+    """Blocks of one number of rows; see `RowFiles`. `bigfile.Error` is raised too."""
 
-    Parameters
-    ----------
-    folder : str
-    columns : dict
-        Name of a block to the numpy dtype of a row: a number or several.
-    size : int
-        Rows.
-    """
-
-    def __init__(self, folder, columns, size):
-        self.folder, self.size = folder, size
-        self.columns = {name: np.dtype(dtype) for name, dtype in columns.items()}
-        count = max(1, -(-size // ROWS_PER_FILE))
-        # first row of each physical file of a block, and the number of rows: bigfile's rule
-        self.edges = [size * n // count for n in range(count + 1)]
-
-    def create(self):
-        """Make the blocks, as long as they will be."""
+    def create(self) -> None:
         with bigfile.File(self.folder, create=True) as file:
             for name, dtype in self.columns.items():
                 with file.create(name, dtype, self.size, len(self.edges) - 1):
@@ -43,25 +24,8 @@ class BlockFile:
             for number, (first, last) in enumerate(zip(self.edges, self.edges[1:])):
                 os.truncate(self._file(name, number), (last - first) * dtype.itemsize)
 
-    def write(self, name, start, values):
-        """Write rows from `start` on; gives (physical file, byte sum) of the parts in each."""
-        sums = []
-        for number, (first, last) in enumerate(zip(self.edges, self.edges[1:])):
-            low, high = max(start, first), min(start + len(values), last)
-            if low < high:
-                piece = values[low - start : high - start]
-                offset = (low - first) * self.columns[name].itemsize
-                _write_at(self._file(name, number), offset, piece)
-                sums.append([number, byte_sum(piece)])
-        return sums
-
-    def read(self, name, start, count):
-        """Rows of a block."""
-        with bigfile.File(self.folder) as file, file[name] as block:
-            return np.ascontiguousarray(block.read(start, count))
-
-    def seal(self, name, sums):
-        """Give a block its checksums, from the (physical file, byte sum) of all parts."""
+    def seal(self, name: str, sums: list) -> None:
+        """Give a block its header with the checksums of its files."""
         totals = np.zeros(len(self.edges) - 1, dtype="u8")
         for number, part in sums:
             totals[number] += np.uint64(part)
@@ -70,7 +34,7 @@ class BlockFile:
             file.write(header_text(dtype, np.diff(self.edges), totals).encode())
         check_block(folder, members=int(np.prod(dtype.shape)))
 
-    def describe(self, name, attrs):
+    def describe(self, name: str, attrs: dict) -> None:
         """Give a block its attributes; if it is none of the columns it is made."""
         folder = os.path.join(self.folder, name)
         if name in self.columns:
@@ -86,7 +50,11 @@ class BlockFile:
         if attributes(folder).keys() != attrs.keys():
             raise OSError(f"the attributes of {name} were not written")
 
-    def _file(self, name, number):
+    def _place(self, name: str, number: int, row: int) -> tuple[str, int]:
+        offset = (row - self.edges[number]) * self.columns[name].itemsize
+        return self._file(name, number), offset
+
+    def _file(self, name: str, number: int) -> str:
         return os.path.join(self.folder, name, f"{number:06X}")
 
 
@@ -130,15 +98,3 @@ def write_header(folder, attrs, comm):
     with agreement(comm), disk(folder, bigfile.Error):
         if comm.rank == 0:
             BlockFile(os.fspath(folder), {}, 0).describe("Header", attrs)
-
-
-def _write_at(path, offset, values):
-    """Write all bytes of an array at an offset of a file."""
-    data = memoryview(values).cast("B")
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        while data:
-            written = os.pwrite(descriptor, data, offset)
-            data, offset = data[written:], offset + written
-    finally:
-        os.close(descriptor)

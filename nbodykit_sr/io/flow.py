@@ -64,13 +64,13 @@ def write_chunks(command, writer, chunks, compute, write, stopped, overwrite, re
     """
     comm = writer.comm
     begin = writer.resume if resume else writer.create
-    done = begin(overwrite)
-    if done is None:
+    progress = begin(overwrite)
+    if progress.complete:
         if comm.rank == 0:
             print(f"{command}: {writer.path} is complete")
         return Outcome(0)
     started = time.perf_counter()
-    mine = [chunk for chunk in chunks if chunk.index not in done]
+    mine = [chunk for chunk in chunks if chunk.index not in progress.done]
     left = len(mine)
     if any(comm.allgather(left)):
         with tqdm(
@@ -81,7 +81,8 @@ def write_chunks(command, writer, chunks, compute, write, stopped, overwrite, re
             mininterval=0.5 if sys.stderr.isatty() else 30,
         ) as bar:
             share = writer.store.size / max(sum(chunk.size for chunk in chunks), 1)
-            bar.update(share * sum(chunk.size for chunk in chunks if chunk.index in done))
+            before = (chunk.size for chunk in chunks if chunk.index in progress.done)
+            bar.update(share * sum(before))
             going = takewhile(lambda chunk: not stopped, mine)
             for chunk in _guarded(compute(going), write, writer.partial):
                 left -= 1
@@ -95,7 +96,7 @@ def write_chunks(command, writer, chunks, compute, write, stopped, overwrite, re
                 )
             return Outcome(UNFINISHED)
     writer.finish(overwrite)
-    return Outcome(0, len(done), time.perf_counter() - started)
+    return Outcome(0, len(progress.done), time.perf_counter() - started)
 
 
 def _guarded(results, write, partial):

@@ -1,53 +1,117 @@
-"""Headers of the two output layouts: nbodykit's and MP-Gadget's."""
+"""The layouts in which catalogues of particles are written: names, units, number formats, header."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..provenance import NAMES, Provenance
 from ..universe import Universe
+from .blocks import BlockFile
+from .gadget_files import GadgetFiles
+from .rows import RowFiles
 
 
-def header(layout, sr, source, command, size, selection):
-    """Attributes of the Header block of an SR catalogue.
+@dataclass(frozen=True)
+class Layout:
+    """How a catalogue is laid out on the disk.
 
-    Parameters
+    Attributes
     ----------
-    layout : {"nbodykit", "mp-gadget"}
-    sr : SRCatalog
-    source : SnapshotCatalog
-        What it was made from: an MP-Gadget header carries over whatever stays true.
-    command : str
-        The command that makes it again.
-    size : int
-        Particles that are written.
-    selection : Selection
-        Which they are.
-
-    Returns
-    -------
-    dict
+    name : str
+        By which it is asked for.
+    prefix : str
+        Folder or group of the columns.
+    columns : dict
+        Position, Velocity and ID to their name and number format there.
+    attributes : callable
+        Of the attrs of a catalogue, the number of particles that are written, and the header of
+        the snapshot it was made from; gives the attributes of the Header.
+    length : float
+        What 1 Mpc/h is in its unit of length.
+    comoving : bool
+        Velocities are peculiar ones over the root of the scale factor, as in Gadget.
+    hdf5 : bool
+        Files are HDF5, else BigFile.
     """
-    attrs = {name: _plain(value) for name, value in sr.attrs.items() if value is not None}
-    provenance = replace(
-        Provenance.from_attrs(sr.attrs),
-        command=command,
-        layout=layout,
-        input=source.header.identity,
-        columns=None if selection.columns == sr.names else ",".join(selection.columns),
-        subsample=None if selection.subsample == 1 else selection.subsample,
-    )
-    made = {name: _plain(value) for name, value in provenance.to_attrs().items()}
-    if layout == "mp-gadget":
-        attrs = mpgadget_header(sr.attrs, size, source.header.raw)
-    return {**attrs, **made}
+
+    name: str
+    prefix: str
+    columns: dict[str, tuple[str, str]]
+    attributes: Callable[[dict, int, dict], dict]
+    length: float = 1.0
+    comoving: bool = False
+    hdf5: bool = False
+
+    def block(self, name: str) -> str:
+        """Where a column lies."""
+        return self.prefix + self.columns[name][0]
+
+    def dtype(self, name: str) -> np.dtype:
+        """Number format of a row of a column."""
+        return np.dtype((self.columns[name][1], () if name == "ID" else (3,)))
+
+    def particle_bytes(self, names: tuple[str, ...]) -> int:
+        """Bytes of a particle with these columns."""
+        return sum(self.dtype(name).itemsize for name in names)
+
+    def stored(self, name: str, values: np.ndarray, a: float | None) -> np.ndarray:
+        """Rows of a column in the units of the layout.
+
+        Parameters
+        ----------
+        name : str
+        values : (n, 3) or (n,) array
+            Comoving [Mpc/h] or peculiar [km/s].
+        a : float
+            Scale factor.
+        """
+        if name == "Position" and self.length != 1:
+            return values * self.length
+        if name == "Velocity" and self.comoving:
+            return values / np.float64(a) ** 0.5
+        return values
+
+    def files(self, folder: str, names: tuple[str, ...], size: int, header: dict) -> RowFiles:
+        """The files of a catalogue of `size` particles, with these columns and this header."""
+        columns = {self.block(name): self.dtype(name) for name in names}
+        if self.hdf5:
+            return GadgetFiles(folder, columns, size, header)
+        return BlockFile(folder, columns, size)
+
+    def header(self, sr, source, command, size, selection) -> dict:
+        """Attributes of the Header of an SR catalogue: the layout's own, and how it was made.
+
+        Parameters
+        ----------
+        sr : SRCatalog
+        source : SnapshotCatalog
+            What it was made from.
+        command : str
+            The command that makes it again.
+        size : int
+            Particles that are written.
+        selection : Selection
+            Which they are.
+        """
+        provenance = replace(
+            Provenance.from_attrs(sr.attrs),
+            command=command,
+            layout=self.name,
+            input=source.header.identity,
+            columns=None if selection.columns == sr.names else ",".join(selection.columns),
+            subsample=None if selection.subsample == 1 else selection.subsample,
+        )
+        attrs = self.attributes(sr.attrs, size, source.header.raw)
+        return {**attrs, **_plain(provenance.to_attrs())}
 
 
-def _plain(value):
-    return value if isinstance(value, str) else np.asarray(value)
+def nbodykit_header(attrs: dict, size: int, raw: dict) -> dict:
+    """The attributes of the catalogue as they are."""
+    return _plain(attrs)
 
 
-def mpgadget_header(attrs, size, raw):
+def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
     """A Header in MP-Gadget's units and types; every number an array.
 
     Parameters
@@ -72,18 +136,18 @@ def mpgadget_header(attrs, size, raw):
     masses = np.zeros(6)
     masses[1] = attrs.get("ParticleMass", 0.0)
     universe = Universe.of(attrs, "BoxSize", "a", "Omega0", "OmegaLambda", "OmegaBaryon", "h")
-    a = universe.a
+    told = {name: np.ravel(value)[:1] for name, value in universe.attrs.items()}
     header.update(
-        BoxSize=np.array([universe.BoxSize * 1000]),
-        Time=np.array([a]),
-        TimeIC=np.ravel(raw.get("TimeIC", [a])),
+        BoxSize=told["BoxSize"] * 1000,
+        Time=told["Time"],
+        TimeIC=np.ravel(raw.get("TimeIC", told["Time"])),
         TotNumPart=counts,
         TotNumPartInit=counts,
         MassTable=masses,
-        Omega0=np.array([universe.Omega0]),
-        OmegaLambda=np.array([universe.OmegaLambda]),
-        OmegaBaryon=np.array([universe.OmegaBaryon]),
-        HubbleParam=np.array([universe.h]),
+        Omega0=told["Omega0"],
+        OmegaLambda=told["OmegaLambda"],
+        OmegaBaryon=told["OmegaBaryon"],
+        HubbleParam=told["HubbleParam"],
         UnitLength_in_cm=np.array([3.085678e21]),
         UnitMass_in_g=np.array([1.989e43]),
         UnitVelocity_in_cm_per_s=np.array([1e5]),
@@ -91,5 +155,57 @@ def mpgadget_header(attrs, size, raw):
     )
     # MP-Gadget's own knows of radiation, but is that of the file's velocity convention
     if "RSDFactor" not in header or not np.ravel(raw.get("UsePeculiarVelocity", 0))[0]:
-        header["RSDFactor"] = np.array([1 / (a * universe.hubble) * 1000])
+        header["RSDFactor"] = 1 / (told["Time"] * universe.hubble) * 1000
     return header
+
+
+def gadget_header(attrs: dict, size: int, raw: dict) -> dict:
+    """A Header of Gadget-4's, with cosmology and units where all of its readers find them."""
+    told = mpgadget_header(attrs, size, {})
+    scalars = ("BoxSize", "Time", "Omega0", "OmegaLambda", "OmegaBaryon", "HubbleParam")
+    units = ("UnitLength_in_cm", "UnitMass_in_g", "UnitVelocity_in_cm_per_s")
+    return {
+        "NumPart_Total": told["TotNumPart"],
+        "MassTable": told["MassTable"],
+        "Redshift": 1 / told["Time"][0] - 1,
+        **{name: told[name][0] for name in (*scalars, *units)},
+    }
+
+
+def _plain(attrs):
+    """Attributes as BigFile takes them, without those that are None."""
+    return {
+        name: value if isinstance(value, str) else np.asarray(value)
+        for name, value in attrs.items()
+        if value is not None
+    }
+
+
+NBODYKIT = Layout(
+    name="nbodykit",
+    prefix="",
+    columns={"Position": ("Position", "f4"), "Velocity": ("Velocity", "f4"), "ID": ("ID", "u8")},
+    attributes=nbodykit_header,
+)
+MPGADGET = replace(
+    NBODYKIT,
+    name="mp-gadget",
+    prefix="1/",
+    columns={**NBODYKIT.columns, "Position": ("Position", "f8")},
+    attributes=mpgadget_header,
+    length=1000.0,
+)
+GADGET_HDF5 = Layout(
+    name="gadget-hdf5",
+    prefix="PartType1/",
+    columns={
+        "Position": ("Coordinates", "f8"),
+        "Velocity": ("Velocities", "f4"),
+        "ID": ("ParticleIDs", "u8"),
+    },
+    attributes=gadget_header,
+    length=1000.0,
+    comoving=True,
+    hdf5=True,
+)
+LAYOUTS = {layout.name: layout for layout in (NBODYKIT, MPGADGET, GADGET_HDF5)}

@@ -45,10 +45,10 @@ class MeshWriter(ChunkWriter):
     """
 
     def __init__(self, path, comm, grid, header, identity, mean):
-        super().__init__(path, comm, MESH, {FIELD: "f4"}, grid.size, header, identity)
+        super().__init__(path, comm, MESH, header, identity)
         self.grid, self.mean = grid, mean
-        self.field = self.store
-        self.store = BlockFile(self.run.file("chunks"), self.field.columns, grid.size)
+        self.field = BlockFile(self.run.content, {FIELD: "f4"}, grid.size)
+        self.store = BlockFile(self.run.file("chunks"), {FIELD: "f4"}, grid.size)
 
     def write(self, index, start, values, total):
         """Write a chunk, (X, Y, Z) float32, and record it. Not collective.

@@ -1,16 +1,9 @@
-"""Writing of a catalogue of particles: its columns in two layouts, and what no particle may be."""
+"""Writing of a catalogue of particles in any layout, and what no particle may be."""
 
 import numpy as np
 
 from .preflight import CATALOGUE
 from .writer import ChunkWriter, WrongValues
-
-COLUMNS = {
-    "nbodykit": {"Position": ("", "f4"), "Velocity": ("", "f4"), "ID": ("", "u8")},
-    "mp-gadget": {"Position": ("1/", "f8"), "Velocity": ("1/", "f4"), "ID": ("1/", "u8")},
-}
-
-_KPC = 1000.0  # Mpc/h to MP-Gadget's kpc/h
 
 
 class SnapshotWriter(ChunkWriter):
@@ -20,8 +13,7 @@ class SnapshotWriter(ChunkWriter):
     ----------
     path : str
     comm : mpi4py.MPI.Comm
-    layout : {"nbodykit", "mp-gadget"}
-        Mpc/h with columns at the root, or kpc/h with columns under "1/".
+    layout : Layout
     size : int
         Particles in all.
     names : tuple of str
@@ -29,21 +21,19 @@ class SnapshotWriter(ChunkWriter):
     header : dict
         Attributes of the Header block, in the layout's own units.
     identity : dict
-    box : float
-        Side of the box, comoving [Mpc/h]: no position lies outside.
+    universe : Universe
+        BoxSize, outside of which no position lies, and the scale factor.
     """
 
-    def __init__(self, path, comm, layout, size, names, header, identity, box):
-        self.layout, self.names, self.box = layout, names, box
-        columns = {
-            self._block(n): (COLUMNS[layout][n][1], () if n == "ID" else (3,)) for n in names
-        }
-        super().__init__(path, comm, CATALOGUE, columns, size, header, identity)
+    def __init__(self, path, comm, layout, size, names, header, identity, universe):
+        super().__init__(path, comm, CATALOGUE, header, identity)
+        self.layout, self.names, self.universe = layout, names, universe
+        self.store = layout.files(self.run.content, names, size, header)
 
     @property
-    def position_dtype(self):
+    def position_dtype(self) -> str:
         """Number format of positions on disk."""
-        return COLUMNS[self.layout]["Position"][1]
+        return self.layout.columns["Position"][1]
 
     def write(self, index, start, columns):
         """Write a chunk at its place and record it. Not collective.
@@ -55,7 +45,7 @@ class SnapshotWriter(ChunkWriter):
         start : int
             First row.
         columns : dict of arrays
-            Position in Mpc/h.
+            Position comoving [Mpc/h], Velocity peculiar [km/s], ID.
 
         Raises
         ------
@@ -64,14 +54,12 @@ class SnapshotWriter(ChunkWriter):
         WrongValues
             If a number is not finite or a position outside of the box.
         """
-        _check_values(index, columns, self.box)
-        values = {self._block(name): columns[name] for name in self.names}
-        if self.layout == "mp-gadget":
-            values[self._block("Position")] = columns["Position"] * _KPC
+        _check_values(index, columns, self.universe.BoxSize)
+        values = {
+            self.layout.block(name): self.layout.stored(name, columns[name], self.universe.a)
+            for name in self.names
+        }
         self._write(index, start, values)
-
-    def _block(self, name):
-        return COLUMNS[self.layout][name][0] + name
 
 
 def _check_values(index, columns, box):

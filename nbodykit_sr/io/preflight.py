@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import InputError, agreement
 from ..provenance import NAMES
 
-# Far beyond any file that carries a mark
+# Far beyond where a mark stands
 _LONGEST = 2**24
 
 _BLOCK = r"(header|attr-v2|[0-9A-F]{6})"
@@ -22,22 +22,22 @@ class Kind:
     name : str
     files : str
         Regular expression of the files in its folder; "" for a kind that is a single file.
-    mark : (str, str), optional
-        A file in it and words that only this package writes there. Without a mark an output is
-        never replaced.
+    marks : tuple of (str, str)
+        Files in it, of which it has one, and words that only this package writes near its
+        beginning. Without a mark an output is never replaced.
     resumable : bool
         Whether an unfinished one is gone on with.
     """
 
     name: str
     files: str = ""
-    mark: tuple | None = None
+    marks: tuple = ()
     resumable: bool = False
 
     @property
     def header(self):
-        """The block of a BigFile that bears the mark."""
-        return os.path.dirname(self.mark[0])
+        """The block of a BigFile that bears the first mark."""
+        return os.path.dirname(self.marks[0][0])
 
     @property
     def staged(self):
@@ -47,34 +47,34 @@ class Kind:
 
     def marked(self, path):
         """Whether what lies there says that it is of this kind."""
-        file, words = self.mark
-        file = os.path.join(path, file) if file else path
-        if not os.path.isfile(file) or os.path.getsize(file) > _LONGEST:
-            return False
-        with open(file, encoding="latin-1") as opened:
-            return words in opened.read()
+        for file, words in self.marks:
+            file = os.path.join(path, file) if file else path
+            if os.path.isfile(file):
+                with open(file, encoding="latin-1") as opened:
+                    return words in opened.read(_LONGEST)
+        return False
 
 
 CATALOGUE = Kind(
     "catalogue",
-    rf"checksums|(Header|(1/)?(Position|Velocity|ID))/{_BLOCK}",
-    ("Header/attr-v2", NAMES["model_hash"]),
+    rf"checksums|(Header|(1/)?(Position|Velocity|ID))/{_BLOCK}|snapshot\.\d+\.hdf5",
+    (("Header/attr-v2", NAMES["model_hash"]), ("snapshot.0.hdf5", NAMES["model_hash"])),
     resumable=True,
 )
 MESH = Kind(
-    "mesh", rf"checksums|Field/{_BLOCK}", ("Field/attr-v2", NAMES["model_hash"]), resumable=True
+    "mesh", rf"checksums|Field/{_BLOCK}", (("Field/attr-v2", NAMES["model_hash"]),), resumable=True
 )
 SERIES = Kind("series")  # a folder of catalogues, which are guarded one by one
-HALOS = Kind("halos", rf"(Header|(1|FOFGroups)/\w+)/{_BLOCK}", ("Header/attr-v2", "HaloCommand"))
+HALOS = Kind("halos", rf"(Header|(1|FOFGroups)/\w+)/{_BLOCK}", (("Header/attr-v2", "HaloCommand"),))
 REPORT = Kind(
     "report",
     r"report\.(html|json)|figures/\w+\.(png|pdf)",
-    ("report.json", '"nbodykit_sr"'),
+    (("report.json", '"nbodykit_sr"'),),
 )
 PAIR = Kind("pair", r"(lr|hr|initial)\.npy|manifest\.json")
 SNAPSHOT = Kind("snapshot", rf"{CATALOGUE.files}|{MESH.files}")
-SUMMARY = Kind("summary", mark=("", '"nbodykit_sr"'))
-FIGURE = Kind("figure", mark=("", "nbodykit_sr"))
+SUMMARY = Kind("summary", marks=(("", '"nbodykit_sr"'),))
+FIGURE = Kind("figure", marks=(("", "nbodykit_sr"),))
 WEIGHTS = Kind("weights")
 
 
@@ -158,7 +158,7 @@ def _check_existing(path, kind, asked):
         )
     if not os.path.lexists(path):
         return
-    if not kind.mark:
+    if not kind.marks:
         raise InputError(f"output {path} exists: remove it or choose another name")
     if not asked:
         raise InputError(f"output {path} exists: choose another name or --overwrite")

@@ -1,8 +1,9 @@
-"""Resumable writing of a BigFile, chunk by chunk, by all ranks."""
+"""Resumable writing of an output, chunk by chunk, by all ranks."""
 
 import hashlib
 import os
 import zlib
+from dataclasses import dataclass
 
 import bigfile
 import numpy as np
@@ -10,20 +11,37 @@ import numpy as np
 from ..errors import InputError, agreement
 from ..provenance import NAMES
 from .atomic import atomic_file, disk
-from .blocks import BlockFile
 from .checks import CHECKSUMS, attributes
+from .formats.hdf5 import attributes_of
 from .journal import LOCK_SECONDS, UnfinishedRun
+from .rows import RowFiles
 
 
 class WrongValues(ValueError):
     """Numbers that no model should give: not finite, or outside of the box."""
 
 
-class ChunkWriter:
-    """A BigFile that is being written by all ranks.
+@dataclass(frozen=True)
+class Progress:
+    """What an earlier run did of an output.
 
-    The folder ``path.partial`` (see `UnfinishedRun`) holds the BigFile while the run goes on:
-    blocks of their final size, to whose fixed places the chunks go. It gets its header last.
+    Attributes
+    ----------
+    done : frozenset of int
+        Indices of the chunks that are written and sound.
+    complete : bool
+        The output has its name already: nothing is left to do.
+    """
+
+    done: frozenset = frozenset()
+    complete: bool = False
+
+
+class ChunkWriter:
+    """Files that are being written by all ranks.
+
+    The folder ``path.partial`` (see `UnfinishedRun`) holds them while the run goes on: files of
+    their final size, to whose fixed places the chunks go. They get their header last.
 
     `finish` renames it to `path`: what bears that name is complete. Whenever a run is killed, one
     of these states is left, and `resume` goes on from it to the same bytes.
@@ -34,30 +52,32 @@ class ChunkWriter:
         Of the finished output.
     comm : mpi4py.MPI.Comm
     kind : preflight.Kind
-    columns : dict
-        Name of a block to the numpy dtype of a row.
-    size : int
-        Rows in all.
     header : dict
         Attributes that tell what the output is.
     identity : dict
         What defines the output: a name for people to the attribute of `header` that holds it.
         A folder left by a run in which one differs is not continued.
+
+    Attributes
+    ----------
+    store : RowFiles
+        To which the chunks go.
     """
 
-    def __init__(self, path, comm, kind, columns, size, header, identity):
+    store: RowFiles
+
+    def __init__(self, path, comm, kind, header, identity):
         self.run = UnfinishedRun(path, kind)
         self.path, self.comm, self.kind = self.run.path, comm, kind
         self.header, self.identity = header, identity
-        self.store = BlockFile(self.run.content, columns, size)
 
     @property
     def partial(self):
         """The folder while the output is being written."""
         return self.run.folder
 
-    def create(self, overwrite=False, takeover=None):
-        """Lay out the blocks; returns the chunks that are done: none.
+    def create(self, overwrite: bool = False, takeover: bool | None = None) -> Progress:
+        """Lay out the files: nothing is done yet.
 
         Collective; if it raises InputError, on every rank, it leaves nothing behind.
         """
@@ -72,20 +92,15 @@ class ChunkWriter:
                         self.run.remove()
                         raise
         self._open_journal()
-        return set()
+        return Progress()
 
-    def resume(self, overwrite=False):
+    def resume(self, overwrite: bool = False) -> Progress:
         """Go on with what a killed run left. Collective; raises InputError on every rank.
 
         Parameters
         ----------
         overwrite : bool
             A complete output of another identity may be replaced.
-
-        Returns
-        -------
-        set or None
-            Indices of the chunks that are done and sound. None: the output was complete.
         """
         state, done = None, {}
         with agreement(self.comm):
@@ -93,7 +108,7 @@ class ChunkWriter:
                 state, done = self._look(overwrite)
         state, done = self.comm.bcast((state, done))
         if state == "complete":
-            return None
+            return Progress(complete=True)
         if state == "nothing":
             return self.create(overwrite, takeover=True)
         sound = [
@@ -107,7 +122,7 @@ class ChunkWriter:
                 with disk(self.partial):
                     self.run.rewrite(sound)
         self._open_journal()
-        return {entry["chunk"] for entry in sound}
+        return Progress(frozenset(entry["chunk"] for entry in sound))
 
     def finish(self, overwrite=False):
         """Complete the output and give it its name. Collective."""
@@ -128,7 +143,7 @@ class ChunkWriter:
         self.run.close()
 
     def _write(self, index, start, values, **noted):
-        """Write a chunk, block to array, at its place and record it. Not collective."""
+        """Write a chunk, column to array, at its place and record it. Not collective."""
         size = len(next(iter(values.values())))
         entry = {"chunk": index, "start": int(start), "size": size, "blocks": {}, **noted}
         for name, rows in values.items():
@@ -169,7 +184,7 @@ class ChunkWriter:
                 self.run.lock.acquire(patience=LOCK_SECONDS)
             return "begun", self.run.entries()
         if os.path.isdir(self.path):
-            found = attributes(os.path.join(self.path, self.kind.header))
+            found = self._told()
             if overwrite and self._identity(found) != self._identity(self.header):
                 return "nothing", {}
             self._compare(self.path, self._identity(found))
@@ -177,6 +192,13 @@ class ChunkWriter:
                 self.run.remove()
             return "complete", {}
         return "nothing", {}
+
+    def _told(self):
+        """The attributes of the output that is there."""
+        block = os.path.join(self.path, self.kind.header)
+        if os.path.isdir(block):
+            return attributes(block)
+        return attributes_of(os.path.join(self.path, self.kind.marks[-1][0]), "Header")
 
     def _identity(self, header):
         values = {name: header.get(key) for name, key in self.identity.items()}
@@ -207,8 +229,11 @@ class ChunkWriter:
 
     def _sound(self, entry):
         """Does the disk hold a recorded chunk as it was written?"""
-        return all(
-            zlib.crc32(self.store.read(name, entry["start"], entry["size"]))
-            == entry["blocks"][name]["crc"]
-            for name in self.store.columns
-        )
+        try:
+            return all(
+                zlib.crc32(self.store.read(name, entry["start"], entry["size"]))
+                == entry["blocks"][name]["crc"]
+                for name in self.store.columns
+            )
+        except OSError:
+            return False

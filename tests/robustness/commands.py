@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import bigfile
+import h5py
 from mpi4py import MPI
 
 PATIENCE = 240  # seconds for any command: a busy machine is slow to start Python
@@ -130,7 +131,8 @@ def watch_actions(output, action, then=kill_myself):
     """Call `action` before each change of an output by this process, and if it is true, `then`.
 
     Actions are what Python's audit events tell of (files opened, renamed, removed, folders
-    made), blocks made by the library, and writes of chunks, of which half is written before `then`.
+    made), blocks and HDF5 datasets made by the libraries, and writes of chunks, of which half is
+    written before `then`.
     """
 
     def watch(event, details):
@@ -148,14 +150,17 @@ def watch_actions(output, action, then=kill_myself):
             then()
         return pwrite(descriptor, content, offset)
 
-    create = bigfile.File.create
+    def watched(call):
+        def made(*details, **more):
+            if action():
+                then()
+            return call(*details, **more)
 
-    def created(*details, **more):
-        if action():
-            then()
-        return create(*details, **more)
+        return made
 
-    os.pwrite, bigfile.File.create = cut, created
+    os.pwrite = cut
+    bigfile.File.create = watched(bigfile.File.create)
+    h5py.Group.create_dataset = watched(h5py.Group.create_dataset)
     sys.addaudithook(watch)
 
 

@@ -93,11 +93,11 @@ def written(output, seed=7, overwrite=False, resume=False):
     writer = MeshWriter(
         str(output), COMM, grid, header, {"seed": "SRSeed"}, lambda total: total / 9
     )
-    done = (writer.resume if resume else writer.create)(overwrite)
-    if done is None:
+    progress = (writer.resume if resume else writer.create)(overwrite)
+    if progress.complete:
         return 0
     for chunk in grid.chunks():
-        if chunk.index not in done:
+        if chunk.index not in progress.done:
             values = np.full(chunk.shape, seed + chunk.index, dtype="f4")
             writer.write(chunk.index, chunk.offset, values, int(values.sum()))
     writer.finish(overwrite)
@@ -106,7 +106,7 @@ def written(output, seed=7, overwrite=False, resume=False):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("nbodykit_sr.io.blocks.ROWS_PER_FILE", 60)
+    monkeypatch.setattr("nbodykit_sr.io.rows.ROWS_PER_FILE", 60)
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from threading import Timer
 
@@ -29,11 +30,14 @@ from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.layout import GADGET_HDF5, NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
 from nbodykit_sr.io.preflight import CATALOGUE, prepare_output
+from nbodykit_sr.universe import Universe
 
 CHUNKS = 8
 COMM = MPI.COMM_SELF
+UNIVERSE = Universe(BoxSize=10.0, a=0.5, Omega0=0.3, OmegaLambda=0.7, OmegaBaryon=0.05, h=0.7)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +53,22 @@ def whole(arguments, tmp_path_factory):
     return tree(output)
 
 
-def written(output, seed=7, overwrite=False, resume=False):
+def written(output, seed=7, overwrite=False, resume=False, layout=NBODYKIT):
     """A small catalogue by the writer itself, without a snapshot or a model; some files each."""
     files = [(0, 5), (5, 4), (9, 7)]
     size = sum(n for _, n in files)
     prepare_output(str(output), COMM, CATALOGUE, overwrite, resume)
     names = ("Position", "Velocity", "ID")
-    header = {"SRSeed": str(seed), "SRModelHash": "none", "BoxSize": np.full(3, 10.0)}
+    attrs = layout.attributes(UNIVERSE.attrs, size, {})
+    header = {**attrs, "SRSeed": str(seed), "SRModelHash": "none"}
     writer = SnapshotWriter(
-        str(output), COMM, "nbodykit", size, names, header, {"seed": "SRSeed"}, 10.0
+        str(output), COMM, layout, size, names, header, {"seed": "SRSeed"}, UNIVERSE
     )
-    done = (writer.resume if resume else writer.create)(overwrite)
-    if done is None:
+    progress = (writer.resume if resume else writer.create)(overwrite)
+    if progress.complete:
         return 0
     for index, (first, n) in enumerate(files):
-        if index not in done:
+        if index not in progress.done:
             rows = np.arange(first, first + n)[:, None] / size + [0.0, 1.0, 2.0]
             columns = {"Position": rows, "Velocity": -seed * rows, "ID": first + np.arange(n)}
             writer.write(index, first, columns)
@@ -73,13 +78,21 @@ def written(output, seed=7, overwrite=False, resume=False):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr("nbodykit_sr.io.blocks.ROWS_PER_FILE", 6)
+    monkeypatch.setattr("nbodykit_sr.io.rows.ROWS_PER_FILE", 6)
 
 
-@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_killed_at_every_moment_and_resumed(tmp_path, small_files, overwrite):
-    assert resumed_at_every_moment(tmp_path, written, overwrite) > 40
-    assert {"Position/000002", "Header/attr-v2"} <= tree(tmp_path / "whole").keys()
+@pytest.mark.parametrize(
+    "layout, overwrite, files",
+    [
+        (NBODYKIT, False, {"Position/000002", "Header/attr-v2"}),
+        (GADGET_HDF5, False, {"snapshot.2.hdf5", "checksums"}),
+        pytest.param(NBODYKIT, True, {"checksums"}, marks=pytest.mark.slow),
+    ],
+    ids=["nbodykit", "gadget-hdf5", "overwrite"],
+)
+def test_killed_at_every_moment_and_resumed(tmp_path, small_files, layout, overwrite, files):
+    assert resumed_at_every_moment(tmp_path, partial(written, layout=layout), overwrite) > 25
+    assert files <= tree(tmp_path / "whole").keys()
 
 
 def test_every_recorded_chunk_is_kept(tmp_path, small_files):
@@ -214,7 +227,7 @@ def test_an_output_that_came_meanwhile(tmp_path):
     written(output, seed=1)
     header = {"SRSeed": "2"}
     late = SnapshotWriter(
-        str(output), COMM, "nbodykit", 4, ("Position", "ID"), header, {"seed": "SRSeed"}, 10.0
+        str(output), COMM, NBODYKIT, 4, ("Position", "ID"), header, {"seed": "SRSeed"}, UNIVERSE
     )
     before = tree(output)
     with pytest.raises(InputError, match="exists"):

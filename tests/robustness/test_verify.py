@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bigfile
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,10 +22,12 @@ from nbodykit_sr import open_snapshot
 from nbodykit_sr.catalog import SRCatalog
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.generate import main
+from nbodykit_sr.io.layout import LAYOUTS, NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
 from nbodykit_sr.io.writer import WrongValues
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.universe import Universe
 from nbodykit_sr.verify import Expectation, verify
 
 OPTIONS = ["--model=interpolate", "--seed=7", "--factor=2", "--chunk=4"]
@@ -52,6 +55,7 @@ def sound(data, options, tmp_path_factory):
     for name, more in (
         ("nbodykit", []),
         ("mp-gadget", ["--layout=mp-gadget"]),
+        ("gadget-hdf5", ["--layout=gadget-hdf5"]),
         ("region", ["--region=3:6,0:12.5,-2:1"]),
     ):
         assert (
@@ -61,7 +65,7 @@ def sound(data, options, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["nbodykit", "mp-gadget", "region"])
+@pytest.mark.parametrize("name", [*LAYOUTS, "region"])
 def test_a_sound_catalogue(sound, name, capfd):
     assert verify(str(sound / name), MPI.COMM_SELF) == []
     assert generate("verify", sound / name) == 0
@@ -166,6 +170,47 @@ def test_a_damaged_catalogue(sound, tmp_path, name, capfd):
     assert re.search(says, said), said
 
 
+def replaced(path, change):
+    """Change the one file of an HDF5 catalogue by the library."""
+    with h5py.File(path / "snapshot.0.hdf5", "r+") as file:
+        change(file)
+
+
+def shift(file, column):
+    rows = file[f"PartType1/{column}"]
+    rows[:2] = rows[:2][::-1]
+
+
+HDF5_DAMAGE = {
+    "position": (
+        lambda f: f["PartType1/Coordinates"].write_direct(
+            np.full((1, 3), np.nan), dest_sel=np.s_[5:6]
+        ),
+        "not in the box",
+    ),
+    "velocities swapped": (lambda f: shift(f, "Velocities"), "Velocities is not what was written"),
+    "IDs swapped": (lambda f: shift(f, "ParticleIDs"), "IDs are not those of its sites"),
+    "count": (lambda f: f["Header"].attrs.modify("NumPart_ThisFile", [0, 7, 0, 0, 0, 0]), "shape"),
+    "seed missing": (lambda f: f["Header"].attrs.pop("SRSeed"), "lacks SRSeed"),
+    "unfinished": (lambda f: f["Header/SRChecksums"].write_direct(np.zeros(1, "S64")), "midway"),
+    "layout": (
+        lambda f: f["Header"].attrs.modify("SRLayout", "mp-gadget"),
+        "is of the columns",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HDF5_DAMAGE)
+def test_a_damaged_hdf5_catalogue(sound, tmp_path, name, capfd):
+    output = copy(sound / "gadget-hdf5", tmp_path / "SR")
+    change, says = HDF5_DAMAGE[name]
+    replaced(output, change)
+    status = generate("verify", output)
+    said = "".join(capfd.readouterr())
+    assert status in (1, 2) and "Traceback" not in said
+    assert re.search(says, said), said
+
+
 def test_what_is_no_catalogue(data, tmp_path, capfd):
     assert generate("verify", data / "lr8_12p5_z2") == 2
     assert "no catalogue of generate" in capfd.readouterr().err
@@ -175,9 +220,8 @@ def test_what_is_no_catalogue(data, tmp_path, capfd):
 
 def test_provenance_makes_it_again(sound, data, tmp_path):
     """The command in the Header, run as it stands, gives the same bytes."""
-    for name in ("mp-gadget", "region"):
-        with bigfile.File(str(sound / name)) as file, file["Header"] as block:
-            attrs = {key: block.attrs[key] for key in block.attrs}
+    for name in ("gadget-hdf5", "region"):
+        attrs = open_snapshot(sound / name).attrs
         words = shlex.split(attrs["SRCommand"])
         assert words[:3] == ["python", "-m", "nbodykit_sr.generate"]
         words = [str(tmp_path / name) if word == "OUTPUT" else word for word in words[1:]]
@@ -251,7 +295,14 @@ def test_wrong_values_are_never_written(tmp_path, column, value):
     header = {"SRSeed": "1"}
     names = ("Position", "Velocity", "ID")
     writer = SnapshotWriter(
-        str(tmp_path / "SR"), MPI.COMM_SELF, "nbodykit", 8, names, header, {"seed": "SRSeed"}, 10.0
+        str(tmp_path / "SR"),
+        MPI.COMM_SELF,
+        NBODYKIT,
+        8,
+        names,
+        header,
+        {"seed": "SRSeed"},
+        Universe(10.0),
     )
     writer.create()
     columns = {name: np.ones((8, 3), "f4") for name in ("Position", "Velocity")}

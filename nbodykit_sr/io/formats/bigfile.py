@@ -13,7 +13,7 @@ from ..checks import attributes, check_block
 from .header import GADGET_MASS, KPC, MPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BigFileHeader(SnapshotHeader):
     """Header of a BigFile; `blocks` maps a column to the `BlockHeader` of its block."""
 
@@ -62,8 +62,18 @@ class BigFileHeader(SnapshotHeader):
         attrs, length, velocity = _units(path, dataset, raw)
         headers = [f"{dataset}{name}/header" for name in blocks]
         identity = fingerprint(path, ["Header/attr-v2", *headers])
-        columns = tuple(blocks)
-        return cls(path, dataset, columns, size, length, velocity, attrs, raw, identity, blocks)
+        return cls(
+            path=path,
+            dataset=dataset,
+            columns=tuple(blocks),
+            size=size,
+            length=length,
+            velocity=velocity,
+            attrs=attrs,
+            identity=identity,
+            raw=raw,
+            blocks=blocks,
+        )
 
     @property
     def checksums(self):
@@ -130,19 +140,4 @@ def _units(path, dataset, raw):
     masses = np.ravel(raw.get("MassTable", []))
     if kind < len(masses) and np.isfinite(masses[kind]) and masses[kind] > 0:
         mass = float(masses[kind]) * unit_mass / GADGET_MASS
-    Omega0 = header.number("Omega0")
-    attrs = catalogue_attrs(
-        path,
-        box=box,
-        a=a,
-        Omega0=Omega0,
-        h=header.number("HubbleParam"),
-        OmegaLambda=header.number("OmegaLambda", default=1 - Omega0),
-        OmegaBaryon=header.number("OmegaBaryon", default=0.0),
-        particle_mass=mass,
-    )
-    for name, value in raw.items():
-        if name in NAMES.values():
-            plain = isinstance(value, str) or np.size(value) != 1
-            attrs[name] = value if plain else np.ravel(value)[0]
-    return attrs, length, velocity
+    return catalogue_attrs(path, header, box, a, mass), length, velocity

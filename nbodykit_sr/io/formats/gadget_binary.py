@@ -20,7 +20,7 @@ _COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BinaryHeader(SnapshotHeader):
     """Header of a binary snapshot; `files` and `counts` are its files and the rows in each."""
 
@@ -48,22 +48,13 @@ class BinaryHeader(SnapshotHeader):
                 f"snapshot {path} has {sum(counts)} particles of type {kind}, its header says "
                 f"{total[kind]:.0f}: it is truncated"
             )
-        a, box, Omega0 = raw.scale_factor(), raw.number("BoxSize"), raw.positive("Omega0")
+        a, box = raw.scale_factor(), raw.numbers("BoxSize")
         mass = raw.numbers("Massarr")[kind]
         if not mass > 0:
             first = next(name for name, count in zip(files, counts, strict=True) if count)
             with _opened(first, kind) as file:
                 mass = float(file.read(["Mass"], 0, 1)["Mass"][0])
-        length = length_from_density(path, box, mass, sum(counts), Omega0)
-        attrs = catalogue_attrs(
-            path,
-            box=box * length,
-            a=a,
-            Omega0=Omega0,
-            h=raw.number("HubbleParam"),
-            OmegaLambda=raw.number("OmegaLambda"),
-            particle_mass=mass,
-        )
+        length = length_from_density(path, box[0], mass, sum(counts), raw.matter())
         return cls(
             path=path,
             dataset=f"{kind}/",
@@ -71,8 +62,7 @@ class BinaryHeader(SnapshotHeader):
             size=sum(counts),
             length=length,
             velocity=np.sqrt(a),
-            attrs=attrs,
-            raw={},
+            attrs=catalogue_attrs(path, raw, box * length, a, mass),
             identity=identity_of(files),
             files=tuple(files),
             counts=tuple(counts),

@@ -21,7 +21,7 @@ class GadgetHeader(HDF5Header):
         # Gadget-4 keeps cosmology and units in Parameters
         raw = attributes_of(named(path, files), "Parameters", "Header")
         kind, where = particles(path, files, dataset, raw)
-        a, Omega0 = raw.scale_factor(), raw.positive("Omega0", "Omega_Matter")
+        a = raw.scale_factor()
         mass = raw.numbers("MassTable", default=np.zeros(kind + 1))[kind] or first_mass(where)
         box = raw.numbers("BoxSize")
         lengths = ("UnitLength_in_cm", "UnitLength_In_CGS")
@@ -30,24 +30,13 @@ class GadgetHeader(HDF5Header):
             mass *= raw.positive("UnitMass_in_g", "UnitMass_In_CGS", default=GADGET_MASS)
             mass /= GADGET_MASS
         else:
-            length = length_from_density(path, box[0], mass, where["size"], Omega0)
+            length = length_from_density(path, box[0], mass, where["size"], raw.matter())
         velocity = raw.positive("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS", default=1e5)
-        attrs = catalogue_attrs(
-            path,
-            box=box * length,
-            a=a,
-            Omega0=Omega0,
-            h=raw.number("HubbleParam"),
-            OmegaLambda=raw.number("OmegaLambda", "Omega_Lambda", default=1 - Omega0),
-            OmegaBaryon=raw.number("OmegaBaryon", "Omega_Baryon", default=0.0),
-            particle_mass=mass,
-        )
         return cls(
             path=path,
             length=length,
             velocity=velocity / 1e5 * np.sqrt(a),
-            attrs=attrs,
-            raw={},
+            attrs=catalogue_attrs(path, raw, box * length, a, mass),
             identity=identity_of(where["files"]),
             **where,
         )

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ...errors import InputError, one_line
+from ...provenance import NAMES as MADE
 from .header import RawHeader, SnapshotHeader, particle_type
 from .parts import cut, whole
 
@@ -16,11 +17,14 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 NAMES = {"Position": "Coordinates", "Velocity": "Velocities", "ID": "ParticleIDs"}
 
+# Dataset in our own files that holds the digest of their checksums, empty until they are finished
+DIGEST = f"Header/{MADE['checksums']}"
+
 # Attributes of more numbers than this are none that a snapshot is described by
 _LONGEST = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HDF5Header(SnapshotHeader):
     """Header of an HDF5 snapshot; `files` and `counts` are its files and the rows in each."""
 
@@ -68,6 +72,13 @@ def attributes_of(path, *groups):
                     np.size(value) <= _LONGEST and np.asarray(value).dtype.kind in "biuf"
                 ):
                     found[name] = value
+        digest = file.get(DIGEST)
+        if isinstance(digest, h5py.Dataset) and digest.shape == (1,) and digest.dtype == "S64":
+            found[MADE["checksums"]] = digest[0].decode("latin-1")
+            if not digest[0]:
+                raise InputError(
+                    f"{path} is of a run that stopped midway: finish it with generate --resume"
+                )
     return RawHeader(path, found)
 
 

@@ -1,11 +1,12 @@
 """What every format says of a snapshot, in nbodykit's units."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...errors import InputError
+from ...provenance import NAMES
 from ...universe import Universe
 
 KPC = 3.085678e21  # cm
@@ -14,7 +15,7 @@ GADGET_MASS = 1.989e43  # g, Gadget's 1e10 Msun
 CRITICAL_DENSITY = 27.7536627  # of the universe today [1e10 Msun/h / (Mpc/h)^3]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SnapshotHeader:
     """What a snapshot's header says; each format reads its own, and its rows.
 
@@ -30,10 +31,10 @@ class SnapshotHeader:
         What turns the file's positions into comoving Mpc/h, its velocities into peculiar km/s.
     attrs : dict
         For the catalogue, see `catalogue_attrs`; in files of this package also how they were made.
-    raw : dict
-        The header as it stands in the file.
     identity : str
         Differs where the snapshot differs.
+    raw : dict
+        The header as it stands in the file, where it is MP-Gadget's.
     """
 
     path: str
@@ -43,19 +44,19 @@ class SnapshotHeader:
     length: float
     velocity: float
     attrs: dict
-    raw: dict
     identity: str
+    raw: dict = field(default_factory=dict)
 
     @property
-    def checksums(self):
+    def checksums(self) -> list[tuple[str, int, int]]:
         """(file, bytes, sum of the bytes) of each file of which the format keeps a checksum."""
         return []
 
-    def stored_rows(self, name, start, stop):
+    def stored_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of a column as the file has them; raises InputError where it cannot be read."""
         raise NotImplementedError
 
-    def rows(self, name, start, stop):
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64."""
         values = self.stored_rows(name, start, stop)
         if name == "Position":
@@ -65,41 +66,51 @@ class SnapshotHeader:
         return values.reshape(-1).astype("u8")
 
 
-def catalogue_attrs(path, box, a, Omega0, h, OmegaLambda=None, OmegaBaryon=0.0, particle_mass=None):
-    """The attributes of a snapshot's catalogue, checked.
+def catalogue_attrs(
+    path: str, raw: "RawHeader", box: np.ndarray, a: float, particle_mass: float | None = None
+) -> dict:
+    """The attributes of a snapshot's catalogue, checked: the cosmology by the names of any code.
 
     Parameters
     ----------
     path : str
-    box : float or array
+    raw : RawHeader
+    box : (1,) or (3,) array
         Comoving [Mpc/h]; a cube.
-    a, Omega0, h, OmegaLambda, OmegaBaryon : float
-        Scale factor, density parameters today (flat by default), Hubble's constant / 100 km/s/Mpc.
+    a : float
+        Scale factor.
     particle_mass : float, optional
         [1e10 Msun/h]
 
     Returns
     -------
     dict
-        BoxSize (3) [Mpc/h], Time, Redshift, Omega0, OmegaLambda, OmegaBaryon, HubbleParam,
-        ParticleMass [1e10 Msun/h] where known, source.
+        BoxSize (3) [Mpc/h], Time, Redshift, Omega0, OmegaLambda (flat where not told),
+        OmegaBaryon, HubbleParam, ParticleMass [1e10 Msun/h] where known, source; and how a
+        catalogue of this package was made.
 
     Raises
     ------
     InputError
     """
-    box = np.ravel(box)
+    Omega0 = raw.matter()
     told = {
         "BoxSize": np.repeat(box, 3) if len(box) == 1 else box,
         "Time": a,
         "Omega0": Omega0,
-        "OmegaLambda": 1 - Omega0 if OmegaLambda is None else OmegaLambda,
-        "OmegaBaryon": OmegaBaryon,
-        "HubbleParam": h,
+        "OmegaLambda": raw.number(
+            "OmegaLambda", "Omega_Lambda", "Omega_lambda", default=1 - Omega0
+        ),
+        "OmegaBaryon": raw.number("OmegaBaryon", "Omega_Baryon", "Omega_b", default=0.0),
+        "HubbleParam": raw.number("HubbleParam", "h"),
     }
     attrs = {**universe_of(path, told).attrs, "source": path}
     if particle_mass is not None and np.isfinite(particle_mass) and particle_mass > 0:
         attrs["ParticleMass"] = particle_mass
+    for name, value in raw.items():
+        if name in NAMES.values():
+            plain = isinstance(value, str) or np.size(value) != 1
+            attrs[name] = value if plain else np.ravel(value)[0]
     return attrs
 
 
@@ -146,7 +157,11 @@ class RawHeader(dict):
             )
         return value
 
-    def scale_factor(self):
+    def matter(self) -> float:
+        """Omega0, the density parameter of all matter today."""
+        return self.positive("Omega0", "Omega_Matter", "Omega_m")
+
+    def scale_factor(self) -> float:
         """Time, which codes of Gadget's kind give as the scale factor, held against Redshift."""
         told = {"Time": self.number("Time")}
         if "Redshift" in self:

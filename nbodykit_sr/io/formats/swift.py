@@ -20,27 +20,16 @@ class SwiftHeader(HDF5Header):
         """
         raw = attributes_of(named(path, files), "Units", "Cosmology", "Header")
         _, where = particles(path, files, dataset, raw)
-        h, Omega0 = raw.positive("h"), raw.number("Omega_m")
+        h, a = raw.positive("h"), raw.positive("Scale-factor")
         centimetres = raw.positive("Unit length in cgs (U_L)")
         length = in_mpc(centimetres) * h
         mass = first_mass(where) * raw.positive("Unit mass in cgs (U_M)") * h / (1e10 * _SOLAR_MASS)
         seconds = raw.positive("Unit time in cgs (U_t)")
-        attrs = catalogue_attrs(
-            path,
-            box=raw.numbers("BoxSize") * length,
-            a=raw.positive("Scale-factor"),
-            Omega0=Omega0,
-            h=h,
-            OmegaLambda=raw.number("Omega_lambda", default=1 - Omega0),
-            OmegaBaryon=raw.number("Omega_b", default=0.0),
-            particle_mass=mass,
-        )
         return cls(
             path=path,
             length=length,
             velocity=centimetres / seconds / 1e5,
-            attrs=attrs,
-            raw={},
+            attrs=catalogue_attrs(path, raw, raw.numbers("BoxSize") * length, a, mass),
             identity=identity_of(where["files"]),
             **where,
         )
