@@ -1,4 +1,4 @@
-"""Super-resolve a snapshot into a BigFile catalogue, over MPI.
+"""Super-resolve a snapshot into a catalogue of particles, over MPI.
 
     mpirun -n 4 nbodykit-sr generate PART_008 SR_008 --model WEIGHTS --seed 7
 
@@ -317,7 +317,7 @@ def parse(argv):
     """Options from the command line."""
     parser = Parser(
         "generate",
-        "Super-resolve a snapshot into a BigFile catalogue, over MPI.",
+        "Super-resolve a snapshot into a catalogue of particles, over MPI.",
         "PART_008 SR_008 --seed 7",
     )
     add = parser.group("input")

@@ -51,7 +51,7 @@ class Provenance:
     Attributes
     ----------
     layout : str
-        Of a catalogue: "nbodykit" or "mp-gadget".
+        Of a catalogue: "nbodykit", "mp-gadget" or "gadget-hdf5".
     seed : str
         The realisation of the small scales: decimal, as no attribute has 64 bits without a sign.
     model, model_hash : str

@@ -43,14 +43,21 @@ class HDF5Header(SnapshotHeader):
 def opened(path):
     """An HDF5 file; whatever the library finds wrong with it is an InputError."""
     try:
-        # a lock can't be had on every file system, and nothing is written
-        with h5py.File(path, "r", locking=False) as file:
+        with _open(path) as file:
             yield file
     except InputError:
         raise
     except Exception as error:  # of a damaged file h5py raises nearly anything
         reason = one_line(error) or type(error).__name__
         raise InputError(f"{path} is unreadable, truncated or damaged: {reason}") from None
+
+
+def _open(path):
+    try:
+        # a lock can't be had on every file system, and nothing is written
+        return h5py.File(path, "r", locking=False)
+    except OSError:
+        return h5py.File(path, "r")  # as whoever else has it open in this process
 
 
 def attributes_of(path, *groups):
