@@ -155,7 +155,9 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
                 f"{box:g} Mpc/h: check the units of the snapshot"
             )
     corner = LagrangianLattice(Nmesh, box, 0.0)
-    site = _sites(comm, corner, ids, position)
+    last = comm.allreduce(int(ids.max()) if len(ids) else -1, op=MPI.MAX)
+    first = comm.allreduce(int(ids.min()) if len(ids) else 2**62, op=MPI.MIN)
+    site = find_numbering(comm, corner, first, last, ids, position).site(corner, ids)
     offset = _offset(comm, corner, corner.displacement(site, position), universe)
     lattice = LagrangianLattice(Nmesh, box, offset)
     return LatticeParticles(catalog, universe, lattice, site, lattice.displacement(site, position))
@@ -198,30 +200,63 @@ def read_columns(catalog: CatalogSource, *names: str) -> list:
     return columns
 
 
-def _sites(comm, corner, ids, position):
-    """Sites of particles, (n, 3) int64, however their code numbers a lattice.
+@dataclass(frozen=True)
+class Numbering:
+    """How a code numbers the sites of a lattice by particle IDs.
+
+    Attributes
+    ----------
+    base, step : int
+        The lowest ID, and how far the next is.
+    order : tuple of int
+        Which digit of the ID, the slowest first, goes along x, y and z.
+    """
+
+    base: int
+    step: int
+    order: tuple
+
+    def site(self, corner: LagrangianLattice, ids: np.ndarray) -> np.ndarray:
+        """Sites of particles, (n, 3) int64."""
+        return corner.site(ids, self.base, self.step)[:, self.order]
+
+
+def find_numbering(comm, corner, first, last, ids, position) -> Numbering:
+    """How the particles of a catalogue are numbered. Collective.
 
     Codes count from 0 or 1, or go on after the gas, or give the gas every second number; x or z is
     the slowest axis. The right order of the axes leaves the smallest displacements.
+
+    Parameters
+    ----------
+    corner : LagrangianLattice
+        Of the catalogue, with offset 0.
+    first, last : int
+        The lowest and highest ID of all particles.
+    ids, position : (n,), (n, 3) arrays
+        Of this rank's particles, or of some of them; comoving [Mpc/h].
+
+    Raises
+    ------
+    InputError
+        On every rank, if the IDs do not number a lattice.
     """
-    base = comm.allreduce(int(ids.min()) if len(ids) else 2**62, op=MPI.MIN)
-    last = comm.allreduce(int(ids.max()) if len(ids) else -1, op=MPI.MAX)
-    step, rest = divmod(last - base, max(corner.size - 1, 1))
-    if comm.allreduce(int(((ids - base) % max(step, 1)).any())) or rest or step > 2:
+    step, rest = divmod(last - first, max(corner.size - 1, 1))
+    if comm.allreduce(int(((ids - first) % max(step, 1)).any())) or rest or step > 2:
         raise InputError(
-            f"ID runs from {base} to {last}: {corner.Nmesh}^3 particles of a lattice have {corner.size} "
+            f"ID runs from {first} to {last}: {corner.Nmesh}^3 particles of a lattice have {corner.size} "
             "consecutive IDs, or every second one; some are missing or repeated, or the particles do not "
             "come from a lattice"
         )
     step = max(step, 1)
-    site = corner.site(ids, base, step)
+    site = corner.site(ids, first, step)
     # mean square distance along each axis (rows) from each digit of the ID, the slowest first [cells]
     square = np.zeros((3, 3))
     for i, j in product(range(3), range(3)):
         away = position[:, i] / corner.cell - site[:, j]
         away -= corner.Nmesh * np.rint(away / corner.Nmesh)
         square[i, j] = away @ away
-    square = comm.allreduce(square) / corner.size
+    square = comm.allreduce(square) / max(comm.allreduce(len(ids)), 1)
     orders = list(permutations(range(3)))  # of the digits, along x, y, z
     rms = [np.sqrt(square[range(3), order].sum() / 3) for order in orders]
     best, chance = int(np.argmin(rms)), corner.Nmesh / np.sqrt(12)
@@ -233,8 +268,8 @@ def _sites(comm, corner, ids, position):
         )
     if comm.rank == 0:
         slowest = "xyz"[orders[best].index(0)]
-        logger.info("IDs from %d in steps of %d, %s slowest", base, step, slowest)
-    return site[:, orders[best]]
+        logger.info("IDs from %d in steps of %d, %s slowest", first, step, slowest)
+    return Numbering(first, step, orders[best])
 
 
 def _offset(comm, corner, displacement, universe):

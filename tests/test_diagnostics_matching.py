@@ -24,20 +24,24 @@ def snapshot(comm, data):
     return catalog
 
 
-def moved(catalog, sigma, seed, shuffled=False):
+def moved(catalog, sigma, seed):
     """The catalogue with every site's particle moved by a Gaussian, the same on any ranks."""
-    rng = np.random.default_rng(seed)
-    kicks = rng.normal(0, sigma, (catalog.csize, 3))
-    names = rng.permutation(catalog.csize) + 1
+    kicks = np.random.default_rng(seed).normal(0, sigma, (catalog.csize, 3))
     ids = catalog["ID"].compute().astype("i8")
     position = (catalog["Position"].compute() + kicks[ids - 1]) % 12.5
-    columns = {"Position": position, "ID": names[ids - 1] if shuffled else ids}
+    return ArrayCatalog({"Position": position, "ID": ids}, comm=catalog.comm, **catalog.attrs)
+
+
+def renumbered(catalog, rule):
+    """The catalogue with other IDs: `rule` tells them from sites (n, 3)."""
+    site = np.stack(np.unravel_index(catalog["ID"].compute().astype("i8") - 1, (64,) * 3), axis=1)
+    columns = {"Position": catalog["Position"].compute(), "ID": rule(site)}
     return ArrayCatalog(columns, comm=catalog.comm, **catalog.attrs)
 
 
 def measured(catalog):
     halos = find_halos(catalog)
-    sites = halo_sites(halos, catalog.csize, catalog.comm)
+    sites = halo_sites(halos, catalog)
     return halos, halo_table(halos, critical_density(catalog), catalog.comm), sites
 
 
@@ -95,15 +99,33 @@ def test_a_catalogue_is_its_own_partner(comm, snapshot):
 
 @pytest.mark.mpi
 def test_other_phases_share_nothing(comm, snapshot):
+    """The same halos half a box away, with the particles of other sites in them."""
     halos, _, sites = measured(snapshot)
-    others, _, other_sites = measured(moved(snapshot, 0, 1, shuffled=True))
-    np.testing.assert_array_equal(halos.length, others.length)
+    there = (snapshot["Position"].compute() + 6.25) % 12.5
+    ids = renumbered(
+        snapshot, lambda site: np.ravel_multi_index(((site + 32) % 64).T, (64,) * 3) + 1
+    )
+    other = ArrayCatalog({"Position": there, "ID": ids["ID"]}, comm=comm, **snapshot.attrs)
+    others, _, other_sites = measured(other)
+    np.testing.assert_array_equal(np.sort(halos.length), np.sort(others.length))
     partner, _ = partners(halos.length, sites, others.length, other_sites, comm)
     assert (partner < 0).all()
 
 
 @pytest.mark.mpi
+def test_numberings_of_other_codes_are_the_same_sites(comm, snapshot):
+    """z slowest, counted in steps of two after the gas."""
+    halos, _, sites = measured(snapshot)
+    other = renumbered(snapshot, lambda site: 1001 + 2 * (site @ [1, 64, 64**2]))
+    others, _, other_sites = measured(other)
+    partner, shared = partners(halos.length, sites, others.length, other_sites, comm)
+    np.testing.assert_array_equal(partner, np.arange(len(halos.length)))
+    np.testing.assert_array_equal(shared, halos.length)
+
+
+@pytest.mark.mpi
 def test_ids_off_the_lattice_are_refused(comm, snapshot):
-    halos = find_halos(snapshot)
-    with pytest.raises(InputError, match="numbered 1 to 1000"):
-        halo_sites(halos, 1000, comm)
+    names = np.random.default_rng(1).permutation(64**3)
+    other = renumbered(snapshot, lambda site: names[site @ [64**2, 64, 1]])
+    with pytest.raises(InputError, match="do not number a lattice"):
+        halo_sites(find_halos(other), other)

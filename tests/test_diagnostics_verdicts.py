@@ -92,7 +92,7 @@ def measured(*many):
 def test_errors_come_from_independent_boxes_where_there_are_several():
     alone = measured(comparison([1, 1.1, 1.2], 0), comparison([1, 1.3, 1.2], 0))
     np.testing.assert_allclose(alone.deviation, [0, 0.2, 0.2])
-    np.testing.assert_allclose(alone.error, 0.02)
+    np.testing.assert_allclose(alone.error, [0.02, 0.2 / 2**0.5, 0.02])  # or the realisations'
     boxes = measured(comparison([1, 1.1, 1.2], 0), comparison([1, 1.3, 1.2], 1))
     np.testing.assert_allclose(boxes.deviation, [0, 0.2, 0.2])
     np.testing.assert_allclose(boxes.error, [0, 0.1, 0], atol=1e-12)

@@ -5,44 +5,51 @@ halos differ: how far SR can agree with HR is shown by how far two SR realisatio
 """
 
 import numpy as np
+from mpi4py import MPI
 
-from ..errors import InputError, agreement
-from ..lattice import particle_ids
+from ..errors import agreement
+from ..lattice import LagrangianLattice, cube_root, particle_ids
+from ..particles import find_numbering
+from .fields import pieces
 from .halos import bins, deal, mean_and_error
 from .statistic import Statistic
 
 MERIT = 0.25  # shared^2 / (length length): as if each shared half of its sites with the other
 
 
-def halo_sites(halos, size, comm):
+def halo_sites(halos, catalog):
     """Lagrangian sites of all particles in halos, dealt to the ranks by site. Collective.
 
     Parameters
     ----------
     halos : Halos
-        Of a catalogue with ID, lattice index + 1.
-    size : int
-        Sites of the lattice.
+    catalog : CatalogSource
+        That of the halos, with ID, in any numbering that `find_numbering` knows.
 
     Returns
     -------
     site : (m,) int64
-        This rank's, ascending.
+        This rank's, ascending: x slowest, from 0.
     halo : (m,) int64
         Row of `halos.length` that each belongs to.
 
     Raises
     ------
     InputError
-        If IDs are none of the lattice's.
+        On every rank, if IDs do not number a lattice.
     """
-    site = particle_ids(halos.members["ID"]) - 1
+    comm, size = catalog.comm, catalog.csize
     with agreement(comm):
-        if len(site) and (site.min() < 0 or site.max() >= size):
-            raise InputError(
-                f"particle IDs reach from {site.min() + 1} to {site.max() + 1}; {size} particles "
-                f"on a lattice are numbered 1 to {size}"
-            )
+        corner = LagrangianLattice(cube_root(size), halos.attrs["BoxSize"])
+        ids = particle_ids(halos.members["ID"])
+        ends = np.array([2**62, 0])
+        for (every,) in pieces(catalog, "ID"):
+            every = particle_ids(every)
+            ends = np.array([min(ends[0], every.min()), max(ends[1], every.max())])
+    first, last = comm.allreduce(ends[0], MPI.MIN), comm.allreduce(ends[1], MPI.MAX)
+    position = halos.members["Position"]
+    numbering = find_numbering(comm, corner, int(first), int(last), ids, position)
+    site = np.ravel_multi_index(numbering.site(corner, ids).T, (corner.Nmesh,) * 3)
     owner = site * comm.size // size
     halo = deal(np.repeat(halos.index, halos.length[halos.index]), owner, comm)
     site = deal(site, owner, comm)

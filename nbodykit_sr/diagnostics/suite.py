@@ -161,7 +161,10 @@ def _halos(results, number, catalogs, edges, step):
                 results.add(kind, name, stack, number)
             one = _Found(kind, number, halos, table, None)
             if kind != "LR" and "ID" in catalog:
-                one.sites = halo_sites(halos, catalog.csize, catalog.comm)
+                try:
+                    one.sites = halo_sites(halos, catalog)
+                except InputError as error:
+                    results.note(f"Halos of {kind} are not matched: {error}.")
             _match(results, kept, one, edges, catalog.comm)
             if centre is None:
                 box = settings.zooms[0]
@@ -377,6 +380,11 @@ def _notes(results, boxes):
         )
     if "LR" not in catalogs:
         results.note("No LR input was given: its curves and pictures are left out.")
+    if len(boxes) == len(catalogs["SR"]) == 1:
+        results.note(
+            "Errors of the correlation function and of pairwise velocities count pairs alone: "
+            "several realisations or boxes show how they scatter."
+        )
     for kind, one in _every(boxes):
         if "Velocity" not in one:
             results.note(f"{kind} has no Velocity: its redshift-space power is left out.")

@@ -81,7 +81,7 @@ class Verdict:
         In order of trust; of bins of mass the lower edge, in particles.
     deviation, error : (n,) float64
         Of the ratio from 1, and its one-sigma error: from the scatter between boxes if there are
-        several, else the statistic's own.
+        several, else the larger of the statistic's own and of the scatter between realisations.
     """
 
     name: str
@@ -327,6 +327,8 @@ def _measured(many, measure):
     else:
         own = [one.errors[measure.column] for one in many]
         error = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
+        if len(many) > 1:  # what the own one leaves out, as of pairs, realisations may show
+            error = np.fmax(error, mean.errors[measure.column])
     x = mean[measure.x]
     if measure.x == "mass":
         x = np.asarray(mean.attrs["edges"])[:-1] / mean.attrs["particle_mass"]
