@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import nbodykit_sr
 from nbodykit_sr.models import evaluation
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,13 @@ def test_galaxies_are_told_as_they_were_measured(facts):
         rows = [line.split(" | ") for line in facts.galaxies().splitlines() if name in line]
         cell = next(row[4] for row in rows if found["model"] in row[1])
         assert float(cell.split()[0]) == pytest.approx(ratio, abs=0.005)
+
+
+def test_python_interface_has_every_public_name():
+    page = (DOCS / "reference" / "api.md").read_text()
+    assert set(re.findall(r":: nbodykit_sr\.(\w+)$", page, re.M)) == set(nbodykit_sr.__all__) - {
+        "__version__"
+    }
 
 
 def test_contributing_has_the_floors_of_the_contracts():
