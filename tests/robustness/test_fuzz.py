@@ -23,7 +23,7 @@ import pytest
 from commands import environment, tree
 
 MEMORY = 1.5e9  # bytes above what the libraries take
-SECONDS = 20  # for one case; it takes hundredths of one
+SECONDS = 60  # for one case; it takes hundredths of one, the first some for what it imports
 
 NUMBERS = [b"-1", b"0", b"1", b"7", b"2147483648", b"18446744073709551616", b"9" * 18, b"9" * 40]
 NUMBERS += [b"nan", b"1e400", b"FFFFFFFF", b"../..", b"\xff\xfe", b""]
