@@ -8,17 +8,19 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 selection=(-m "not slow")
+extras=(test)
 notebooks=--no-notebooks
 limit=1800 # s, of one run of pytest: one that hangs is ended, the others still tell their part
 if [ "${1:-}" = --all ]; then
     selection=(-m "")
+    extras+=(clients)
     notebooks=
     limit=14400
     shift
 fi
 chosen=$#
 begin=$SECONDS
-bash mpi_scripts/install.sh test || exit
+bash mpi_scripts/install.sh "${extras[@]}" || exit
 source mpi_scripts/environment.sh
 check_mpi || exit
 
