@@ -8,12 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import ended, forked, generate, promptly, recorded, start, tree, wait_until
 from mpi4py import MPI
 from test_resume import written
 
 from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.blocks import BlockFile
 from nbodykit_sr.io.preflight import CATALOGUE, prepare_output
 from nbodykit_sr.plan import check_disk
 
@@ -154,6 +156,16 @@ def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, looking(getattr(os, name)))
     written(tmp_path / "SR")
     assert synced and not early
+
+
+def test_a_header_that_does_not_fit(small_disk):
+    """The library does not look whether the disk took it."""
+    store = BlockFile(str(small_disk / "SR"), {}, 0)
+    store.create()
+    free = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(free.f_bavail * free.f_bsize))
+    with pytest.raises(OSError, match="attributes of Header were not written"):
+        store.describe("Header", {"BoxSize": np.full(3, 10.0)})
 
 
 def test_quota_or_limit(arguments, tmp_path, capfd):
