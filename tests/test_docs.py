@@ -67,6 +67,22 @@ def test_models_are_told_as_their_cards_have_them(facts):
         assert min(counts) - 1e-6 <= found <= max(counts) + 1e-6
 
 
+def test_cards_say_how_halos_hold_together_in_time(facts):
+    """What docs/series.py measured stands in the cards, and what its page says in words is so."""
+    entries = facts.in_cards()
+    for card in facts.cards():
+        assert card.evaluation.get(facts.IN_CARDS) == entries.get(card.name)
+    for box in facts.measured("series")["boxes"].values():
+        for step in ("3 to 2", "2 to 1"):  # where the default models change
+            told = box["steps"][step]
+            assert told["one"]["moved wrongly"] < told["default"]["moved wrongly"]
+            assert len(set(told["default"]["models"])) == 2
+        for which in ("one", "default"):
+            assert all(a < b for a, b in zip(told[which]["share"], told["HR"]["share"]))
+        for met in box["meetings"].values():
+            assert met["apart"] < min(met["from HR"])
+
+
 def test_galaxies_are_told_as_they_were_measured(facts):
     found = facts.measured("hod")
     for name, box in found["boxes"].items():
