@@ -17,7 +17,7 @@ from numpydoc.docscrape import ClassDoc
 
 from nbodykit_sr import train
 from nbodykit_sr.__main__ import COMMANDS
-from nbodykit_sr.models.evaluation import BANDS, HALOS, HR_HALOS
+from nbodykit_sr.models.evaluation import REPORTS
 
 
 def write(folder):
@@ -80,29 +80,32 @@ def measured(evaluation, level=3):
     text = [table(["quantity", "value"], rows)] if rows else []
     for name, part in evaluation.items():
         if isinstance(part, dict):
-            title = name if name.startswith("z =") else name[:1].upper() + name[1:]
-            text.append(f"{'#' * level} {escaped(title)}\n")
-            text += [box(part)] if HR_HALOS in part else measured(part, level + 1)
+            if name == REPORTS:
+                title = "Against HR on held-out boxes, by `validate`"
+            else:
+                title = name if name.startswith("z =") else escaped(name[:1].upper() + name[1:])
+            text.append(f"{'#' * level} {title}\n")
+            text += report(part) if "verdicts" in part else measured(part, level + 1)
     return text
 
 
-def box(part):
-    """HR, interpolation and SR of one box."""
-    runs = {name: run for name, run in part.items() if isinstance(run, dict)}
-    names = dict.fromkeys(key for run in runs.values() for key in run)
-    header = {
-        "P_SR/P_HR": f"P / P_HR at k = {', '.join(BANDS)} h/Mpc",
-        "cross-correlation": "cross-correlation with HR there",
-        "halos": f"FOF halos of at least {', '.join(map(str, HALOS))} particles",
-    }
-
-    def cell(value):
-        many = isinstance(value, list) and any(isinstance(one, float) for one in value)
-        return " ".join(f"{one:.2f}" for one in value) if many else words(value)
-
-    rows = [["HR"] + [words(part[HR_HALOS]) if name == "halos" else "" for name in names]]
-    rows += [[which] + [cell(run.get(name, "")) for name in names] for which, run in runs.items()]
-    return table(["", *(header.get(name, name) for name in names)], rows)
+def report(part):
+    """What `validate` found at one redshift: verdicts, and single numbers."""
+    size = f"{part['BoxSize']:g} Mpc/h, {part['particles']} particles"
+    rows = [
+        [
+            one["title"],
+            one["reach"]["0.1"]["text"],
+            one["reach"]["0.25"]["text"],
+            one["worst"]["text"],
+        ]
+        for one in part["verdicts"].values()
+    ]
+    return [
+        f"Boxes: {part['boxes']}, catalogues: {part['catalogues']}, each {size}.\n",
+        table(["", "within 10 % of HR", "within 25 %", "largest deviation"], rows),
+        table(["quantity", "value"], part["summary"].items()),
+    ]
 
 
 def command(name):

@@ -173,8 +173,28 @@ def export(argv, comm):
             export(given.pop("run"), given.pop("out"), **given)
 
 
+def evaluate(argv, comm):
+    """The command ``evaluate``. Collective."""
+    from .diagnostics.verdicts import read_report
+    from .training.export import evaluate
+
+    parser = Parser(
+        "evaluate",
+        "Put what validate found into a model's card.",
+        "mine.safetensors z2/report.json z0/report.json",
+    )
+    add = parser.group("input")
+    add("model", help=".safetensors file, whose card is written anew")
+    add("reports", nargs="+", help="report.json of validate with HR, one for each redshift")
+    options = parser.parse_args(argv)
+    _start_log("evaluate", comm)
+    with agreement(comm):
+        if comm.rank == 0:
+            evaluate(options.model, [read_report(path) for path in options.reports])
+
+
 # Commands of their own, which `train` has always taken too
-OTHERS = {"pairs": pairs, "export": export}
+OTHERS = {"pairs": pairs, "export": export, "evaluate": evaluate}
 
 
 def _given(options):

@@ -1,13 +1,14 @@
 """The command that compares catalogues, from snapshots to the page."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog
 
-from nbodykit_sr import generate, validate
+from nbodykit_sr import generate, train, validate
 from nbodykit_sr.command import enter
 from nbodykit_sr.diagnostics import suite
 from nbodykit_sr.diagnostics.drawing import HALOS, MATTER
@@ -16,6 +17,8 @@ from nbodykit_sr.diagnostics.pictures import picture
 from nbodykit_sr.diagnostics.results import Settings
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
+from nbodykit_sr.models.card import ModelCard, build, read_card, save_model
+from nbodykit_sr.models.evaluation import worth
 
 
 def interpolated(data, tmp_path, comm, seed=0):
@@ -71,6 +74,26 @@ def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
     assert totals[0] < 0.5 * totals[1]
 
 
+def into_a_card(path, document, report):
+    """What the report found comes to stand in the card of the model that made SR, of no other."""
+    card = ModelCard.from_dict(document["catalogues"][0]["made"]["SRCard"])
+    card = replace(card, evaluation={"by hand": 1})
+    save_model(path, build(card, {}, path), card)
+    assert train.main(["evaluate", str(path), report], MPI.COMM_SELF) == 0
+    filled = read_card(path)
+    assert (
+        filled.evaluation["by hand"] == 1 and filled.evaluation["validate"]["z = 2"]["boxes"] == 1
+    )
+    power = document["verdicts"]["power"]
+    band = [1 + one for k, one in zip(power["x"], power["deviation"]) if 4 <= k < 8]
+    assert worth(filled)["power"] == [pytest.approx(np.mean(band), abs=1e-3)]
+    row = next(one for one in document["summary"] if "100 particles" in one["quantity"])
+    assert worth(filled)["halos"][0] == pytest.approx(float(row["value"].split()[-1]), abs=0.2)
+    save_model(path, build(card, {}, path), replace(card, name="another"))
+    with pytest.raises(InputError, match="was made by"):
+        train.main(["evaluate", str(path), report], MPI.COMM_SELF)
+
+
 @pytest.mark.mpi
 def test_the_page(comm, data, tmp_path, capfd):
     """Two realisations with HR and LR: one self-contained page, every number in JSON."""
@@ -110,6 +133,7 @@ def test_the_page(comm, data, tmp_path, capfd):
     assert max(document["statistics"]["SR"]["power"][0]["columns"]["k"]) < 6.3
     assert len(document["statistics"]["SR"]["jumps"]) == 2
     assert all(row["quantity"] and row["value"] for row in document["summary"])
+    into_a_card(tmp_path / "model.safetensors", document, reports[0])
     for name in ("pictures", "power", "redshift_space", "halos", "bispectrum", "voids", "seams"):
         for kind in ("png", "pdf"):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size > 1000

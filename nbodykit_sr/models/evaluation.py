@@ -1,46 +1,74 @@
-"""What a model card says that the model is worth: measurements on held-out boxes, in three numbers."""
+"""What a model card says that the model is worth, from what `validate` found on held-out boxes."""
 
 import numpy as np
 
-# What is measured of a box, as cards have it
-BANDS = ("0.25-1", "1-2", "2-4", "4-8", "8-16")  # octaves of k [h/Mpc]
-HALOS = (32, 100, 300, 1000)  # least particles
-HR_HALOS = "HR halos of >= 32, 100, 300, 1000 particles"
+from ..errors import InputError
+
+REPORTS = "validate"  # entry of a card's evaluation: what reports found, by redshift
+DIGITS = 4  # of numbers in a card
 
 
-def boxes(evaluation, where=()):
-    """The (headings, measurements) of each box in a card on which SR was compared with HR."""
-    if HR_HALOS in evaluation:
-        yield where, evaluation
-        return
-    for name, part in evaluation.items():
-        if isinstance(part, dict):
-            yield from boxes(part, (*where, name))
+def from_reports(documents: list[dict], name: str) -> dict:
+    """The entry `REPORTS` of the card of a model.
+
+    Parameters
+    ----------
+    documents : list of dict
+        What `validate` wrote as report.json, one for each redshift, with HR.
+    name : str
+        Of the model.
+
+    Returns
+    -------
+    dict of str to dict
+        For each redshift the numbers of boxes and catalogues, the verdicts, the summary, and halos
+        over HR's by their least number of particles.
+
+    Raises
+    ------
+    InputError
+        If a catalogue was made by another model, or two reports are of one redshift.
+    """
+    found = {}
+    for document in documents:
+        made = [one for one in document["catalogues"] if one["kind"] == "SR"]
+        for one in made:
+            told = (one["made"].get("SRCard") or {}).get("name")
+            if told != name:
+                raise InputError(
+                    f"{one['path']} was made by {told}, and the card is that of {name}"
+                )
+        key = f"z = {round(made[0]['redshift'], 2) + 0.0:g}"
+        if key in found:
+            raise InputError(f"two reports are of {key}: give several boxes to one validate")
+        found[key] = _rounded(
+            {
+                "boxes": len({one["box"] for one in made}),
+                "catalogues": len(made),
+                "BoxSize": made[0]["BoxSize"],
+                "particles": made[0]["particles"],
+                "halos over HR's": _halos(document["statistics"]),
+                "verdicts": document["verdicts"],
+                "summary": {row["quantity"]: row["value"] for row in document["summary"]},
+            }
+        )
+    return found
 
 
-def worth(card):
-    """What a displacement model reaches on the first box of each redshift in its card.
+def worth(card) -> dict[str, list[float]]:
+    """What a displacement model reaches at each redshift in its card.
 
     Returns
     -------
     dict of str to list of float
-        For each redshift, means over noise seeds: "power" (over HR's at k = 4-8 h/Mpc),
-        "correlation" (with HR at k = 2-4 h/Mpc) and "halos" (of at least 100 particles, over HR's).
-        Empty lists where the card has no such measurements.
+        "power" (over HR's, mean over k = 4-8 h/Mpc), "correlation" (with HR, k = 2-4 h/Mpc) and
+        "halos" (of at least 100 particles, over HR's). Empty lists where nothing was measured.
     """
-    first = {}
-    for where, box in boxes(card.evaluation):
-        first.setdefault(where[:-1], box)
     found = {"power": [], "correlation": [], "halos": []}
-    for box in first.values():
-        runs = [run for name, run in box.items() if name.startswith("model")]
-        power, cross, halos = (
-            np.mean([run[name] for run in runs], axis=0)
-            for name in ("P_SR/P_HR", "cross-correlation", "halos")
-        )
-        found["power"].append(power[BANDS.index("4-8")])
-        found["correlation"].append(cross[BANDS.index("2-4")])
-        found["halos"].append(halos[HALOS.index(100)] / box[HR_HALOS][HALOS.index(100)])
+    for one in card.evaluation.get(REPORTS, {}).values():
+        found["power"].append(_mean(one["verdicts"]["power"], 4, 8))
+        found["correlation"].append(_mean(one["verdicts"]["correlation"], 2, 4))
+        found["halos"].append(one["halos over HR's"].get("100", np.nan))
     return found
 
 
@@ -78,6 +106,34 @@ def _density(evaluation):
         "transfer function, k < 0.8 h/Mpc": f"within {worst:.1%} of 1",
         "r with HR, k = 0.8 h/Mpc": f"{cross:.2f}",
     }
+
+
+def _halos(statistics):
+    """Halos of SR over those of HR of the same box, mean over catalogues, by least particles."""
+    counts = {one["attrs"]["box"]: one["attrs"]["at_least"] for one in statistics["HR"]["halos"]}
+    found = {}
+    for one in statistics["SR"]["halos"]:
+        for least, number in one["attrs"]["at_least"].items():
+            there = counts[one["attrs"]["box"]].get(least)
+            if there:
+                found.setdefault(least, []).append(number / there)
+    return {least: float(np.mean(ratios)) for least, ratios in found.items()}
+
+
+def _mean(verdict, low, high):
+    """Mean of a ratio to HR over low <= x < high; NaN where that was not measured."""
+    x, deviation = np.array(verdict["x"]), np.array(verdict["deviation"])
+    inside = (x >= low) & (x < high)
+    return 1 + float(deviation[inside].mean()) if inside.any() else np.nan
+
+
+def _rounded(value):
+    """Plain data with numbers of few digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _span(values):

@@ -1,4 +1,4 @@
-"""Export of a checkpoint as weights with a model card."""
+"""Export of a checkpoint, or of weights that are there, as weights with a model card."""
 
 import logging
 from dataclasses import replace
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..io.preflight import WEIGHTS, prepare_output
-from ..models.card import ModelCard, build, save_model
+from ..models.card import ModelCard, build, load_model, save_model
+from ..models.evaluation import REPORTS, from_reports
 from .checkpoint import CheckpointFolder
 from .warm_start import read_weights
 
@@ -53,6 +54,32 @@ def export(run, path, mean_with=None, **description):
     network = build(card, weights, run)
     save_model(path, network, card)
     log.info("%s: weights of step %d of %s", path, step, run)
+    return card
+
+
+def evaluate(path, documents):
+    """Put what `validate` found into the card of weights that are there; the rest of it stays.
+
+    Parameters
+    ----------
+    path : path
+        A ``.safetensors`` file, written anew.
+    documents : list of dict
+        See `from_reports`.
+
+    Returns
+    -------
+    ModelCard
+
+    Raises
+    ------
+    InputError
+        If the file has no sound model, or the documents are not of it.
+    """
+    network, card = load_model(path)
+    found = from_reports(documents, card.name)
+    card = replace(card, evaluation={**card.evaluation, REPORTS: found})
+    save_model(path, network, card)
     return card
 
 

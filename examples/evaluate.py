@@ -1,0 +1,69 @@
+"""Fill the cards of models by what `validate` finds on boxes that they were not trained on.
+
+    python examples/make_pairs.py SIMS --unitary --seeds 410001 410002 --redshifts 4 3 2 1 0
+    python examples/evaluate.py SIMS FOLDER --seeds 410001 410002
+
+At each redshift of a model's card for which there is SIMS/SEED/LR_zZ, a catalogue is generated of each
+box and compared with HR_zZ; the report goes to FOLDER/NAME_zZ and, when all are there, into the card.
+What is there already is kept: after a new model is shipped under its name, remove its reports.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from nbodykit_sr import weights
+from nbodykit_sr.models.card import REDSHIFT_TOLERANCE, read_card
+
+REDSHIFTS = (4, 3, 2, 1, 0)
+
+
+def run(*words):
+    """A command of this package."""
+    subprocess.run([sys.executable, "-m", "nbodykit_sr", *map(str, words)], check=True)
+
+
+def report(model, card, z, boxes, folder):
+    """Compare one redshift of all boxes with HR; the report's path."""
+    out = folder / f"{card.name}_z{z}"
+    if not (out / "report.json").exists():
+        words, made = [], []
+        for box in boxes:
+            catalogue = folder / f"{card.name}_z{z}_{box.name}"
+            options = ("--model", model, "--seed", 1, "--overwrite")
+            run("generate", box / f"LR_z{z}", catalogue, *options)
+            words += ["--sr", catalogue, "--hr", box / f"HR_z{z}"]
+            made.append(catalogue)
+        run("validate", *words, "--out", out, "--overwrite")
+        for catalogue in made:
+            shutil.rmtree(catalogue)
+    return out / "report.json"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sims", type=Path, help="folder of make_pairs.py")
+    parser.add_argument("folder", type=Path, help="for catalogues and reports")
+    parser.add_argument("--seeds", nargs="+", required=True, help="boxes in it")
+    parser.add_argument("--models", nargs="+", type=Path, default=weights.shipped())
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    boxes = [options.sims / seed for seed in options.seeds]
+    for model in options.models:
+        card = read_card(model)
+        if not card.moves_particles:
+            continue
+        low, high = card.redshift[0] - REDSHIFT_TOLERANCE, card.redshift[1] + REDSHIFT_TOLERANCE
+        found = [
+            report(model, card, z, boxes, options.folder)
+            for z in REDSHIFTS
+            if low <= z <= high and all((box / f"LR_z{z}").exists() for box in boxes)
+        ]
+        if found:
+            run("evaluate", model, *found)
+
+
+if __name__ == "__main__":
+    main()
