@@ -102,7 +102,7 @@ def report(part):
         for one in part["verdicts"].values()
     ]
     return [
-        f"Boxes: {part['boxes']}, catalogues: {part['catalogues']}, each {size}.\n",
+        f"HR: {words(part['boxes'])}; SR catalogues: {part['catalogues']}, each {size}.\n",
         table(["", "within 10 % of HR", "within 25 %", "largest deviation"], rows),
         table(["quantity", "value"], part["summary"].items()),
     ]

@@ -1,5 +1,7 @@
 """What a model card says that the model is worth, from what `validate` found on held-out boxes."""
 
+from pathlib import Path
+
 import numpy as np
 
 from ..errors import InputError
@@ -21,8 +23,8 @@ def from_reports(documents: list[dict], name: str) -> dict:
     Returns
     -------
     dict of str to dict
-        For each redshift the numbers of boxes and catalogues, the verdicts, the summary, and halos
-        over HR's by their least number of particles.
+        For each redshift the boxes, as the last two parts of HR's paths, the number of catalogues,
+        the verdicts, the summary, and halos over HR's by their least number of particles.
 
     Raises
     ------
@@ -43,7 +45,11 @@ def from_reports(documents: list[dict], name: str) -> dict:
             raise InputError(f"two reports are of {key}: give several boxes to one validate")
         found[key] = _rounded(
             {
-                "boxes": len({one["box"] for one in made}),
+                "boxes": [
+                    "/".join(Path(one["path"]).parts[-2:])
+                    for one in document["catalogues"]
+                    if one["kind"] == "HR"
+                ],
                 "catalogues": len(made),
                 "BoxSize": made[0]["BoxSize"],
                 "particles": made[0]["particles"],
