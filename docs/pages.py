@@ -81,7 +81,7 @@ def measured(evaluation, level=3):
     for name, part in evaluation.items():
         if isinstance(part, dict):
             if name == REPORTS:
-                title = "Against HR on held-out boxes, by `validate`"
+                title = "Against HR of boxes that were not trained on, by `validate`"
             else:
                 title = name if name.startswith("z =") else escaped(name[:1].upper() + name[1:])
             text.append(f"{'#' * level} {title}\n")
