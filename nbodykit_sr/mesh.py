@@ -196,7 +196,7 @@ class SRMesh(MeshSource):
 
         return coarse.chunks, compute
 
-    def mean(self, total):
+    def mean(self, total) -> float:
         """The mean density from the `fixed_sum` of all cells; InputError if there is none."""
         mean = total / _FIXED_POINT / int(self.pm.Nmesh.prod())
         if not mean > 0:
@@ -232,7 +232,7 @@ class SRMesh(MeshSource):
             logger.warning("%s: going on as forced", problem)
 
 
-def fixed_sum(values):
+def fixed_sum(values) -> int:
     """Sum of densities in fixed point, an int: the same in any order."""
     return int(np.rint(np.asarray(values, dtype="f8") * _FIXED_POINT).astype("i8").sum())
 

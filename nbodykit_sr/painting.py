@@ -168,7 +168,7 @@ def initial_overdensity(source, Nmesh, growth, origin=HR_ORIGIN, kmin=0.0):
     return field
 
 
-def correlation(density, initial, side=4):
+def correlation(density, initial, side=4) -> float:
     """Correlation coefficient of two fields averaged over ``side**3`` parts of the box. Collective.
 
     Parameters

@@ -69,7 +69,7 @@ class Plan:
 
 def plan(
     grid, ranks, factor, channels, written, chunk_seconds, start_seconds, working_memory, padding
-):
+) -> Plan:
     """The cost of a run from the pieces measured for it.
 
     Parameters
@@ -111,7 +111,7 @@ def plan(
     )
 
 
-def check_disk(path, needed, comm, already=False):
+def check_disk(path, needed, comm, already=False) -> None:
     """Refuse a run whose output does not fit on the disk. Collective.
 
     Parameters

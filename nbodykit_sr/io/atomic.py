@@ -2,14 +2,16 @@
 
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputError, one_line
 
 
 @contextmanager
-def atomic_file(path, own=False):
+def atomic_file(path, own=False) -> Iterator[BinaryIO]:
     """A file to write, as bytes, that gets its name once all of it is on the disk.
 
     A reader never meets half of it, whatever is killed meanwhile. If the block fails, a file that
@@ -40,14 +42,14 @@ def atomic_file(path, own=False):
             raise
 
 
-def save_figure(figure, path):
+def save_figure(figure, path) -> None:
     """Save a matplotlib figure as PNG, whole or not at all, with what `preflight.FIGURE` looks for."""
     with disk(path), atomic_file(path) as file:
         figure.savefig(file, dpi=150, metadata={"Software": "nbodykit_sr"})
 
 
 @contextmanager
-def disk(path, *kinds):
+def disk(path, *kinds) -> Iterator[None]:
     """What the disk refuses is an InputError.
 
     Parameters
@@ -64,7 +66,7 @@ def disk(path, *kinds):
         raise InputError(f"{path} can't be written: {reason}; make room or rights there") from None
 
 
-def sync(folder):
+def sync(folder) -> None:
     """Have the disk hold everything before the folder's name says that it does."""
     for root, _, names in os.walk(folder):
         for name in [*names, "."]:

@@ -58,7 +58,7 @@ class BlockFile(RowFiles):
         return os.path.join(self.folder, name, f"{number:06X}")
 
 
-def write_rows(folder, columns, comm):
+def write_rows(folder, columns, comm) -> None:
     """Make blocks of which every rank has consecutive rows. Collective.
 
     Parameters
@@ -93,7 +93,7 @@ def write_rows(folder, columns, comm):
                 store.seal(name, [part for one in sums for part in one[name]])
 
 
-def write_header(folder, attrs, comm):
+def write_header(folder, attrs, comm) -> None:
     """Make the block Header of a BigFile. Collective; raises as `write_rows` does."""
     with agreement(comm), disk(folder, bigfile.Error):
         if comm.rank == 0:

@@ -44,7 +44,7 @@ class BlockHeader:
     sums: tuple
 
     @property
-    def checksums(self):
+    def checksums(self) -> list[tuple[str, int, int]]:
         """(path, bytes, byte sum) of each physical file."""
         sizes = [rows * self.width for rows in self.rows]
         return [(self.file(n), size, self.sums[n]) for n, size in enumerate(sizes)]
@@ -54,15 +54,17 @@ class BlockHeader:
         """Bytes of a row."""
         return self.members * int(re.search(r"\d+$", self.dtype).group())
 
-    def file(self, number):
+    def file(self, number) -> str:
         """Path of a physical file."""
         return os.path.join(self.folder, f"{number:06X}")
 
     @classmethod
-    def read(cls, folder):
+    def read(cls, folder) -> "BlockHeader":
         """Parse a header strictly; raises InputError."""
         path = os.path.join(folder, "header")
-        fields, rows, sums = {}, [], []
+        fields: dict[str, str] = {}
+        rows: list[int] = []
+        sums: list[int] = []
         for line in _lines(path):
             if (match := re.fullmatch(r"(DTYPE|NMEMB|NFILE):\s*(\S{1,16})\s*", line)) and not rows:
                 fields[match[1]] = match[2]
@@ -91,7 +93,7 @@ class BlockHeader:
         return cls(folder, fields["DTYPE"], int(fields["NMEMB"]), tuple(rows), tuple(sums))
 
 
-def check_block(folder, members=1):
+def check_block(folder, members=1) -> BlockHeader:
     """Check that a block's header makes sense and that its files are as long as it says.
 
     Parameters
@@ -138,7 +140,7 @@ def check_block(folder, members=1):
     return header
 
 
-def attributes(folder):
+def attributes(folder) -> dict:
     """The attributes of a block, as the library would give them but with nothing trusted.
 
     Returns
@@ -155,7 +157,7 @@ def attributes(folder):
     if os.path.exists(os.path.join(folder, "attr")):
         raise InputError(f"block {folder} has attributes of an old form: write it anew by bigfile")
     path = os.path.join(folder, "attr-v2")
-    found = {}
+    found: dict = {}
     if not os.path.exists(path):
         return found
     for line in _lines(path, "latin-1"):
@@ -173,7 +175,7 @@ def attributes(folder):
     return found
 
 
-def header_text(dtype, rows, sums):
+def header_text(dtype, rows, sums) -> str:
     """A block's header as the library writes it.
 
     Parameters
@@ -193,12 +195,12 @@ def header_text(dtype, rows, sums):
     return text
 
 
-def byte_sum(values):
+def byte_sum(values) -> int:
     """Sum of the bytes of an array, modulo 2^32: BigFile's checksum."""
     return int(np.ascontiguousarray(values).view("u1").sum(dtype="u4"))
 
 
-def file_sum(path, first, last):
+def file_sum(path, first, last) -> int:
     """Sum of the bytes of a file from byte `first` up to `last`, modulo 2^32."""
     total = 0
     with open(path, "rb") as file:
@@ -212,7 +214,7 @@ def file_sum(path, first, last):
     return total % 2**32
 
 
-def check_sums(files, comm, force=None):
+def check_sums(files, comm, force=None) -> None:
     """Compare bytes with the checksums that headers keep of them. Collective.
 
     Parameters
@@ -249,7 +251,7 @@ def check_sums(files, comm, force=None):
                 logger.warning("%s: going on as forced", problem)
 
 
-def read_checksums(folder, names, digest):
+def read_checksums(folder, names, digest) -> list[tuple[int, int, dict[str, int]]]:
     """The checksums that `CHECKSUMS` of a finished output keeps of its pieces.
 
     Parameters

@@ -31,7 +31,9 @@ class Outcome:
     seconds: float = 0.0
 
 
-def write_chunks(command, writer, chunks, compute, write, stopped, overwrite, resume, unit):
+def write_chunks(
+    command, writer, chunks, compute, write, stopped, overwrite, resume, unit
+) -> Outcome:
     """Write an output of chunks. Collective.
 
     Parameters

@@ -7,9 +7,9 @@ from nbodykit.lab import BigFileCatalog
 from nbodykit.source.catalog.halos import HaloCatalog
 
 from ..errors import InputError
-from ..universe import Universe
 from .blocks import write_header, write_rows
 from .checks import attributes
+from .formats.header import RawHeader, catalogue_attrs
 from .layout import mpgadget_header
 from .snapshot import cosmology
 
@@ -36,7 +36,7 @@ MEMBERS = {
 }
 
 
-def write_groups(folder, source, groups, members, attrs):
+def write_groups(folder, source, groups, members, attrs) -> None:
     """Write groups and their particles into a folder. Collective.
 
     Parameters
@@ -85,7 +85,7 @@ def _converted(table, columns):
     }
 
 
-def open_halos(path, comm=None, mdef="vir"):
+def open_halos(path, comm=None, mdef="vir") -> HaloCatalog:
     """Halos that `nbodykit-sr halos` found, as an nbodykit HaloCatalog.
 
     Parameters
@@ -110,15 +110,14 @@ def open_halos(path, comm=None, mdef="vir"):
     if mdef not in masses:
         raise InputError(f"mdef is {mdef!r}: one of {', '.join(masses)} is needed")
     path = os.fspath(path)
-    if "NumFOFGroupsTotal" not in attributes(os.path.join(path, "Header")):
+    raw = RawHeader(path, attributes(os.path.join(path, "Header")))
+    if "NumFOFGroupsTotal" not in raw:
         raise InputError(f"{path} holds no halos: make them with nbodykit-sr halos")
     catalog = BigFileCatalog(path, dataset="FOFGroups/", header="Header", comm=comm)
-    plain = {name: np.ravel(catalog.attrs[name])[0] for name in ("Time", "Omega0", "OmegaLambda")}
-    plain.update({n: np.ravel(catalog.attrs[n])[0] for n in ("OmegaBaryon", "HubbleParam")})
-    catalog.attrs.update(plain, BoxSize=np.full(3, np.ravel(catalog.attrs["BoxSize"])[0] / KPC))
+    box, a = raw.numbers("BoxSize") / KPC, raw.scale_factor()
+    catalog.attrs.update(catalogue_attrs(path, raw, box, a))
     catalog["Position"] = catalog["CenterPosition"] / KPC
     catalog["Velocity"] = catalog["MassCenterVelocity"]
     catalog["HaloMass"] = catalog[masses[mdef]].reshape(-1) / MASS
-    z = Universe.of(catalog.attrs, "a").redshift
     mdef = "vir" if mdef == "fof" else mdef
-    return HaloCatalog(catalog, cosmology(catalog.attrs), z, mdef=mdef, mass="HaloMass")
+    return HaloCatalog(catalog, cosmology(catalog.attrs), 1 / a - 1, mdef=mdef, mass="HaloMass")

@@ -22,15 +22,15 @@ class UnfinishedRun(Staging):
     _journal = None
 
     @property
-    def begun(self):
+    def begun(self) -> bool:
         """Whether its start was completed."""
         return os.path.isfile(self.file(IDENTITY))
 
-    def identify(self, identity):
+    def identify(self, identity) -> None:
         """Record what defines the run, a dict of texts."""
         self.replace(IDENTITY, json.dumps(identity))
 
-    def identity(self):
+    def identity(self) -> dict[str, str]:
         """What `identify` recorded.
 
         Raises
@@ -44,7 +44,7 @@ class UnfinishedRun(Staging):
         except (OSError, ValueError) as error:
             raise InputError(f"{self.file(IDENTITY)} is unreadable: {error}") from None
 
-    def open(self, rank):
+    def open(self, rank) -> None:
         """Open a rank's journal, to add to it."""
         self._journal = open(self.file(f"journal.{rank}"), "a")
 
@@ -53,13 +53,13 @@ class UnfinishedRun(Staging):
         self._journal.write(json.dumps(entry) + "\n")
         self._journal.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Close the rank's journal."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
 
-    def entries(self):
+    def entries(self) -> dict[int, dict]:
         """What all ranks recorded: index of the chunk to entry."""
         done = {}
         for name in self._journals():
@@ -72,13 +72,13 @@ class UnfinishedRun(Staging):
                         continue  # the line that a kill cut short
         return done
 
-    def rewrite(self, entries):
+    def rewrite(self, entries) -> None:
         """Replace all journals by one with these entries."""
         self.replace("journal.0", "".join(json.dumps(entry) + "\n" for entry in entries))
         for name in self._journals() - {"journal.0"}:
             os.remove(self.file(name))
 
-    def replace(self, name, text):
+    def replace(self, name, text) -> None:
         """Write a file of the folder, whole or not at all."""
         with atomic_file(self.file(name), own=True) as file:
             file.write(text.encode())

@@ -1,10 +1,12 @@
 """Writing of a mesh: chunks in their own order first, then the normalised field in the mesh's."""
 
 import zlib
+from collections.abc import Iterator
 
 import bigfile
 import numpy as np
 
+from ..chunks import Chunk
 from ..errors import agreement
 from ..provenance import NAMES
 from .atomic import disk
@@ -15,7 +17,7 @@ from .writer import ChunkWriter, WrongValues
 FIELD = MESH.header
 
 
-def slabs(grid):
+def slabs(grid) -> Iterator[tuple[int, list[Chunk]]]:
     """The layers of a mesh that rows of chunks along x fill: (first cell, chunks) of each."""
     (rows, ny, nz), plane = grid.counts, grid.Nmesh**2
     for row in range(rows):
@@ -50,7 +52,7 @@ class MeshWriter(ChunkWriter):
         self.field = BlockFile(self.run.content, {FIELD: "f4"}, grid.size)
         self.store = BlockFile(self.run.file("chunks"), {FIELD: "f4"}, grid.size)
 
-    def write(self, index, start, values, total):
+    def write(self, index, start, values, total) -> None:
         """Write a chunk, (X, Y, Z) float32, and record it. Not collective.
 
         Raises

@@ -35,7 +35,7 @@ class SnapshotWriter(ChunkWriter):
         """Number format of positions on disk."""
         return self.layout.columns["Position"][1]
 
-    def write(self, index, start, columns):
+    def write(self, index, start, columns) -> None:
         """Write a chunk at its place and record it. Not collective.
 
         Parameters

@@ -35,17 +35,17 @@ class Kind:
     resumable: bool = False
 
     @property
-    def header(self):
+    def header(self) -> str:
         """The block of a BigFile that bears the first mark."""
         return os.path.dirname(self.marks[0][0])
 
     @property
-    def staged(self):
+    def staged(self) -> str:
         """Regular expression of the files in the folder in which one is made."""
         parts = rf"({self.name}|chunks|old)/({self.files})"
         return rf"(lock|run\.json|journal\.\d+|{parts})(\.partial)?"
 
-    def marked(self, path):
+    def marked(self, path) -> bool:
         """Whether what lies there says that it is of this kind."""
         for file, words in self.marks:
             file = os.path.join(path, file) if file else path
@@ -104,7 +104,7 @@ def prepare_output(path, comm, kind, overwrite=False, resume=False, inputs=(), p
                 _check_partial(path, kind, overwrite, resume)
 
 
-def stranger(folder, files):
+def stranger(folder, files) -> str | None:
     """A file in a folder whose path there is none of `files`, or None. Links are no files."""
 
     def refuse(error):
@@ -119,9 +119,10 @@ def stranger(folder, files):
     return None
 
 
-def check_partial(path, kind):
+def check_partial(path, kind) -> None:
     """Refuse a folder ``path.partial`` in which lies what no run of this kind leaves."""
     partial = path + ".partial"
+    found: str | None
     if os.path.islink(partial) or not os.path.isdir(partial):
         found = "no folder of an unfinished run"
     elif found := stranger(partial, kind.staged):

@@ -28,7 +28,7 @@ class SnapshotCatalog(CatalogSource):
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
         CatalogSource.__init__(self, comm=comm)
 
-    def check_sums(self, force=None):
+    def check_sums(self, force=None) -> None:
         """Compare the bytes of all columns with the checksums in their headers. Collective.
 
         Of formats that keep no checksums nothing is compared here: HDF5 checks those of its own
@@ -47,7 +47,7 @@ class SnapshotCatalog(CatalogSource):
         check_sums(self.header.checksums, self.comm, force)
 
     @property
-    def hardcolumns(self):
+    def hardcolumns(self) -> list[str]:
         return [*self.header.columns, *CatalogSource.hardcolumns.fget(self)]
 
     def get_hardcolumn(self, col):
@@ -69,7 +69,7 @@ class SnapshotCatalog(CatalogSource):
         return f"SnapshotCatalog(size={self.size}, path={self.attrs['source']!r})"
 
 
-def open_snapshot(path, comm=None, dataset=None):
+def open_snapshot(path, comm=None, dataset=None) -> SnapshotCatalog:
     """Open a snapshot, or a catalogue written by this package, by looking at what is there.
 
     Parameters

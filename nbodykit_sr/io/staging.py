@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class FolderLock:
         self._path = os.path.join(self.folder, "lock")
         self._file = None
 
-    def acquire(self, patience=0.0):
+    def acquire(self, patience=0.0) -> None:
         """Take the lock.
 
         Parameters
@@ -56,7 +57,7 @@ class FolderLock:
                 )
             time.sleep(0.1)
 
-    def release(self, remove=False):
+    def release(self, remove=False) -> None:
         """Let other runs have the folder; if told, without leaving the file in it."""
         if self._file is not None:
             if remove:
@@ -97,11 +98,11 @@ class Staging:
         self.content = self.file(kind.name)
         self.lock = FolderLock(self.folder)
 
-    def file(self, *names):
+    def file(self, *names) -> str:
         """Path of what lies in the folder."""
         return os.path.join(self.folder, *names)
 
-    def begin(self, overwrite=False, takeover=False):
+    def begin(self, overwrite=False, takeover=False) -> None:
         """Make the folder.
 
         Parameters
@@ -133,7 +134,7 @@ class Staging:
             raise InputError(f"output {self.path} exists: choose another name")
         self.lock.acquire()
 
-    def publish(self, overwrite=False):
+    def publish(self, overwrite=False) -> None:
         """Give what was made its name, and remove the folder."""
         sync(self.content)
         old = self.file("old")
@@ -153,7 +154,7 @@ class Staging:
             raise
         self.remove()
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove all that a run makes in the folder, and the folder if that was all."""
         with suppress(FileNotFoundError):
             os.remove(self.file(IDENTITY))  # first: what is left is not to be gone on with
@@ -170,7 +171,7 @@ class Staging:
 
 
 @contextmanager
-def staged(path, kind, comm=None, overwrite=False):
+def staged(path, kind, comm=None, overwrite=False) -> Iterator[Path]:
     """A folder to fill that gets the name `path` when the block ends; collective at both ends.
 
     If the block fails nothing is left, and what bore the name before is as it was. Ranks that

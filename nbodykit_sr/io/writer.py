@@ -72,7 +72,7 @@ class ChunkWriter:
         self.header, self.identity = header, identity
 
     @property
-    def partial(self):
+    def partial(self) -> str:
         """The folder while the output is being written."""
         return self.run.folder
 
@@ -124,7 +124,7 @@ class ChunkWriter:
         self._open_journal()
         return Progress(frozenset(entry["chunk"] for entry in sound))
 
-    def finish(self, overwrite=False):
+    def finish(self, overwrite=False) -> None:
         """Complete the output and give it its name. Collective."""
         self.close()
         self.comm.Barrier()
@@ -138,7 +138,7 @@ class ChunkWriter:
                 with disk(self.partial):
                     self.run.publish(overwrite)
 
-    def close(self):
+    def close(self) -> None:
         """Close the journal; what is recorded can be resumed."""
         self.run.close()
 

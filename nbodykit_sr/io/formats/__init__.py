@@ -14,7 +14,7 @@ from .swift import SwiftHeader
 __all__ = ["SnapshotHeader", "read_header"]
 
 
-def read_header(path, dataset=None):
+def read_header(path, dataset=None) -> SnapshotHeader:
     """The header of a snapshot of any known format, found by looking at what is there.
 
     On one rank, no communication.

@@ -20,7 +20,7 @@ class BigFileHeader(SnapshotHeader):
     blocks: dict
 
     @classmethod
-    def read(cls, path, dataset=None):
+    def read(cls, path, dataset=None) -> "BigFileHeader":
         """Read and check a header; on one rank, no communication.
 
         Parameters
@@ -76,10 +76,10 @@ class BigFileHeader(SnapshotHeader):
         )
 
     @property
-    def checksums(self):
+    def checksums(self) -> list[tuple[str, int, int]]:
         return [file for block in self.blocks.values() for file in block.checksums]
 
-    def stored_rows(self, name, start, stop):
+    def stored_rows(self, name, start, stop) -> np.ndarray:
         try:
             with bigfile.File(self.path) as file, file[self.dataset + name] as block:
                 return block[start:stop]
@@ -112,7 +112,7 @@ def _check_folder(path):
         )
 
 
-def fingerprint(path, names):
+def fingerprint(path, names) -> str:
     """SHA-256 of some files of a folder: headers, which hold the checksums of the rest."""
     digest = hashlib.sha256()
     for name in names:

@@ -28,7 +28,7 @@ class BinaryHeader(SnapshotHeader):
     counts: tuple
 
     @classmethod
-    def read(cls, path, files, dataset=None):
+    def read(cls, path, files, dataset=None) -> "BinaryHeader":
         """Read and check the headers of all files; on one rank.
 
         Lengths are over h, comoving, in kpc or Mpc, which the matter density tells; velocities
@@ -68,7 +68,7 @@ class BinaryHeader(SnapshotHeader):
             counts=tuple(counts),
         )
 
-    def stored_rows(self, name, start, stop):
+    def stored_rows(self, name, start, stop) -> np.ndarray:
         column, pieces = _NAMES[name], [np.empty((0, 1 if name == "ID" else 3))]
         for number, first, last in cut(self.counts, start, stop):
             with _opened(self.files[number], int(self.dataset[0])) as file:

@@ -11,7 +11,7 @@ class GadgetHeader(HDF5Header):
     """Comoving lengths over h, masses over h, peculiar velocities over sqrt(a), Time the scale factor."""
 
     @classmethod
-    def read(cls, path, files, dataset=None):
+    def read(cls, path, files, dataset=None) -> "GadgetHeader":
         """Read and check the headers of all files; on one rank.
 
         Raises

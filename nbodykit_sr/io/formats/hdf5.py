@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class HDF5Header(SnapshotHeader):
     files: tuple
     counts: tuple
 
-    def stored_rows(self, name, start, stop):
+    def stored_rows(self, name, start, stop) -> np.ndarray:
         pieces = []
         for number, first, last in cut(self.counts, start, stop):
             with opened(self.files[number]) as file:
@@ -40,7 +41,7 @@ class HDF5Header(SnapshotHeader):
 
 
 @contextmanager
-def opened(path):
+def opened(path) -> Iterator[h5py.File]:
     """An HDF5 file; whatever the library finds wrong with it is an InputError."""
     try:
         with _open(path) as file:
@@ -60,7 +61,7 @@ def _open(path):
         return h5py.File(path, "r")  # as whoever else has it open in this process
 
 
-def attributes_of(path, *groups):
+def attributes_of(path, *groups) -> RawHeader:
     """Attributes of some groups of a file, the later ones first; texts as str.
 
     Returns
@@ -89,7 +90,7 @@ def attributes_of(path, *groups):
     return RawHeader(path, found)
 
 
-def particles(path, files, dataset, raw):
+def particles(path, files, dataset, raw) -> tuple[int, dict]:
     """Where the particles of one type lie.
 
     Parameters
@@ -149,7 +150,7 @@ def particles(path, files, dataset, raw):
     }
 
 
-def first_mass(where):
+def first_mass(where) -> float:
     """Mass of the first particle in the file's units, or 0 where none is kept.
 
     Parameters

@@ -121,7 +121,7 @@ class RawHeader(dict):
         super().__init__(values)
         self.path = path
 
-    def numbers(self, *names, default=None):
+    def numbers(self, *names, default=None) -> np.ndarray:
         """The values of the first of these names that is there, finite, (n,) float64.
 
         Raises
@@ -144,11 +144,11 @@ class RawHeader(dict):
             )
         return values
 
-    def number(self, *names, default=None):
+    def number(self, *names, default=None) -> float:
         """The first of `numbers`."""
         return float(self.numbers(*names, default=default)[0])
 
-    def positive(self, *names, default=None):
+    def positive(self, *names, default=None) -> float:
         """`number`, which must be above zero."""
         value = self.number(*names, default=default)
         if not value > 0:
@@ -166,10 +166,10 @@ class RawHeader(dict):
         told = {"Time": self.number("Time")}
         if "Redshift" in self:
             told["Redshift"] = self.number("Redshift")
-        return universe_of(self.path, told).a
+        return universe_of(self.path, told).attrs["Time"]
 
 
-def universe_of(path, told):
+def universe_of(path, told) -> Universe:
     """The `Universe` that a header tells of; InputError with the snapshot's path."""
     try:
         return Universe.of(told)
@@ -177,7 +177,7 @@ def universe_of(path, told):
         raise InputError(f"the Header of {path} cannot be used: {error}") from None
 
 
-def in_mpc(centimetres):
+def in_mpc(centimetres) -> float:
     """A unit of length in Mpc.
 
     Codes write a kpc of four digits or of seven: a unit within 1e-3 of a power of ten of a kpc is
@@ -188,7 +188,7 @@ def in_mpc(centimetres):
     return power if abs(length / power - 1) < 1e-3 else length
 
 
-def particle_type(path, dataset, counts):
+def particle_type(path, dataset, counts) -> int:
     """The number of the particle type that is wanted: dark matter where nothing is said.
 
     Parameters
@@ -220,7 +220,7 @@ def particle_type(path, dataset, counts):
     return int(match[1])
 
 
-def length_from_density(path, box, mass, total, Omega0):
+def length_from_density(path, box, mass, total, Omega0) -> float:
     """Mpc/h of a unit of length that the header leaves out: kpc/h or Mpc/h, whichever gives Omega0.
 
     Parameters

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
@@ -12,7 +13,7 @@ _ENDINGS = (".hdf5", ".h5")
 _SAMPLE = 2**16  # bytes
 
 
-def part_files(path):
+def part_files(path) -> list[str]:
     """The files of a snapshot that is no folder of a BigFile, in the order of their numbers.
 
     Parameters
@@ -56,12 +57,12 @@ def part_files(path):
     return []
 
 
-def named(path, files):
+def named(path, files) -> str:
     """The file that stands for the snapshot: the one that was named, or the first."""
     return path if os.path.isfile(path) else files[0]
 
 
-def whole(path, files, number):
+def whole(path, files, number) -> list[str]:
     """The files of a snapshot, of which its header says the number.
 
     Raises
@@ -78,7 +79,7 @@ def whole(path, files, number):
     return files
 
 
-def cut(counts, start, stop):
+def cut(counts, start, stop) -> Iterator[tuple[int, int, int]]:
     """Rows `start` to `stop` of all files together: (file, first row in it, last)."""
     first = 0
     for number, count in enumerate(counts):
@@ -88,7 +89,7 @@ def cut(counts, start, stop):
         first += count
 
 
-def identity_of(files):
+def identity_of(files) -> str:
     """A digest of the files' sizes and of their first, middle and last bytes."""
     digest = hashlib.sha256()
     for name in files:

@@ -11,7 +11,7 @@ class SwiftHeader(HDF5Header):
     """Units from the group Units, cosmology from the group Cosmology."""
 
     @classmethod
-    def read(cls, path, files, dataset=None):
+    def read(cls, path, files, dataset=None) -> "SwiftHeader":
         """Read and check the headers of all files; on one rank.
 
         Raises
