@@ -299,7 +299,8 @@ def _lines(path, encoding="ascii"):
         if os.path.getsize(path) > _LONGEST_HEADER:
             raise InputError(f"{path} is longer than any header: it is damaged")
         with open(path, encoding=encoding, newline="\n") as file:
-            return [line for line in file.read().split("\n") if line.strip()]
+            # lines of blanks stay, to be refused: the library writes past their end
+            return [line for line in file.read().split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         line = one_line(error, 120)
         raise InputError(f"{path} is unreadable: {line}") from None

@@ -236,6 +236,7 @@ DAMAGE = {
     "Nmesh": (lambda p: relabel(p, "SRNmesh", np.array([18])), "rows|makes no sense"),
     "shape": (lambda p: relabel(p, "ndarray.shape", np.array([8, 16, 32])), "ndarray.shape"),
     "card": (lambda p: relabel(p, "SRCard", "{}"), "makes no sense"),
+    "a line of blanks": (lambda p: poke(p / "Field/attr-v2", 0, b"\r\n"), "is damaged"),
     "no model": (lambda p: without(p, "SRModelHash"), "is no mesh of emulate"),
     "no checksums": (lambda p: (p / "checksums").unlink(), "checksums is unreadable"),
 }
