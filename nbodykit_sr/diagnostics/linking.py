@@ -77,7 +77,9 @@ def link(position, box, linking_length, nmin, comm, slab=SLAB):
     row, key = row[order], key[order]
     at = np.searchsorted(row, np.concatenate(beyond))
     key = _join(key, np.stack([key[at], np.concatenate(ghosts)]), comm)
-    return _largest_first(row, key, nmin, comm)
+    before = sum(comm.allgather(len(position))[: comm.rank])
+    group, length = _largest_first(row + before, key, nmin, comm)
+    return row[group >= 0], group[group >= 0], length
 
 
 def _edges(height, box, least, slab, comm):
@@ -133,18 +135,19 @@ def _join(key, pairs, comm):
     return key
 
 
-def _largest_first(row, key, nmin, comm):
-    """What `link` returns, of keys that are whole groups."""
+def _largest_first(particle, key, nmin, comm):
+    """Group of each particle, -1 in those below `nmin`, and their lengths, of keys of whole groups.
+
+    `particle` counts them over all ranks: it orders groups of equal length.
+    """
     known = _union(key, comm)
     group = np.searchsorted(known, key)
     length = comm.allreduce(np.bincount(group, minlength=len(known)))
-    start = sum(comm.allgather(len(row))[: comm.rank])
     first = np.full(len(known), np.iinfo("i8").max)
-    np.minimum.at(first, group, row + start)
+    np.minimum.at(first, group, particle)
     comm.Allreduce(MPI.IN_PLACE, first, MPI.MIN)
     order = np.lexsort((first, -length))
     order = order[: np.count_nonzero(length >= nmin)]
     rank = np.full(len(known), -1)
     rank[order] = np.arange(len(order))
-    group = rank[group]
-    return row[group >= 0], group[group >= 0], length[order]
+    return rank[group], length[order]
