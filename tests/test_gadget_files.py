@@ -45,7 +45,7 @@ def test_files_and_ranks_leave_no_trace(comm, data, tmp_path, monkeypatch):
             scale = 12.5 if name == "Position" else 300
             assert np.abs(apart).max(initial=0) <= rtol * scale, name
         found = FFTPower(catalog, mode="1d", Nmesh=32).power["power"].real
-        np.testing.assert_allclose(found[1:], power[1:], rtol=1e-5)
+        np.testing.assert_allclose(found[1:], power[1:], rtol=1e-6)
         halos = FOF(catalog, 0.4, nmin=7).find_features()["Length"].compute()
         np.testing.assert_array_equal(halos, groups)
 

@@ -7,7 +7,7 @@ import numpy as np
 from h5py import h5d, h5p
 
 from ..provenance import NAMES
-from .formats.hdf5 import DIGEST, opened
+from .formats.hdf5 import DIGEST, attributes_of, opened
 from .rows import RowFiles, write_at
 
 # Readable by every HDF5 since 1.8 of 2008; from then on the format keeps checksums of its metadata
@@ -49,17 +49,24 @@ class GadgetFiles(RowFiles):
                 total = self.header["NumPart_Total"]
                 header.attrs["NumPart_ThisFile"] = np.where(total, rows, 0).astype(total.dtype)
                 header.attrs["NumFilesPerSnapshot"] = np.int32(len(self.edges) - 1)
-                header.attrs.update(self.header)
+                for key, value in self.header.items():
+                    # of a fixed length, a text is in what the format keeps checksums of
+                    header.attrs[key] = (
+                        np.bytes_(value.encode()) if isinstance(value, str) else value
+                    )
                 file.create_dataset(DIGEST, (1,), "S64", dcpl=at_once)
                 file.flush()  # so that the header comes before the rows, see `preflight.Kind`
                 for name, dtype in self.columns.items():
                     file.create_dataset(name, (rows, *dtype.shape), dtype.base, dcpl=at_once)
 
     def describe(self, name: str, attrs: dict) -> None:
-        """Write the digest; the other attributes are there."""
+        """Write the digest; the other attributes are there, if nothing damaged them since."""
         digest = np.frombuffer(attrs[NAMES["checksums"]].encode(), "u1")
         for number in range(len(self.edges) - 1):
             write_at(self._file(number), self._offset(DIGEST, number), digest)
+            found = attributes_of(self._file(number), "Header")
+            if not found.keys() >= attrs.keys():
+                raise OSError(f"{self._file(number)} lacks attributes that were written")
 
     def _place(self, name: str, number: int, row: int) -> tuple[str, int]:
         offset = self._offset(name, number)

@@ -127,6 +127,25 @@ def kill_myself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def killed_after(chunks, function):
+    """Call a function in a fork that is killed once so many chunks are written."""
+
+    def killing():
+        from nbodykit_sr.io.writer import ChunkWriter
+
+        write, written = ChunkWriter._write, itertools.count()
+
+        def counted(self, *details, **noted):
+            if next(written) == chunks:
+                kill_myself()
+            write(self, *details, **noted)
+
+        ChunkWriter._write = counted
+        return function()
+
+    assert os.WIFSIGNALED(forked(killing))
+
+
 def watch_actions(output, action, then=kill_myself):
     """Call `action` before each change of an output by this process, and if it is true, `then`.
 
@@ -275,6 +294,26 @@ def tree(path):
 def copy(source, target):
     """A copy of a snapshot that a test may break."""
     return Path(shutil.copytree(source, target))
+
+
+def poke(path, offset, content):
+    """Overwrite bytes of a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def relabel(path, name, value, block="Header"):
+    """Give an attribute of a BigFile another value."""
+    with bigfile.File(str(path)) as file, file[block] as column:
+        column.attrs[name] = value
+
+
+def without(path, name, block="Header"):
+    """Remove an attribute of a BigFile."""
+    file = path / block / "attr-v2"
+    lines = file.read_text().split("\n")
+    file.write_text("\n".join(line for line in lines if not line.startswith(name + " ")))
 
 
 def recorded(output):

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import bigfile
 import numpy as np
 import pytest
 import torch
@@ -20,11 +19,14 @@ from commands import (
     forked,
     generate,
     kept,
+    poke,
     recorded,
+    relabel,
     resumed_at_every_moment,
     start,
     tree,
     wait_until,
+    without,
 )
 from mpi4py import MPI
 from nbodykit.lab import BigFileMesh
@@ -205,27 +207,10 @@ def test_wrong_values_are_never_written(tmp_path, value):
     writer.run.lock.release()
 
 
-def poke(path, offset, content):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(content)
-
-
 def swap_cells(path):
     content = bytearray((path / "Field/000000").read_bytes())
     content[0:4], content[4:8] = content[4:8], content[0:4]
     (path / "Field/000000").write_bytes(content)
-
-
-def relabel(path, name, value):
-    with bigfile.File(str(path)) as file, file["Field"] as block:
-        block.attrs[name] = value
-
-
-def without(path, name):
-    file = path / "Field" / "attr-v2"
-    lines = file.read_text().split("\n")
-    file.write_text("\n".join(line for line in lines if not line.startswith(name + " ")))
 
 
 DAMAGE = {
@@ -233,11 +218,14 @@ DAMAGE = {
     "NaN": (lambda p: poke(p / "Field/000000", 0, b"\0\0\xc0\x7f"), "negative or not finite"),
     "cells swapped": (swap_cells, "Field is not what was written, or in another order"),
     "truncated": (lambda p: os.truncate(p / "Field/000000", 80), "truncated"),
-    "Nmesh": (lambda p: relabel(p, "SRNmesh", np.array([18])), "rows|makes no sense"),
-    "shape": (lambda p: relabel(p, "ndarray.shape", np.array([8, 16, 32])), "ndarray.shape"),
-    "card": (lambda p: relabel(p, "SRCard", "{}"), "makes no sense"),
+    "Nmesh": (lambda p: relabel(p, "SRNmesh", np.array([18]), "Field"), "rows|makes no sense"),
+    "shape": (
+        lambda p: relabel(p, "ndarray.shape", np.array([8, 16, 32]), "Field"),
+        "ndarray.shape",
+    ),
+    "card": (lambda p: relabel(p, "SRCard", "{}", "Field"), "makes no sense"),
     "a line of blanks": (lambda p: poke(p / "Field/attr-v2", 0, b"\r\n"), "is damaged"),
-    "no model": (lambda p: without(p, "SRModelHash"), "is no mesh of emulate"),
+    "no model": (lambda p: without(p, "SRModelHash", "Field"), "is no mesh of emulate"),
     "no checksums": (lambda p: (p / "checksums").unlink(), "checksums is unreadable"),
 }
 

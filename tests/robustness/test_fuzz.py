@@ -36,6 +36,7 @@ CASES = {
     "swift": (100, 2000),
     "binary": (100, 2000),
     "catalogue": (150, 2000),
+    "catalogue-hdf5": (150, 2000),
     "safetensors": (200, 3000),
     "checkpoint": (150, 2000),
 }
@@ -99,6 +100,12 @@ def mutated(content, draw):
     return bytes(content)
 
 
+def sane(attrs):
+    """Numbers that a universe can have."""
+    assert np.isfinite(attrs["BoxSize"]).all() and (attrs["BoxSize"] > 0).all()
+    assert 0 < attrs["Time"] <= 2 and 0 < attrs["Omega0"] < 2 and 0 < attrs["HubbleParam"] < 2
+
+
 class Headers:
     """Headers and attributes of a snapshot, read on one rank."""
 
@@ -130,8 +137,7 @@ class Headers:
 
     def check_attrs(self, attrs, content):
         """The attributes as another reading of the mutated text has them."""
-        assert np.isfinite(attrs["BoxSize"]).all() and (attrs["BoxSize"] > 0).all()
-        assert 0 < attrs["Time"] <= 2 and 0 < attrs["Omega0"] < 2 and 0 < attrs["HubbleParam"] < 2
+        sane(attrs)
         text = self.content["Header/attr-v2"] if content is None else content
         found = {}
         for line in text.decode("latin-1").split("\n"):
@@ -203,46 +209,89 @@ class OtherCodes(Snapshots):
         head = draw.choice([8192, len(content)])
         self.path.write_bytes(mutated(content[:head], draw) + content[head:])
         source, field = self.read()
-        attrs = source.attrs
-        assert np.isfinite(attrs["BoxSize"]).all() and (attrs["BoxSize"] > 0).all()
-        assert 0 < attrs["Time"] <= 2 and 0 < attrs["Omega0"] < 2 and 0 < attrs["HubbleParam"] < 2
+        sane(source.attrs)
         assert field.shape == (6, 14, 14, 14) and np.isfinite(field).all()
 
 
 class Catalogues:
-    """Outputs of `generate`, which `verify` must find wrong, or sound where nothing that counts is."""
+    """Outputs of `generate`, whole or half written, which nobody may take for what they are not.
 
-    def __init__(self, folder, data):
-        from commands import generate
+    `verify` must find damage, or all sound where nothing that counts is damaged; what is opened has
+    sane numbers; what is resumed becomes a sound catalogue. Half of the cases damage the first
+    bytes of a file, where HDF5 describes the rest.
+    """
 
-        self.path = folder / "SR"
-        assert (
-            generate(
-                data / "lr8_12p5_z2", self.path, "--model=interpolate", "--factor=2", "--chunk=4"
-            )
-            == 0
-        )
+    def __init__(self, folder, data, *options):
+        from commands import generate, killed_after
+
+        self.path, self.half = folder / "SR", folder / "HALF"
+        self.options = ["--model=interpolate", "--factor=2", "--chunk=4", *options]
+        self.snapshot = data / "lr8_12p5_z2"
+        assert generate(self.snapshot, self.path, *self.options) == 0
+        killed_after(4, lambda: generate(self.snapshot, self.half, *self.options))
         self.content = tree(self.path)
+        self.begun = Path(f"{self.half}.partial").rename(folder / "begun")
+        self.resume(lambda name, content: content)
+        assert tree(self.half) == self.content
 
     def case(self, draw):
+        def damaged(name, content):
+            head = draw.choice([8192, len(content)])
+            return mutated(content[:head], draw) + content[head:]
+
+        kind = draw.randrange(4)
+        if kind == 0:
+            self.resume(damaged, draw)
+        else:
+            name = draw.choice([*self.content, *(n for n in self.content if "attr" in n)])
+            content = damaged(name, self.content[name])
+            (self.path / name).write_bytes(content)
+            try:
+                self.opened() if kind == 1 else self.verified(name, content)
+            finally:
+                (self.path / name).write_bytes(self.content[name])
+
+    def verified(self, name, content):
         from mpi4py import MPI
 
         from nbodykit_sr.errors import InputError
         from nbodykit_sr.verify import verify
 
-        name = draw.choice([*self.content, "Header/attr-v2"])
-        content = mutated(self.content[name], draw)
-        (self.path / name).write_bytes(content)
-        try:
-            problems = verify(str(self.path), MPI.COMM_SELF)
-        finally:
-            (self.path / name).write_bytes(self.content[name])
+        problems = verify(str(self.path), MPI.COMM_SELF)
         if problems:
             raise InputError(problems[0])
         if name.endswith("000000"):
             # IDs are known, and sums tell of all but bytes that changed places
             assert sorted(content) == sorted(self.content[name])
             assert content == self.content[name] or not name.startswith("ID")
+
+    def opened(self):
+        from mpi4py import MPI
+
+        from nbodykit_sr import open_snapshot
+
+        catalog = open_snapshot(self.path, MPI.COMM_SELF)
+        catalog.check_sums()
+        sane(catalog.attrs)
+        assert catalog["Position"].compute().shape == (16**3, 3)
+
+    def resume(self, change, draw=None):
+        """Go on from the half, of which one file of the catalogue is changed."""
+        from commands import generate
+        from mpi4py import MPI
+
+        from nbodykit_sr.generate import main
+
+        partial = Path(f"{self.half}.partial")
+        for folder in (partial, self.half):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.begun, partial)
+        files = sorted(f for f in (partial / "catalogue").rglob("*") if f.is_file())
+        file = draw.choice(files) if draw else files[0]
+        file.write_bytes(change(file.name, file.read_bytes()))
+        words = [*map(str, (self.snapshot, self.half)), *self.options, "--resume"]
+        assert main(words, MPI.COMM_SELF) == 0
+        assert generate("verify", self.half) == 0
 
 
 class Safetensors:
@@ -375,6 +424,7 @@ KINDS = {
     "gadget": lambda *where: OtherCodes(*where, lambda box, path: box.gadget_hdf5(path)),
     "swift": lambda *where: OtherCodes(*where, lambda box, path: box.swift(path)),
     "catalogue": Catalogues,
+    "catalogue-hdf5": lambda *where: Catalogues(*where, "--layout=gadget-hdf5"),
     "header": Headers,
     "snapshot": Snapshots,
     "safetensors": Safetensors,

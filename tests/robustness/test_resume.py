@@ -18,6 +18,7 @@ from commands import (
     ended,
     forked,
     generate,
+    killed_after,
     killed_at,
     promptly,
     recorded,
@@ -131,19 +132,7 @@ def run(arguments, output, *more):
 def half(arguments, tmp_path_factory):
     """A run stopped when half of it was written."""
     output = tmp_path_factory.mktemp("half") / "SR"
-
-    def stopping():
-        write = SnapshotWriter.write
-
-        def counted(self, index, *details):
-            if index == CHUNKS // 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            write(self, index, *details)
-
-        SnapshotWriter.write = counted
-        return run(arguments, output)
-
-    assert os.WIFSIGNALED(forked(stopping))
+    killed_after(CHUNKS // 2, lambda: run(arguments, output))
     assert recorded(output) == CHUNKS // 2
     return Path(f"{output}.partial")
 

@@ -10,12 +10,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bigfile
 import h5py
 import numpy as np
 import pytest
 import torch
-from commands import copy, ended, environment, forked, generate, start, tree
+from commands import copy, ended, environment, forked, generate, poke, relabel, start, tree, without
 from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
@@ -97,22 +96,11 @@ def test_verify_under_ranks(comm, data, tmp_path):
     assert problems == [problems[0]] * comm.size and len(problems[0]) == 3
 
 
-def poke(path, offset, content):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(content)
-
-
 def swap_bytes(path):
     """Damage that a sum of bytes does not see."""
     content = bytearray(path.read_bytes())
     content[0:8], content[8:16] = content[8:16], content[0:8]
     path.write_bytes(content)
-
-
-def relabel(path, name, value):
-    with bigfile.File(str(path)) as file, file["Header"] as block:
-        block.attrs[name] = value
 
 
 DAMAGE = {
@@ -139,7 +127,7 @@ DAMAGE = {
         "Velocity is not what was written, or in another order",
     ),
     "checksums": (lambda p: poke(p / "checksums", 100, b"0"), "SRChecksums"),
-    "seed missing": (lambda p: relabel_without(p, "SRSeed"), "lacks SRSeed"),
+    "seed missing": (lambda p: without(p, "SRSeed"), "lacks SRSeed"),
     "Nmesh": (lambda p: relabel(p, "SRNmesh", np.array([18])), "makes no sense|rows"),
     "column missing": (lambda p: (p / "Velocity").rename(p / "Other"), "columns"),
     "BoxSize": (lambda p: relabel(p, "BoxSize", np.array([12.5])), "BoxSize has length 1"),
@@ -151,12 +139,6 @@ DAMAGE = {
 def rolled(content):
     """The particles in the order of sites half a box away."""
     return content[len(content) // 2 :] + content[: len(content) // 2]
-
-
-def relabel_without(path, name):
-    file = path / "Header" / "attr-v2"
-    lines = file.read_text().split("\n")
-    file.write_text("\n".join(line for line in lines if not line.startswith(name + " ")))
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -194,7 +176,7 @@ HDF5_DAMAGE = {
     "seed missing": (lambda f: f["Header"].attrs.pop("SRSeed"), "lacks SRSeed"),
     "unfinished": (lambda f: f["Header/SRChecksums"].write_direct(np.zeros(1, "S64")), "midway"),
     "layout": (
-        lambda f: f["Header"].attrs.modify("SRLayout", "mp-gadget"),
+        lambda f: f["Header"].attrs.modify("SRLayout", np.bytes_("mp-gadget")),
         "is of the columns",
     ),
 }

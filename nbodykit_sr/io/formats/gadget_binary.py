@@ -8,8 +8,8 @@ import numpy as np
 from nbodykit.io.gadget import Gadget1File
 
 from ...errors import InputError, one_line
-from .header import RawHeader, SnapshotHeader, catalogue_attrs, length_from_density, particle_type
-from .parts import cut, identity_of, named, whole
+from .header import RawHeader, length_from_density, particle_type
+from .parts import PartsHeader, check_total, named, whole
 
 _NAMES = {"Position": "Position", "Velocity": "GadgetVelocity", "ID": "ID"}
 _COLUMNS = [
@@ -21,11 +21,8 @@ _COLUMNS = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryHeader(SnapshotHeader):
-    """Header of a binary snapshot; `files` and `counts` are its files and the rows in each."""
-
-    files: tuple
-    counts: tuple
+class BinaryHeader(PartsHeader):
+    """Header of a binary snapshot."""
 
     @classmethod
     def read(cls, path, files, dataset=None) -> "BinaryHeader":
@@ -43,37 +40,26 @@ class BinaryHeader(SnapshotHeader):
         total = raw.numbers("Nall") + raw.numbers("NallHW") * 2.0**32
         kind = particle_type(path, dataset, total)
         counts = [int(_attributes(name, kind).numbers("Npart")[kind]) for name in files]
-        if sum(counts) != total[kind]:
-            raise InputError(
-                f"snapshot {path} has {sum(counts)} particles of type {kind}, its header says "
-                f"{total[kind]:.0f}: it is truncated"
-            )
-        a, box = raw.scale_factor(), raw.numbers("BoxSize")
+        check_total(path, kind, counts, total[kind])
+        a = raw.scale_factor()
         mass = raw.numbers("Massarr")[kind]
         if not mass > 0:
             first = next(name for name, count in zip(files, counts, strict=True) if count)
             with _opened(first, kind) as file:
                 mass = float(file.read(["Mass"], 0, 1)["Mass"][0])
-        length = length_from_density(path, box[0], mass, sum(counts), raw.matter())
-        return cls(
-            path=path,
-            dataset=f"{kind}/",
-            columns=tuple(_NAMES),
-            size=sum(counts),
-            length=length,
-            velocity=np.sqrt(a),
-            attrs=catalogue_attrs(path, raw, box * length, a, mass),
-            identity=identity_of(files),
-            files=tuple(files),
-            counts=tuple(counts),
-        )
+        length = length_from_density(path, raw.number("BoxSize"), mass, sum(counts), raw.matter())
+        where = {
+            "dataset": f"{kind}/",
+            "columns": tuple(_NAMES),
+            "files": tuple(files),
+            "counts": tuple(counts),
+        }
+        return cls.of(path, raw, where, length, np.sqrt(a), a, mass)
 
-    def stored_rows(self, name, start, stop) -> np.ndarray:
-        column, pieces = _NAMES[name], [np.empty((0, 1 if name == "ID" else 3))]
-        for number, first, last in cut(self.counts, start, stop):
-            with _opened(self.files[number], int(self.dataset[0])) as file:
-                pieces.append(file.read([column], first, last)[column])
-        values = np.concatenate(pieces[1:] or pieces)
+    def file_rows(self, file, name, first, last) -> np.ndarray:
+        column = _NAMES[name]
+        with _opened(file, int(self.dataset[0])) as content:
+            values = content.read([column], first, last)[column]
         # the reader takes IDs of 4 bytes for signed ones
         return values.view(f"u{values.itemsize}") if name == "ID" else values
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from .hdf5 import HDF5Header, attributes_of, first_mass, particles
-from .header import GADGET_MASS, catalogue_attrs, in_mpc, length_from_density
-from .parts import identity_of, named
+from .header import GADGET_MASS, in_mpc, length_from_density
+from .parts import named
 
 
 class GadgetHeader(HDF5Header):
@@ -23,20 +23,13 @@ class GadgetHeader(HDF5Header):
         kind, where = particles(path, files, dataset, raw)
         a = raw.scale_factor()
         mass = raw.numbers("MassTable", default=np.zeros(kind + 1))[kind] or first_mass(where)
-        box = raw.numbers("BoxSize")
         lengths = ("UnitLength_in_cm", "UnitLength_In_CGS")
         if any(name in raw for name in lengths):
             length = in_mpc(raw.positive(*lengths))
             mass *= raw.positive("UnitMass_in_g", "UnitMass_In_CGS", default=GADGET_MASS)
             mass /= GADGET_MASS
         else:
-            length = length_from_density(path, box[0], mass, where["size"], raw.matter())
+            box, number = raw.number("BoxSize"), sum(where["counts"])
+            length = length_from_density(path, box, mass, number, raw.matter())
         velocity = raw.positive("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS", default=1e5)
-        return cls(
-            path=path,
-            length=length,
-            velocity=velocity / 1e5 * np.sqrt(a),
-            attrs=catalogue_attrs(path, raw, box * length, a, mass),
-            identity=identity_of(where["files"]),
-            **where,
-        )
+        return cls.of(path, raw, where, length, velocity / 1e5 * np.sqrt(a), a, mass)

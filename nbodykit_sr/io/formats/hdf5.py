@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import h5py
 import numpy as np
+from h5py import h5t
 
 from ...errors import InputError, one_line
 from ...provenance import NAMES as MADE
-from .header import RawHeader, SnapshotHeader, particle_type
-from .parts import cut, whole
+from .header import RawHeader, particle_type
+from .parts import PartsHeader, check_total, whole
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -26,18 +27,12 @@ _LONGEST = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class HDF5Header(SnapshotHeader):
-    """Header of an HDF5 snapshot; `files` and `counts` are its files and the rows in each."""
+class HDF5Header(PartsHeader):
+    """Header of an HDF5 snapshot."""
 
-    files: tuple
-    counts: tuple
-
-    def stored_rows(self, name, start, stop) -> np.ndarray:
-        pieces = []
-        for number, first, last in cut(self.counts, start, stop):
-            with opened(self.files[number]) as file:
-                pieces.append(file[self.dataset + NAMES[name]][first:last])
-        return np.concatenate(pieces) if pieces else np.empty((0, 1 if name == "ID" else 3))
+    def file_rows(self, file, name, first, last) -> np.ndarray:
+        with opened(file) as content:
+            return content[self.dataset + NAMES[name]][first:last]
 
 
 @contextmanager
@@ -64,6 +59,9 @@ def _open(path):
 def attributes_of(path, *groups) -> RawHeader:
     """Attributes of some groups of a file, the later ones first; texts as str.
 
+    Those of variable length are left out, but for the name of the code: no snapshot is described
+    by them, and in a damaged file the library may look for them for ever.
+
     Returns
     -------
     RawHeader
@@ -72,14 +70,12 @@ def attributes_of(path, *groups) -> RawHeader:
     with opened(path) as file:
         if "Header" not in file:
             raise InputError(f"{path} has no group Header: it is no snapshot")
-        for group in groups:
-            for name, value in file[group].attrs.items() if group in file else ():
-                if isinstance(value, bytes | np.bytes_):
-                    value = value.decode("utf-8", "replace")
-                if isinstance(value, str) or (
-                    np.size(value) <= _LONGEST and np.asarray(value).dtype.kind in "biuf"
-                ):
-                    found[name] = value
+        for attrs in (file[group].attrs for group in groups if group in file):
+            for name in attrs:
+                if name == "Code" or _is_plain(attrs.get_id(name)):
+                    value = attrs[name]
+                    text = isinstance(value, bytes | np.bytes_)
+                    found[name] = value.decode("utf-8", "replace") if text else value
         digest = file.get(DIGEST)
         if isinstance(digest, h5py.Dataset) and digest.shape == (1,) and digest.dtype == "S64":
             found[MADE["checksums"]] = digest[0].decode("latin-1")
@@ -88,6 +84,15 @@ def attributes_of(path, *groups) -> RawHeader:
                     f"{path} is of a run that stopped midway: finish it with generate --resume"
                 )
     return RawHeader(path, found)
+
+
+def _is_plain(attribute):
+    """Numbers, not too many, or a text of fixed length."""
+    kind = attribute.get_type()
+    if isinstance(kind, h5t.TypeStringID):
+        return attribute.shape == () and not kind.is_variable_str()
+    plain = isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID | h5t.TypeEnumID)
+    return plain and attribute.get_space().get_simple_extent_npoints() <= _LONGEST
 
 
 def particles(path, files, dataset, raw) -> tuple[int, dict]:
@@ -107,7 +112,7 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
     kind : int
         The type.
     where : dict
-        dataset, columns, size, files, counts of an `HDF5Header`.
+        dataset, columns, files, counts of an `HDF5Header`.
 
     Raises
     ------
@@ -136,15 +141,10 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
         columns = held
     if "Position" not in (columns or ()):
         raise InputError(f"snapshot {path} has no {group}Coordinates: it is damaged")
-    if sum(counts) != total[kind]:
-        raise InputError(
-            f"snapshot {path} has {sum(counts)} particles of type {kind}, its Header says {total[kind]:.0f}: "
-            "it is truncated"
-        )
+    check_total(path, kind, counts, total[kind])
     return kind, {
         "dataset": group,
         "columns": columns,
-        "size": sum(counts),
         "files": tuple(files),
         "counts": tuple(counts),
     }

@@ -7,12 +7,11 @@ import numpy as np
 
 from ...errors import InputError
 from ...provenance import NAMES
-from ...universe import Universe
+from ...universe import RHO_CRITICAL, Universe
 
 KPC = 3.085678e21  # cm
 MPC = 3.085678e24  # cm
 GADGET_MASS = 1.989e43  # g, Gadget's 1e10 Msun
-CRITICAL_DENSITY = 27.7536627  # of the universe today [1e10 Msun/h / (Mpc/h)^3]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +239,7 @@ def length_from_density(path, box, mass, total, Omega0) -> float:
         If neither does, within a factor of 10 (gas may hold a part of the matter).
     """
     for unit in (1e-3, 1.0):
-        matter = mass * total / (CRITICAL_DENSITY * Omega0 * (box * unit) ** 3)
+        matter = 1e10 * mass * total / (RHO_CRITICAL * Omega0 * (box * unit) ** 3)
         if 0.1 < matter < 10:
             return unit
     raise InputError(

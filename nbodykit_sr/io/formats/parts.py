@@ -4,13 +4,54 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import numpy as np
 
 from ...errors import InputError
+from .header import RawHeader, SnapshotHeader, catalogue_attrs
 
 _PART = re.compile(r"(?P<stem>.+)\.(?P<number>\d{1,6})(?P<ending>\.hdf5|\.h5|)")
 _ENDINGS = (".hdf5", ".h5")
 _SAMPLE = 2**16  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsHeader(SnapshotHeader):
+    """Header of a snapshot in `files`, with `counts` rows in each."""
+
+    files: tuple
+    counts: tuple
+
+    @classmethod
+    def of(cls, path, raw: RawHeader, where: dict, length, velocity, a, mass) -> Self:
+        """The header, from what a format says in its own words.
+
+        `where` are dataset, columns, files and counts; a is the scale factor, and mass a
+        particle's [1e10 Msun/h].
+        """
+        return cls(
+            path=path,
+            size=sum(where["counts"]),
+            length=length,
+            velocity=velocity,
+            attrs=catalogue_attrs(path, raw, raw.numbers("BoxSize") * length, a, mass),
+            identity=identity_of(where["files"]),
+            **where,
+        )
+
+    def stored_rows(self, name, start, stop) -> np.ndarray:
+        pieces = [
+            self.file_rows(self.files[number], name, first, last)
+            for number, first, last in cut(self.counts, start, stop)
+        ]
+        return np.concatenate(pieces) if pieces else np.empty((0, 1 if name == "ID" else 3))
+
+    def file_rows(self, file: str, name: str, first: int, last: int) -> np.ndarray:
+        """Rows of a column in one file; raises as `stored_rows` does."""
+        raise NotImplementedError
 
 
 def part_files(path) -> list[str]:
@@ -77,6 +118,15 @@ def whole(path, files, number) -> list[str]:
             f"snapshot {path} has {len(files)} files, its Header says {number}: some are missing"
         )
     return files
+
+
+def check_total(path, kind, counts, total) -> None:
+    """Raise InputError unless the files hold as many particles of a type as a header says."""
+    if sum(counts) != total:
+        raise InputError(
+            f"snapshot {path} has {sum(counts)} particles of type {kind}, its Header says {total:.0f}: "
+            "it is truncated"
+        )
 
 
 def cut(counts, start, stop) -> Iterator[tuple[int, int, int]]:

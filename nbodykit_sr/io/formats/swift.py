@@ -1,8 +1,8 @@
 """HDF5 snapshots of SWIFT: comoving lengths and masses without h, peculiar velocities."""
 
 from .hdf5 import HDF5Header, attributes_of, first_mass, particles
-from .header import catalogue_attrs, in_mpc
-from .parts import identity_of, named
+from .header import in_mpc
+from .parts import named
 
 _SOLAR_MASS = 1.98841e33  # g, SWIFT's
 
@@ -25,11 +25,4 @@ class SwiftHeader(HDF5Header):
         length = in_mpc(centimetres) * h
         mass = first_mass(where) * raw.positive("Unit mass in cgs (U_M)") * h / (1e10 * _SOLAR_MASS)
         seconds = raw.positive("Unit time in cgs (U_t)")
-        return cls(
-            path=path,
-            length=length,
-            velocity=centimetres / seconds / 1e5,
-            attrs=catalogue_attrs(path, raw, raw.numbers("BoxSize") * length, a, mass),
-            identity=identity_of(where["files"]),
-            **where,
-        )
+        return cls.of(path, raw, where, length, centimetres / seconds / 1e5, a, mass)
