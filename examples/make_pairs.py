@@ -32,6 +32,7 @@ from nbodykit_sr.io.checks import attributes
 from nbodykit_sr.io.preflight import SNAPSHOT, prepare_output
 from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
+from nbodykit_sr.universe import RHO_CRITICAL
 
 # WMAP9, as in Li et al. 2021
 COSMOLOGY = {"h": 0.697, "Omega0_b": 0.0464, "Omega0_cdm": 0.235, "n_s": 0.971, "m_ncdm": []}
@@ -41,7 +42,6 @@ OFFSET = 0.5
 # Particle-mesh cells per particle cell, on a side: LR has few particles and can afford a mesh
 # that resolves what TreePM does
 FORCE_MESH = {"LR": 8, "HR": 2}
-RHO_CRITICAL = 27.7536627  # 1e10 Msun/h per (Mpc/h)^3
 
 
 class DeconvolvedStep(FastPMStep):
@@ -177,7 +177,7 @@ def header(lattice, a, cosmology, seed, unitary):
     """What MP-Gadget would say of a snapshot at scale factor `a`."""
     total, mass = np.zeros(6, "u8"), np.zeros(6)
     total[1] = lattice.size
-    mass[1] = cosmology.Om0 * RHO_CRITICAL * lattice.BoxSize**3 / lattice.size
+    mass[1] = cosmology.Om0 * (RHO_CRITICAL / 1e10) * lattice.BoxSize**3 / lattice.size
     return {
         "BoxSize": np.array([lattice.BoxSize * 1e3]),
         "Time": np.array([a]),

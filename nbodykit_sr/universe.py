@@ -11,6 +11,8 @@ from scipy.special import hyp2f1
 
 from .errors import InputError, one_line
 
+RHO_CRITICAL = 2.77536627e11  # critical density today [h^2 Msun / Mpc^3]
+
 # Largest relative difference of the scale factors that Time and Redshift tell
 _SAME_TIME = 1e-3
 
@@ -118,6 +120,12 @@ class Universe:
     def hubble(self) -> float:
         """H(a) [h km/s/Mpc], in a flat universe where OmegaLambda is not known."""
         return hubble(*self._background, self.OmegaLambda)
+
+    @property
+    def critical_density(self) -> float:
+        """That of the scale factor, per comoving volume [h^2 Msun / Mpc^3]."""
+        a, _ = self._background
+        return RHO_CRITICAL * (self.hubble / 100) ** 2 * a**3
 
     @property
     def linear_rate(self) -> float:

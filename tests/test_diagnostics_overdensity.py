@@ -8,6 +8,7 @@ from nbodykit_sr.diagnostics.overdensity import (
     threshold_densities,
     virial_overdensity,
 )
+from nbodykit_sr.universe import RHO_CRITICAL, Universe
 
 pytestmark = pytest.mark.mpi
 
@@ -63,10 +64,10 @@ def test_a_sphere_without_an_end_is_nan(comm):
 
 def test_thresholds():
     """An Einstein-de Sitter universe has one density, and the virial one of 18 pi^2."""
-    found = threshold_densities(1.0, 0.0, 0.3, 2.0)
-    assert found["200m"] == found["200c"] == 400
-    assert found["vir"] == pytest.approx(18 * np.pi**2 * 2)
+    found = threshold_densities(Universe(a=0.3, Omega0=1.0, OmegaLambda=0.0))
+    assert found["200m"] == pytest.approx(found["200c"]) == pytest.approx(200 * RHO_CRITICAL)
+    assert found["vir"] == pytest.approx(18 * np.pi**2 * RHO_CRITICAL)
     # flat LCDM today: Bryan & Norman's 101 critical densities at Omega_m = 0.3
     assert virial_overdensity(0.3) == pytest.approx(101, abs=0.5)
-    lcdm = threshold_densities(0.3, 0.7, 0.5, 1.0)
-    assert lcdm["200c"] == pytest.approx(200 * (0.3 + 0.7 / 8))
+    lcdm = threshold_densities(Universe(a=0.5, Omega0=0.3))
+    assert lcdm["200c"] == pytest.approx(200 * (0.3 + 0.7 / 8) * RHO_CRITICAL)

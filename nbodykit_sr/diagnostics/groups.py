@@ -5,14 +5,14 @@ from scipy.spatial import cKDTree
 
 from ..universe import Universe
 from .fields import read
-from .halos import RHO_CRITICAL, deal, find_halos
+from .halos import deal, find_halos
 from .overdensity import spherical_masses, threshold_densities
 
 # The density of a particle is told by the distance of so many neighbours, itself included
 NEIGHBOURS = 16
 
 
-def find_groups(catalog, linking_length=0.2, nmin=32):
+def find_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
     """Friends-of-friends groups and their particles, largest group first. Collective.
 
     Parameters
@@ -60,9 +60,7 @@ def find_groups(catalog, linking_length=0.2, nmin=32):
         groups["CenterVelocity"] = members["Velocity"][densest]
     if "ID" in members:
         groups["MinID"] = np.minimum.reduceat(members["ID"], start) if len(start) else start
-    matter, vacuum = universe.Omega0, universe.OmegaLambda
-    vacuum = 1 - matter if vacuum is None else vacuum
-    thresholds = threshold_densities(matter, vacuum, universe.a, RHO_CRITICAL)
+    thresholds = threshold_densities(universe)
     spheres = spherical_masses(
         read(catalog, "Position"),
         box,

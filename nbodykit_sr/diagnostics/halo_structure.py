@@ -8,7 +8,7 @@ import numpy as np
 from kdcount import cluster
 
 from ..universe import Universe
-from .halos import RHO_CRITICAL, bins, mean_and_error
+from .halos import bins, mean_and_error
 from .statistic import Statistic
 
 FRACTIONS = (0.2, 0.5, 0.8)  # of a halo's particles, inside its radii
@@ -27,13 +27,12 @@ UNITS = {
 }
 
 
-def critical_density(catalog):
+def critical_density(catalog) -> float:
     """Critical density at the catalogue's redshift, per comoving volume [h^2 Msun / Mpc^3]."""
-    universe = Universe.of(catalog.attrs, "a", "Omega0")
-    return RHO_CRITICAL * (universe.hubble / 100) ** 2 * universe.a**3
+    return Universe.of(catalog.attrs, "a", "Omega0").critical_density
 
 
-def halo_table(halos, density, comm):
+def halo_table(halos, density, comm) -> dict[str, np.ndarray]:
     """Every halo's numbers, one by one. Collective.
 
     Parameters
@@ -86,7 +85,7 @@ def halo_table(halos, density, comm):
     return {"length": halos.length, **whole}
 
 
-def structure_by_mass(halos, table, edges):
+def structure_by_mass(halos, table, edges) -> Statistic:
     """Means of `halo_table` in bins of mass.
 
     Parameters
@@ -121,7 +120,7 @@ def structure_by_mass(halos, table, edges):
     )
 
 
-def density_profiles(halos, table, edges, radii, density, comm, scaled=False):
+def density_profiles(halos, table, edges, radii, density, comm, scaled=False) -> Statistic:
     """Stacked density profiles in bins of mass. Collective.
 
     Parameters
@@ -166,7 +165,7 @@ def density_profiles(halos, table, edges, radii, density, comm, scaled=False):
     )
 
 
-def nfw_half_mass_radius(concentration):
+def nfw_half_mass_radius(concentration) -> np.ndarray:
     """Radius that holds half the mass within R200 of an NFW profile, in units of R200."""
     x = np.linspace(0, 1, 2001)[1:, None] * np.atleast_1d(concentration)
     mass = np.log1p(x) - x / (1 + x)

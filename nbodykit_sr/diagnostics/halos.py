@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from nbodykit.lab import ArrayCatalog
 
-from ..universe import Universe
+from ..universe import RHO_CRITICAL, Universe
 from .fields import pieces, read, spread
 from .linking import link
 from .statistic import Statistic
 
-RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
 MEMBERS = ("Position", "Velocity", "ID")  # columns that halos keep
 PARTICLES_PER_RANK = 4096  # below this many, fewer ranks link: an empty one would break FOF
 
@@ -44,12 +43,12 @@ class Halos:
     attrs: dict
 
     @property
-    def mass(self):
+    def mass(self) -> np.ndarray:
         """(n,) float64 [Msun/h]."""
         return self.length * self.particle_mass
 
 
-def particle_mass(catalog):
+def particle_mass(catalog) -> float:
     """Mass of a particle that stands for all matter, Omega0 rho_c V / N [Msun/h].
 
     In runs with gas the dark matter alone is linked, and stands for the gas it has along.
@@ -58,7 +57,7 @@ def particle_mass(catalog):
     return universe.Omega0 * RHO_CRITICAL * universe.BoxSize**3 / catalog.csize
 
 
-def find_halos(catalog, linking_length=0.2, nmin=32):
+def find_halos(catalog, linking_length=0.2, nmin=32) -> Halos:
     """Link a catalogue by friends-of-friends. Collective.
 
     Parameters
@@ -115,7 +114,7 @@ def find_halos(catalog, linking_length=0.2, nmin=32):
     )
 
 
-def mass_edges(particle_mass, largest, nmin=32, width=0.25):
+def mass_edges(particle_mass, largest, nmin=32, width=0.25) -> np.ndarray:
     """Logarithmic bins for halos of at least `nmin` particles [Msun/h].
 
     The first edge is half a particle below `nmin`, so that no halo lies on it.
@@ -125,7 +124,7 @@ def mass_edges(particle_mass, largest, nmin=32, width=0.25):
     return 10 ** (first + width * np.arange(number + 1))
 
 
-def mass_function(halos, edges=None):
+def mass_function(halos, edges=None) -> Statistic:
     """Halo mass function dn / dlog10 M (Li et al. 2021, Fig. 4), with Poisson errors.
 
     Parameters
@@ -167,12 +166,12 @@ def mass_function(halos, edges=None):
     )
 
 
-def resolved(halos, edges):
+def resolved(halos, edges) -> np.ndarray:
     """Which bins of mass hold halos of at least `nmin` particles only, (n,) bool."""
     return edges[:-1] * (1 + 1e-9) > (halos.attrs["nmin"] - 0.5) * halos.particle_mass
 
 
-def bins(halos, edges):
+def bins(halos, edges) -> np.ndarray:
     """Bin of mass of every halo, (n,) int64; -1 outside, and in bins below `nmin` particles."""
     which = np.searchsorted(edges, halos.mass, "right") - 1
     known = resolved(halos, edges)
@@ -180,7 +179,7 @@ def bins(halos, edges):
     return np.where(inside & known[np.clip(which, 0, len(known) - 1)], which, -1)
 
 
-def mean_and_error(number, total, square):
+def mean_and_error(number, total, square) -> tuple[np.ndarray, np.ndarray]:
     """Mean and its standard error from sums of powers 0, 1, 2."""
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / number
@@ -188,7 +187,7 @@ def mean_and_error(number, total, square):
         return mean, np.sqrt(variance / number)
 
 
-def deal(array, target, comm):
+def deal(array, target, comm) -> np.ndarray:
     """Rows sent to the ranks in `target`, (rows,); their global order is kept on each."""
     return np.concatenate(comm.alltoall([array[target == rank] for rank in range(comm.size)]))
 

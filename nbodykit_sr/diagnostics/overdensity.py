@@ -5,6 +5,8 @@ from mpi4py import MPI
 from pmesh.domain import GridND
 from scipy.spatial import cKDTree
 
+from ..universe import RHO_CRITICAL, Universe
+
 # So few particles do not tell where a sphere gets thinner
 CORE = 16
 
@@ -12,7 +14,7 @@ CORE = 16
 _REACH = 2.0
 
 
-def virial_overdensity(Omega_m):
+def virial_overdensity(Omega_m) -> float:
     """Density of a virialised sphere in critical ones (Bryan & Norman 1998, Eq. 6).
 
     Parameters
@@ -24,29 +26,20 @@ def virial_overdensity(Omega_m):
     return 18 * np.pi**2 + 82 * x - 39 * x**2
 
 
-def threshold_densities(Omega0, OmegaLambda, a, critical):
+def threshold_densities(universe: Universe) -> dict[str, float]:
     """The densities that define M200m, M200c and Mvir, per comoving volume.
-
-    Parameters
-    ----------
-    Omega0, OmegaLambda : float
-        Today.
-    a : float
-        Scale factor.
-    critical : float
-        Critical density today [Msun/h / (Mpc/h)^3].
 
     Returns
     -------
     dict
         "200m", "200c", "vir" to densities [Msun/h / (comoving Mpc/h)^3].
     """
-    matter = Omega0 * critical
-    now = matter + ((1 - Omega0 - OmegaLambda) * a + OmegaLambda * a**3) * critical
-    return {"200m": 200 * matter, "200c": 200 * now, "vir": virial_overdensity(matter / now) * now}
+    matter, critical = universe.Omega0 * RHO_CRITICAL, universe.critical_density
+    virial = virial_overdensity(matter / critical)
+    return {"200m": 200 * matter, "200c": 200 * critical, "vir": virial * critical}
 
 
-def spherical_masses(position, box, comm, particle_mass, centre, guess, densities):
+def spherical_masses(position, box, comm, particle_mass, centre, guess, densities) -> np.ndarray:
     """Masses of the spheres about given centres whose mean density is each of `densities`.
 
     From the innermost `CORE` particles outwards, a sphere ends where it first gets thinner than
