@@ -126,7 +126,7 @@ class ChunkWriter:
 
     def finish(self, overwrite=False) -> None:
         """Complete the output and give it its name. Collective."""
-        self.close()
+        self.run.close()
         self.comm.Barrier()
         entries = None
         with agreement(self.comm):
@@ -139,8 +139,10 @@ class ChunkWriter:
                     self.run.publish(overwrite)
 
     def close(self) -> None:
-        """Close the journal; what is recorded can be resumed."""
+        """Let go of the folder; what is recorded can be resumed. Collective."""
         self.run.close()
+        self.comm.Barrier()
+        self.run.lock.release()
 
     def _write(self, index, start, values, **noted):
         """Write a chunk, column to array, at its place and record it. Not collective."""
