@@ -36,7 +36,7 @@ example:
 {typed} COMMAND --help tells the options of each."""
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """What is said where no command was named; returns the exit status."""
     if argv[:1] == ["--version"]:
         told = __version__
@@ -52,7 +52,7 @@ def main(argv, comm):
     return 0
 
 
-def run():
+def run() -> None:
     """The console script: run the command that the user named, and exit with its status."""
     from mpi4py import MPI
 

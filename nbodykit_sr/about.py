@@ -32,7 +32,7 @@ _PACKAGES = (
 )
 
 
-def models(argv, comm):
+def models(argv, comm) -> None:
     """The command ``models``: what ships, or all that the card of one model says."""
     parser = Parser(
         "models",
@@ -54,7 +54,7 @@ def models(argv, comm):
             print(f"\n{cards[name].notes}")
 
 
-def info(argv, comm):
+def info(argv, comm) -> None:
     """The command ``info``: the machine and the installation as this package sees them. Collective."""
     parser = Parser("info", "What to paste into a bug report.", "")
     parser.parse_args(argv)

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dask
@@ -11,7 +12,7 @@ import torch
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 
-from .chunks import ChunkGrid, default_grid, region_of
+from .chunks import Chunk, ChunkGrid, default_grid, region_of
 from .device import choose_device
 from .domain import LatticeDomain, node_ranks
 from .errors import InputError, agreement, require_same
@@ -157,21 +158,21 @@ class SRCatalog(CatalogSource):
         }
         return html_table("SRCatalog", rows | card_rows(card))
 
-    def stream(self, chunks, position_dtype="f4"):
+    def stream(self, chunks, position_dtype="f4") -> Iterator[tuple[Chunk, dict]]:
         """Run the network on some of this rank's chunks; see `ChunkedInference.stream`."""
         return self.inference.stream(chunks, self.field.padded, position_dtype)
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """The columns that the model gives."""
         return ("Position", "Velocity", "ID") if self.card.channels == 6 else ("Position", "ID")
 
     @property
-    def hardcolumns(self):
+    def hardcolumns(self) -> list[str]:
         own = [] if self._cache is None else list(self.names)
         return own + CatalogSource.hardcolumns.fget(self)
 
-    def get_hardcolumn(self, col):
+    def get_hardcolumn(self, col) -> da.Array:
         if self._cache is None or col not in self.names:
             return CatalogSource.get_hardcolumn(self, col)
         dtype = {"Position": "f4", "Velocity": "f4", "ID": "u8"}[col]
@@ -303,7 +304,9 @@ def _nbytes(columns):
     return sum(values.nbytes for values in columns.values())
 
 
-def load_model(model, flavour, cell, redshift, channels, factor=None):
+def load_model(
+    model, flavour, cell, redshift, channels, factor=None
+) -> tuple[torch.nn.Module, ModelCard]:
     """The network and card that a user's `model` stands for.
 
     Parameters

@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import InputError
 
@@ -50,15 +52,15 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    def group(self, title):
+    def group(self, title) -> Callable:
         """The function that adds options under a heading of the help."""
         return self.add_argument_group(title).add_argument
 
-    def error(self, message):
+    def error(self, message) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
-def typed(name):
+def typed(name) -> str:
     """A command as the user called it: by the console script, the package or a module of its own."""
     program = Path(sys.argv[0])
     if program.parent.name != "nbodykit_sr" or program.suffix != ".py":
@@ -69,7 +71,7 @@ def typed(name):
     return module if program.stem == name else f"{module} {name}"
 
 
-def start_log(name, level):
+def start_log(name, level) -> None:
     """Show what is logged at `level` and above, in the name of the command; the same line once."""
     handler, said = logging.StreamHandler(), set()
 
@@ -81,7 +83,7 @@ def start_log(name, level):
     logging.basicConfig(level=level, format=f"{typed(name)}: %(message)s", handlers=[handler])
 
 
-def check_launcher(comm):
+def check_launcher(comm) -> None:
     """Refuse to run where the launcher started several ranks and each believes to be alone.
 
     Raises
@@ -110,7 +112,7 @@ def _launched():
 
 
 @contextmanager
-def stop_requests():
+def stop_requests() -> Iterator[list]:
     """A list that SIGTERM and SIGUSR1 add to, instead of ending the process.
 
     Batch systems send one of them some time before they kill.
@@ -125,7 +127,7 @@ def stop_requests():
             signal.signal(number, handler)
 
 
-def enter(run, command, comm, argv=None):
+def enter(run, command, comm, argv=None) -> NoReturn:
     """Run a command's main function, ``run(argv, comm)``, and exit with its status.
 
     0 when complete; 2 with one line for an InputError, which all ranks raise alike, and for a

@@ -10,7 +10,7 @@ from .errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def choose_device(name, local_rank=0, local_size=1):
+def choose_device(name, local_rank=0, local_size=1) -> torch.device:
     """The torch device of a rank, and its share of the node's cores.
 
     Parameters
@@ -45,7 +45,7 @@ def choose_device(name, local_rank=0, local_size=1):
     return device
 
 
-def share_cores(local_size):
+def share_cores(local_size) -> int:
     """Set and return this rank's number of threads; OMP_NUM_THREADS has the last word."""
     if "OMP_NUM_THREADS" not in os.environ:
         mine = len(os.sched_getaffinity(0))

@@ -17,6 +17,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from bigfile import Error as BigFileError
+from nbodykit.base.catalog import CatalogSource
+from nbodykit.base.mesh import MeshSource
 from nbodykit.lab import BigFileMesh
 
 from .chunks import ChunkGrid
@@ -69,7 +71,7 @@ class EmulateOptions:
     resume: bool = False
     verbose: bool = False
 
-    def command(self):
+    def command(self) -> str:
         """The command that makes this output again, however this run came about."""
         inputs = [os.path.abspath(path) for path in (self.lr, self.initial)]
         words = ["python", "-m", "nbodykit_sr.emulate", *inputs, "OUTPUT"]
@@ -84,7 +86,7 @@ class EmulateOptions:
         return shlex.join(words)
 
 
-def open_source(path, comm, dataset=DATASET):
+def open_source(path, comm, dataset=DATASET) -> CatalogSource | MeshSource:
     """A snapshot as a catalogue, or a saved mesh as a mesh; whichever `path` holds. Collective.
 
     Raises
@@ -145,7 +147,7 @@ def _identity(source, path, options, comm):
     return comm.bcast(identity)
 
 
-def emulate(options, comm):
+def emulate(options, comm) -> int:
     """Run with `options` over the ranks of `comm`; returns the exit status. Collective.
 
     Raises
@@ -216,7 +218,7 @@ def _header(mesh, identities, options):
     return {name: v if isinstance(v, str) else np.asarray(v) for name, v in attrs.items()}
 
 
-def parse(argv):
+def parse(argv) -> EmulateOptions:
     """Options from the command line."""
     parser = Parser(
         "emulate",
@@ -248,7 +250,7 @@ def parse(argv):
     return EmulateOptions(**vars(parser.parse_args(argv)))
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command: parse, set up logging, run."""
     if argv[:1] == ["verify"]:
         return verify(argv[1:], comm)

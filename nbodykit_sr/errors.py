@@ -1,5 +1,6 @@
 """The exception for users' errors, and what all ranks must agree on before one raises it."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
@@ -22,7 +23,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def agreement(comm):
+def agreement(comm) -> Iterator[None]:
     """Run a rank-local block; if any rank fails in it, every rank raises the same InputError.
 
     The block must hold no collective call: a rank that failed would leave the others in it.

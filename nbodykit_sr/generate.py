@@ -84,9 +84,9 @@ class GenerateOptions:
     json: str | None = None
     verbose: bool = False
 
-    def command(self):
+    def command(self) -> str:
         """The command that makes this output again, however this run came about."""
-        words = ["python", "-m", "nbodykit_sr.generate", os.path.abspath(self.input), "OUTPUT"]
+        words = ["python", "-m", "nbodykit_sr.generate", os.path.abspath(str(self.input)), "OUTPUT"]
         passing = ("output", "overwrite", "resume", "plan", "json", "verbose")
         for option in fields(self)[1:]:
             value = getattr(self, option.name)
@@ -102,7 +102,7 @@ class GenerateOptions:
         return shlex.join(words)
 
 
-def generate(options, comm):
+def generate(options, comm) -> int:
     """Run with `options` over the ranks of `comm`; returns the exit status.
 
     Raises
@@ -313,7 +313,7 @@ def _region(text):
     return region
 
 
-def parse(argv):
+def parse(argv) -> GenerateOptions:
     """Options from the command line."""
     parser = Parser(
         "generate",
@@ -389,7 +389,7 @@ def parse(argv):
     return GenerateOptions(**values)
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command: parse, set up logging, run."""
     if argv[:1] == ["verify"]:
         return verify(argv[1:], comm)

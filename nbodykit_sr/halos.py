@@ -29,7 +29,7 @@ class HalosOptions:
     nmin: int = 32
     overwrite: bool = False
 
-    def command(self):
+    def command(self) -> str:
         """The command that makes this output again."""
         words = ["python", "-m", "nbodykit_sr.halos", os.path.abspath(self.input), "OUTPUT"]
         return shlex.join(
@@ -37,7 +37,7 @@ class HalosOptions:
         )
 
 
-def find(options, comm):
+def find(options, comm) -> int:
     """Run with `options` over the ranks of `comm`; returns the exit status.
 
     Raises
@@ -68,7 +68,7 @@ def find(options, comm):
     return 0
 
 
-def parse(argv):
+def parse(argv) -> HalosOptions:
     """Options from the command line."""
     parser = Parser(
         "halos",
@@ -86,7 +86,7 @@ def parse(argv):
     return HalosOptions(**vars(parser.parse_args(argv)))
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command: parse and run."""
     return find(parse(argv), comm)
 

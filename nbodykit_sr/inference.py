@@ -8,6 +8,7 @@ different chunks overlap.
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .chunks import DEFAULT_SIDE
+from .chunks import DEFAULT_SIDE, Chunk
 from .errors import InputError
 from .lattice import LagrangianLattice
 from .models import fused
@@ -57,7 +58,7 @@ class ChunkedInference:
     seed: int
     device: torch.device
 
-    def noise(self, chunk):
+    def noise(self, chunk) -> list[torch.Tensor]:
         """The noise fields of a chunk, with the padding the generator wants."""
         fields = []
         for layer, (refinement, padding) in enumerate(noise_layers(self.factor)):
@@ -69,7 +70,7 @@ class ChunkedInference:
         return fields
 
     @torch.inference_mode()
-    def fields(self, chunk, padded):
+    def fields(self, chunk, padded) -> torch.Tensor:
         """SR displacement (and velocity) of a chunk.
 
         Parameters
@@ -90,7 +91,7 @@ class ChunkedInference:
             return trim(y[0].float(), OUTPUT_TRIM).mul_(units)
 
     @torch.inference_mode()
-    def particles(self, chunk, padded, position_dtype="f4"):
+    def particles(self, chunk, padded, position_dtype="f4") -> dict[str, np.ndarray]:
         """SR particles of a chunk, in the order of their lattice sites (x slowest).
 
         Returns
@@ -116,7 +117,7 @@ class ChunkedInference:
                     plane[..., axis] = wrapped
             # a float64 just under BoxSize can become BoxSize itself in the cast
             position.masked_fill_(position >= fine.BoxSize, 0)
-            columns = {"Position": host(position).reshape(-1, 3)}
+            columns: dict[str, np.ndarray] = {"Position": host(position).reshape(-1, 3)}
             if len(fields) == 6:
                 columns["Velocity"] = host(fields[3:].movedim(0, -1).contiguous()).reshape(-1, 3)
         # lattice.id, without a table of the three indices of each site
@@ -124,7 +125,7 @@ class ChunkedInference:
         columns["ID"] = ids.astype(np.uint64).ravel()
         return columns
 
-    def stream(self, chunks, padded, position_dtype="f4"):
+    def stream(self, chunks, padded, position_dtype="f4") -> Iterator[tuple[Chunk, dict]]:
         """The particles of many chunks, in order, each computed while others are written.
 
         Parameters
@@ -155,11 +156,11 @@ class ChunkedInference:
                     task.cancel()
 
     @property
-    def workers(self):
+    def workers(self) -> int:
         """Chunks computed at a time."""
         return GPU_STREAMS if self.device.type == "cuda" else torch.get_num_threads()
 
-    def working_memory(self, shape):
+    def working_memory(self, shape) -> float:
         """Bytes that the chunks in flight take, for chunks of `shape` LR sites: an estimate."""
         particles = self.factor**3 * int(np.prod(shape))
         columns = particles * (40 if self.generator.channels == 6 else 28)
@@ -172,7 +173,7 @@ class ChunkedInference:
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Compute in this thread alone: the order of sums must not depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -182,7 +183,7 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def host(tensor):
+def host(tensor) -> np.ndarray:
     """The array of a tensor, through pinned memory from a GPU: other streams go on meanwhile."""
     if tensor.device.type != "cpu":
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -191,7 +192,7 @@ def host(tensor):
     return tensor.numpy()
 
 
-def widest_side(generator, device):
+def widest_side(generator, device) -> int:
     """The largest chunk side worth choosing [LR sites], for a generator as `prepare` gives it.
 
     On a GPU wider chunks waste less on the padding: the widest whose chunks in flight take no
@@ -206,7 +207,7 @@ def widest_side(generator, device):
     return GPU_SIDES[-1]
 
 
-def prepare(generator, device, dtype="float32"):
+def prepare(generator, device, dtype="float32") -> torch.nn.Module:
     """The generator as it is run: on its device, in its number format."""
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: {' or '.join(DTYPES)} is needed")

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from mpi4py import MPI
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.base.mesh import MeshSource
+from pmesh.pm import RealField
 
-from .chunks import ChunkGrid, default_grid
+from .chunks import Chunk, ChunkGrid, default_grid
 from .device import choose_device
 from .domain import LatticeDomain, node_ranks
 from .errors import InputError, agreement, require_same
@@ -135,7 +137,7 @@ class SRMesh(MeshSource):
         }
         return html_table("SRMesh", rows | card_rows(self.card))
 
-    def to_real_field(self):
+    def to_real_field(self) -> RealField:
         """Compute the density. Collective.
 
         Returns
@@ -159,7 +161,7 @@ class SRMesh(MeshSource):
         field.attrs = Provenance(mean=mean).to_attrs()
         return field
 
-    def prepare(self):
+    def prepare(self) -> tuple[list[Chunk], Callable]:
         """Paint the fields and put them on this rank's blocks. Collective.
 
         Returns
@@ -206,7 +208,7 @@ class SRMesh(MeshSource):
             )
         return mean
 
-    def inputs(self):
+    def inputs(self) -> tuple[RealField, RealField]:
         """LR density and initial conditions, checked: two distributed pmesh fields. Collective."""
         lr, origin = lr_density(self.lr, self.grid.Nmesh)
         kmin = self.network.initial_kmin * self.lattice.cell / 2

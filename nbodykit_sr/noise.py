@@ -18,7 +18,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 
 
-def philox(counter, key):
+def philox(counter, key) -> tuple[torch.Tensor, ...]:
     """Philox-4x32 with 10 rounds.
 
     Parameters
@@ -48,7 +48,7 @@ def _multiply(x, constant):
     return (product >> 32) & _MASK, product & _MASK
 
 
-def site_noise(seed, layer, start, shape, Nmesh, device="cpu"):
+def site_noise(seed, layer, start, shape, Nmesh, device="cpu") -> torch.Tensor:
     """A cuboid of the standard-normal field of one noise layer.
 
     Parameters
@@ -87,7 +87,7 @@ def _normal(word0, word1):
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
-def check_seed(seed):
+def check_seed(seed) -> None:
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not (whole and 0 <= seed < 2**64):
         raise InputError(

@@ -8,7 +8,7 @@ corner of the box; the LR density is therefore painted with its points a quarter
 import numpy as np
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.lab import ArrayCatalog
-from pmesh.pm import ParticleMesh
+from pmesh.pm import ParticleMesh, RealField
 
 from .errors import InputError, agreement
 from .lattice import cube_root
@@ -36,7 +36,7 @@ def mesh_size(source) -> int:
     return int(Nmesh[0])
 
 
-def paint(catalog, Nmesh, origin=HR_ORIGIN):
+def paint(catalog, Nmesh, origin=HR_ORIGIN) -> RealField:
     """Density of a catalogue by nbodykit's cloud-in-cell, the same for any number of ranks.
 
     Collective. Positions are rounded to 1/4096 cell, see the module's source.
@@ -73,7 +73,7 @@ def paint(catalog, Nmesh, origin=HR_ORIGIN):
     return _in_box(field, box)
 
 
-def lr_density(source, Nmesh):
+def lr_density(source, Nmesh) -> tuple[RealField, float]:
     """LR density 1 + delta, checked. Collective.
 
     Parameters
@@ -113,7 +113,7 @@ def lr_density(source, Nmesh):
     return field, -0.5
 
 
-def initial_overdensity(source, Nmesh, growth, origin=HR_ORIGIN, kmin=0.0):
+def initial_overdensity(source, Nmesh, growth, origin=HR_ORIGIN, kmin=0.0) -> RealField:
     """Linear overdensity of the initial conditions, extrapolated to z = 0. Collective.
 
     Parameters

@@ -55,7 +55,7 @@ class _Moment:
         return f"z = {self.universe.redshift:.4g}"
 
 
-def arrange(inputs, output, models, comm, dataset=None):
+def arrange(inputs, output, models, comm, dataset=None) -> list[Member]:
     """The members of a series, in the order of its snapshots. Collective.
 
     Parameters

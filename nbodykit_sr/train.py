@@ -9,6 +9,7 @@ import logging
 import pkgutil
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from mpi4py import MPI
@@ -17,8 +18,9 @@ from .command import UNFINISHED, Parser, enter, start_log, stop_requests
 from .device import choose_device
 from .domain import node_ranks
 from .errors import agreement
-from .training.configuration import build, one_of, read_toml
+from .training.configuration import Configuration, build, one_of, read_toml
 from .training.distributed import join, leave
+from .training.system import System
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -32,7 +34,7 @@ SYSTEMS = {
 }
 
 
-def configure(table):
+def configure(table) -> tuple[Configuration, Callable]:
     """The configuration that a table of settings describes, and the system that it is for.
 
     Raises
@@ -48,7 +50,7 @@ def configure(table):
     return build(configuration, table), system
 
 
-def make_system(table):
+def make_system(table) -> System:
     """The system that a table of settings describes, on its fields.
 
     Raises
@@ -60,7 +62,7 @@ def make_system(table):
     return system(configuration)
 
 
-def train(path, comm, resume=False):
+def train(path, comm, resume=False) -> bool:
     """Train as a TOML file says, or until SIGTERM or SIGUSR1. Collective.
 
     Parameters
@@ -112,7 +114,7 @@ def _address():
         return f"tcp://{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command; returns its exit status. Collective."""
     if argv and argv[0] in OTHERS:
         return OTHERS[argv[0]](argv[1:], comm) or 0
@@ -125,7 +127,7 @@ def main(argv, comm):
     return 0 if train(options.configuration, comm, options.resume) else UNFINISHED
 
 
-def pairs(argv, comm):
+def pairs(argv, comm) -> None:
     """The command ``pairs``. Collective."""
     from .training.matching import build_pair
 
@@ -148,7 +150,7 @@ def pairs(argv, comm):
     build_pair(comm=comm, **_given(options))
 
 
-def export(argv, comm):
+def export(argv, comm) -> None:
     """The command ``export``. Collective."""
     from .training.export import export
 
@@ -173,7 +175,7 @@ def export(argv, comm):
             export(given.pop("run"), given.pop("out"), **given)
 
 
-def evaluate(argv, comm):
+def evaluate(argv, comm) -> None:
     """The command ``evaluate``. Collective."""
     from .diagnostics.verdicts import read_report
     from .training.export import evaluate

@@ -46,7 +46,7 @@ class ValidateOptions:
     compare: tuple = ()
     quiet: bool = False
 
-    def command(self):
+    def command(self) -> str:
         """The command that makes this report again."""
         words = ["python -m nbodykit_sr.validate"]
         for option in fields(self):
@@ -64,7 +64,7 @@ class ValidateOptions:
         return " ".join(words)
 
 
-def validate(options, comm):
+def validate(options, comm) -> int:
     """Measure and write the report. Collective.
 
     Returns
@@ -137,8 +137,8 @@ def validate(options, comm):
     with agreement(comm):
         lines = verdicts.broken(judged, limits)
     if comm.rank == 0 and not options.quiet:
-        for one in judged.values():
-            print(f"{one.title}: within 10 % {one.text(0.1)}; {one.worst_text()}")
+        for verdict in judged.values():
+            print(f"{verdict.title}: within 10 % {verdict.text(0.1)}; {verdict.worst_text()}")
         for row in summary(results):
             print(f"{row['quantity']}: {row['value']}")
         print(f"The page: {os.path.join(options.out, 'report.html')}")
@@ -147,7 +147,7 @@ def validate(options, comm):
     return BROKEN if lines else 0
 
 
-def compare(paths, comm):
+def compare(paths, comm) -> int:
     """Print the verdicts of reports side by side. Collective."""
     with agreement(comm):
         from .diagnostics.verdicts import read_report, side_by_side
@@ -161,7 +161,7 @@ def compare(paths, comm):
     return 0
 
 
-def parse(argv):
+def parse(argv) -> ValidateOptions:
     """Options from the command line."""
     parser = Parser(
         "validate",
@@ -225,7 +225,7 @@ def parse(argv):
     return ValidateOptions(**values)
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command: parse, set up logging, run."""
     options = parse(argv)
     start_log("validate", logging.WARNING)

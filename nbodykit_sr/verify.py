@@ -56,7 +56,7 @@ class Expectation:
     factor: int
     range: float | None
 
-    def displacement(self, chunk, position):
+    def displacement(self, chunk, position) -> tuple[float, float]:
         """Largest and rms displacement of every second particle along each axis [LR cells].
 
         Parameters
@@ -78,7 +78,7 @@ class Expectation:
             squares += float(np.mean(moved * moved, dtype="f8"))
         return largest / cell, np.sqrt(squares) / cell
 
-    def complaint(self, chunk, position):
+    def complaint(self, chunk, position) -> str | None:
         """What is unusual about the displacements of a chunk, or None."""
         largest, rms = self.displacement(chunk, position)
         reach = _REACH * self.lattice.Nmesh / self.factor
@@ -100,7 +100,7 @@ class Expectation:
         )
 
 
-def verify(path, comm):
+def verify(path, comm) -> list[str]:
     """Check a finished catalogue of `generate`, or mesh of `emulate`, against what it says of itself.
 
     Every byte is read once; a rank holds no more than one chunk, or layer of a mesh. Collective.
@@ -357,7 +357,7 @@ def _check_piece(output, piece, sums):
     return problems + output.check(piece, values)
 
 
-def main(argv, comm):
+def main(argv, comm) -> int:
     """The command: 0 if all is well, 1 with a line for each problem."""
     parser = Parser(
         "verify",

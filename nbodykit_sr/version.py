@@ -5,7 +5,7 @@ from importlib import metadata
 __version__ = "0.1.0"
 
 
-def versions(packages):
+def versions(packages) -> dict[str, str]:
     """Installed version of each of these packages that is there, by name."""
     found = {}
     for name in packages:

@@ -39,7 +39,7 @@ def lagrangian_region(particles: LatticeParticles, region: tuple) -> tuple:
     domain = LatticeDomain(default_grid(lattice.Nmesh, comm.size), comm, 1)
     field = domain.exchange(particles.site, particles.displacement.astype("f4"))
     start, _ = domain.padded(comm.rank)
-    inside = np.True_
+    inside: np.ndarray = np.array(True)
     for axis, (low, high) in enumerate(region):
         sites = start[axis] + np.arange(field.shape[axis + 1])
         along = lattice.site_position(sites).reshape([-1 if i == axis else 1 for i in range(3)])

@@ -17,7 +17,7 @@ from .fields import complex_field
 from .statistic import Statistic
 
 
-def bispectrum(source, triangles, Nmesh=None):
+def bispectrum(source, triangles, Nmesh=None) -> Statistic:
     """Bispectrum averaged over triangles of wavenumber shells.
 
     Parameters
@@ -82,7 +82,7 @@ def bispectrum(source, triangles, Nmesh=None):
     )
 
 
-def angle_triangles(k1, k2, width, number=10):
+def angle_triangles(k1, k2, width, number=10) -> tuple[np.ndarray, np.ndarray]:
     """Shells around k1 and k2 [h/Mpc] and, against the angle theta between them, k3.
 
     k3^2 = k1^2 + k2^2 + 2 k1 k2 cos(theta); Kodi Ramanah et al. 2020 take 0.15 and 0.25.
@@ -100,7 +100,7 @@ def angle_triangles(k1, k2, width, number=10):
     return theta, np.stack([lower, lower + width], axis=-1)
 
 
-def equilateral_triangles(kmin, kmax, number=10):
+def equilateral_triangles(kmin, kmax, number=10) -> np.ndarray:
     """Logarithmic shells from kmin to kmax [h/Mpc], each taken three times."""
     edges = np.geomspace(kmin, kmax, number + 1)
     shells = np.stack([edges[:-1], edges[1:]], axis=-1)

@@ -11,11 +11,11 @@ STYLE = {
     "SR": {"color": "#D55E00", "ls": "-", "lw": 1.6},
     "LR": {"color": "#0072B2", "ls": "--", "lw": 1.4},
 }
-RC = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False}
+RC: dict = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False}
 CLOSE = 0.1  # half width of the band that guides the eye in ratios
 
 
-def lab_map(name, hue, chroma=45.0):
+def lab_map(name, hue, chroma=45.0) -> ListedColormap:
     """A map of one hue whose CIELAB lightness grows evenly from dark to light.
 
     Two of them have the same lightness everywhere: hue is free to say something else.
@@ -35,14 +35,14 @@ def lab_map(name, hue, chroma=45.0):
 MATTER, HALOS = lab_map("matter", 265.0), lab_map("halos", 68.0, 70.0)
 
 
-def stack(heights):
+def stack(heights) -> tuple[Figure, np.ndarray]:
     """Panels above each other with one x axis."""
     figure = Figure(figsize=(6, 1.8 + 1.1 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
     return figure, axes[:, 0]
 
 
-def with_ratio(results, name, x, y, draw):
+def with_ratio(results, name, x, y, draw) -> tuple[Figure, np.ndarray]:
     """A panel to draw in; below it, where there is HR, the ratio to it."""
     ratios = results.items(name)
     figure, axes = stack((2, 1) if ratios else (2,))
@@ -54,7 +54,7 @@ def with_ratio(results, name, x, y, draw):
     return figure, axes
 
 
-def band(axis, one, x, y, kind, reference=None, seen=slice(None)):
+def band(axis, one, x, y, kind, reference=None, seen=slice(None)) -> None:
     """A line with its 1-sigma band."""
     label = kind if reference is None else f"{kind}/{reference}"
     x, value = one[x][seen], one[y][seen]
@@ -65,7 +65,7 @@ def band(axis, one, x, y, kind, reference=None, seen=slice(None)):
         axis.fill_between(x, value - error, value + error, color=colour, alpha=0.2, lw=0)
 
 
-def points(axis, one, x, y, kind, reference=None, shift=0.015, label=None, zero=False):
+def points(axis, one, x, y, kind, reference=None, shift=0.015, label=None, zero=False) -> None:
     """Points with error bars; kinds a little beside each other, zeros left out unless `zero`."""
     label = label or (kind if reference is None else f"{kind}/{reference}")
     good = np.isfinite(one[y]) & ((one[y] != 0) | (reference is not None) | zero)
@@ -77,7 +77,7 @@ def points(axis, one, x, y, kind, reference=None, shift=0.015, label=None, zero=
     axis.errorbar(at, one[y][good], error, capsize=2, label=label, **style)
 
 
-def expected(axis, results, name, x, labels):
+def expected(axis, results, name, x, labels) -> None:
     """What theory expects, as thin grey lines: a label for each column drawn."""
     for one in results.statistics.get("theory", {}).get(name, []):
         for (column, label), style in zip(labels.items(), ("-", "--", ":")):
@@ -85,24 +85,24 @@ def expected(axis, results, name, x, labels):
                 axis.plot(one[x], one[column], color="0.5", lw=1, ls=style, label=label, zorder=0)
 
 
-def guide(axis):
+def guide(axis) -> None:
     axis.axhspan(1 - CLOSE, 1 + CLOSE, color="0.93", zorder=0)
     axis.axhline(1, color="0.6", lw=0.8, zorder=1)
 
 
-def resolved(results, kind, k):
+def resolved(results, kind, k) -> np.ndarray:
     """Wavenumbers that a kind resolves: LR those below the Nyquist one of its lattice."""
     return k <= results.lr_nyquist if kind == "LR" else np.ones(len(k), bool)
 
 
-def log_ticks(axis):
+def log_ticks(axis) -> None:
     """Plain numbers at 1, 2, 5 of each decade."""
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def nyquist(axes, results):
+def nyquist(axes, results) -> None:
     """Where the LR lattice ends."""
     if results.lr_nyquist is None:
         return
@@ -113,7 +113,7 @@ def nyquist(axes, results):
     )
 
 
-def legends(axes):
+def legends(axes) -> None:
     for axis in axes:
         if axis.get_legend_handles_labels()[0]:
             axis.legend()

@@ -1,6 +1,7 @@
 """From catalogues to density fields: painting, smoothing, and asking for memory first."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ ROWS = 2**21  # of a column, read at once
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
 
-def real_field(source, Nmesh=None, position="Position"):
+def real_field(source, Nmesh=None, position="Position") -> RealField:
     """Density 1 + delta on a mesh, in float64, so that results agree between rank counts.
 
     Parameters
@@ -49,14 +50,14 @@ def real_field(source, Nmesh=None, position="Position"):
     return mesh.compute(mode="real")
 
 
-def complex_field(source, Nmesh=None, position="Position"):
+def complex_field(source, Nmesh=None, position="Position") -> ComplexField:
     """Fourier transform of `real_field`, with the mean (the zero mode) as it is."""
     if isinstance(source, ComplexField):
         return source
     return real_field(source, Nmesh, position).r2c()
 
 
-def top_hat(delta_k, radius):
+def top_hat(delta_k, radius) -> RealField:
     """A field smoothed by a spherical top-hat of `radius` [Mpc/h], as a RealField."""
 
     def window(k, value):
@@ -68,7 +69,7 @@ def top_hat(delta_k, radius):
     return delta_k.apply(window).c2r()
 
 
-def pieces(catalog, *names):
+def pieces(catalog, *names) -> Iterator[list[np.ndarray]]:
     """Columns of this rank piece by piece, so that no more than one is in memory. Not collective.
 
     Yields
@@ -82,7 +83,7 @@ def pieces(catalog, *names):
         yield found if len(names) > 1 else [found]
 
 
-def read(catalog, name):
+def read(catalog, name) -> np.ndarray:
     """A column of this rank, in memory once."""
     column = catalog[name]
     whole, start = np.empty(column.shape, column.dtype), 0
@@ -92,7 +93,7 @@ def read(catalog, name):
     return whole
 
 
-def spread(array, comm):
+def spread(array, comm) -> np.ndarray:
     """Rows redistributed evenly over the ranks, their global order kept. Collective."""
     counts = np.array(comm.allgather(len(array)))
     ends = np.cumsum(counts)
@@ -104,7 +105,7 @@ def spread(array, comm):
     return np.concatenate(parts)
 
 
-def require_memory(comm, needed, purpose):
+def require_memory(comm, needed, purpose) -> None:
     """Refuse what would not fit, before it is taken. Collective.
 
     Parameters
@@ -133,7 +134,7 @@ def require_memory(comm, needed, purpose):
         logger.info("%s: %.2f GiB of %.1f GiB free", purpose, wanted / 2**30, free / 2**30)
 
 
-def available_memory():
+def available_memory() -> float:
     """Bytes this node can still give, after its own and its control group's accounts."""
     free = float("inf")
     meminfo = Path("/proc/meminfo")
@@ -147,11 +148,11 @@ def available_memory():
     return free
 
 
-def mesh_bytes(Nmesh, fields, comm):
+def mesh_bytes(Nmesh, fields, comm) -> float:
     """Bytes on a rank for so many float64 fields of Nmesh^3 cells."""
     return 8 * fields * float(Nmesh) ** 3 / comm.size
 
 
-def particle_mesh(Nmesh, BoxSize, comm):
+def particle_mesh(Nmesh, BoxSize, comm) -> ParticleMesh:
     """A cubic float64 ParticleMesh; BoxSize in Mpc/h."""
     return ParticleMesh(Nmesh=[Nmesh] * 3, BoxSize=[BoxSize] * 3, dtype="f8", comm=comm)

@@ -20,7 +20,7 @@ from .drawing import (
 )
 
 
-def pictures(columns):
+def pictures(columns) -> Figure:
     """Projected log density, halo particles in orange; a zoom in every row (Figs 1 and 2).
 
     Parameters
@@ -55,7 +55,7 @@ def pictures(columns):
     return figure
 
 
-def power(results):
+def power(results) -> Figure:
     """Dimensionless power, transfer function and cross-correlation (Fig. 3)."""
     reference = results.reference
     figure, axes = stack((2, 1.2, 1.2) if reference else (2,))
@@ -78,7 +78,7 @@ def power(results):
     return figure
 
 
-def redshift_space(results):
+def redshift_space(results) -> Figure:
     """Multipoles and wedges in redshift space (Ni et al. 2021)."""
     wedges = dict(results.items("wedges"))
     reference = wedges.get(results.reference)
@@ -116,7 +116,7 @@ def _wedges(axis, measured, reference, results):
     axis.legend()
 
 
-def two_points(results):
+def two_points(results) -> Figure:
     """Correlation function, pairwise velocities, and bias of halos."""
     figure = Figure(figsize=(7.4, 5.6), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
@@ -139,7 +139,7 @@ def two_points(results):
     return figure
 
 
-def halo_mass_function(results):
+def halo_mass_function(results) -> Figure:
     """Halo mass function and its ratio (Fig. 4)."""
     figure, axes = with_ratio(results, "halo ratio", "mass", "dn_dlogM", points)
     for kind, one in results.items("halos"):
@@ -152,7 +152,7 @@ def halo_mass_function(results):
     return figure
 
 
-def density_pdf(results):
+def density_pdf(results) -> Figure:
     """PDF of the density in spheres (Kodi Ramanah et al. 2020, Fig. 3)."""
     figure, axes = with_ratio(results, "pdf ratio", "density", "pdf", band)
     shown, top = [], 0
@@ -169,7 +169,7 @@ def density_pdf(results):
     return figure
 
 
-def bispectrum(results):
+def bispectrum(results) -> Figure:
     """Bispectrum against angle, and of equilateral triangles (Kodi Ramanah et al. 2020)."""
     columns = (("bispectrum angle", "theta"), ("bispectrum equilateral", "k1"))
     heights = (2, 1.2) if "HR" in results.statistics else (2,)
@@ -197,7 +197,7 @@ def bispectrum(results):
     return figure
 
 
-def void_size_function(results):
+def void_size_function(results) -> Figure:
     """Number of voids against radius, and its ratio."""
     figure, axes = with_ratio(results, "void ratio", "radius", "dn_dlnR", points)
     for kind, one in results.items("voids"):
@@ -209,11 +209,11 @@ def void_size_function(results):
     return figure
 
 
-def seams(results):
+def seams(results) -> Figure:
     """Jumps by place in a chunk, and quadrupoles about the three axes."""
     jumps = dict(results.items("jumps"))
     figure = Figure(figsize=(7.4, 3.2) if jumps else (4.2, 3.2), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 2 if jumps else 1))
+    axes = figure.subplots(1, 2 if jumps else 1, squeeze=False)[0]
     for kind, one in jumps.items():
         points(axes[0], one, "place", "rms", kind, shift=0)
     if jumps:

@@ -22,7 +22,7 @@ MATCHING = (
 )
 
 
-def halo_radii(results):
+def halo_radii(results) -> Figure:
     """Radii that hold 20, 50 and 80 % of a halo's particles, and their ratios to HR's."""
     kinds = results.items("structure")
     reference = dict(kinds).get("HR")
@@ -47,7 +47,7 @@ def halo_radii(results):
     return figure
 
 
-def halo_profiles(results):
+def halo_profiles(results) -> Figure:
     """Stacked density profiles in bins of mass, in units of R200 and in Mpc/h."""
     rows = (("scaled profiles", "$r/R_{200}$"), ("profiles", "$r$ [Mpc/$h$]"))
     filled = results.items("scaled profiles")
@@ -76,12 +76,12 @@ def halo_profiles(results):
     return figure
 
 
-def halo_structure(results):
+def halo_structure(results) -> Figure:
     """Concentration, motions, shapes and pieces against mass."""
     return _panels(STRUCTURE, results.items("structure"), log=("dispersion", "r200"))
 
 
-def halo_matching(results):
+def halo_matching(results) -> Figure:
     """SR's halos and their partners in HR, and in another SR: no better can be asked for."""
     drawn = (("SR", "matching HR", "SR with HR"), ("HR", "matching SR", "SR with another SR"))
     found = [(kind, results.items(name), label) for kind, name, label in drawn]

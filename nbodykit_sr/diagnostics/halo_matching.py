@@ -17,7 +17,7 @@ from .statistic import Statistic
 MERIT = 0.25  # shared^2 / (length length): as if each shared half of its sites with the other
 
 
-def halo_sites(halos, catalog):
+def halo_sites(halos, catalog) -> tuple[np.ndarray, np.ndarray]:
     """Lagrangian sites of all particles in halos, dealt to the ranks by site. Collective.
 
     Parameters
@@ -57,7 +57,7 @@ def halo_sites(halos, catalog):
     return site[order], halo[order]
 
 
-def partners(length, sites, other_length, other_sites, comm):
+def partners(length, sites, other_length, other_sites, comm) -> tuple[np.ndarray, np.ndarray]:
     """Each halo's partner in another catalogue of the same lattice. Collective.
 
     Of all halos that share sites those are partners that are each other's best by
@@ -93,7 +93,7 @@ def partners(length, sites, other_length, other_sites, comm):
     return partner, shared
 
 
-def matching_by_mass(halos, table, other, other_table, partner, shared, edges):
+def matching_by_mass(halos, table, other, other_table, partner, shared, edges) -> Statistic:
     """How many halos have a partner, and how alike the two are, in bins of mass.
 
     Parameters

@@ -19,7 +19,9 @@ BINS = 4096  # of the histogram that tells where to cut
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
 
-def link(position, box, linking_length, nmin, comm, slab=SLAB):
+def link(
+    position, box, linking_length, nmin, comm, slab=SLAB
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Friends-of-friends groups of a periodic box. Collective.
 
     Parameters

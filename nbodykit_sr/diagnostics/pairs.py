@@ -21,7 +21,7 @@ LARGEST = 400_000  # particles of a subsample, about
 LARGE_SCALES = 4.5  # fundamental modes that bias is measured on
 
 
-def pair_statistics(catalog, pairs=PAIRS):
+def pair_statistics(catalog, pairs=PAIRS) -> Statistic:
     """Correlation function, mean pairwise velocity and its dispersion. Collective.
 
     Parameters
@@ -69,11 +69,11 @@ def pair_statistics(catalog, pairs=PAIRS):
             sigma = np.sqrt(np.maximum(second / count - mean**2, 0))
             columns |= {"v12": mean, "sigma12": sigma}
             errors |= {"v12": sigma * np.sqrt(2 / count), "sigma12": sigma / np.sqrt(count)}
-    units = {"r": "Mpc/h", **{name: "km/s" for name in ("v12", "sigma12") if name in columns}}
+    units = {"r": "Mpc/h"} | {name: "km/s" for name in ("v12", "sigma12") if name in columns}
     return Statistic("pairs", columns, units, errors, {"subsample": len(position)})
 
 
-def halo_bias(halos, table, delta_k, least):
+def halo_bias(halos, table, delta_k, least) -> Statistic:
     """Bias of halos above so many particles, P_hm / P_mm on the largest scales. Collective.
 
     Parameters

@@ -6,7 +6,7 @@ from .fields import complex_field, top_hat
 from .statistic import Statistic
 
 
-def density_pdf(source, radius=10.0, Nmesh=None, edges=None):
+def density_pdf(source, radius=10.0, Nmesh=None, edges=None) -> Statistic:
     """Distribution of 1 + delta in spheres (Kodi Ramanah et al. 2020, Fig. 3).
 
     Parameters

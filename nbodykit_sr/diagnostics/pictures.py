@@ -38,7 +38,7 @@ class Picture:
     depth: float
     periodic: bool
 
-    def smoothed(self, minimum=16):
+    def smoothed(self, minimum=16) -> tuple[np.ndarray, np.ndarray]:
         """Projected density in units of the mean, and the share of it in halos, (n, n) each.
 
         Every pixel is smoothed by the narrowest Gaussian that holds `minimum` particles, so that
@@ -75,7 +75,7 @@ class Picture:
         return density / self.mean, np.clip(share, 0, 1)
 
 
-def picture(catalog, halos, centre, width, depth, pixels=400):
+def picture(catalog, halos, centre, width, depth, pixels=400) -> Picture:
     """Paint a slab around `centre`. Collective.
 
     Parameters

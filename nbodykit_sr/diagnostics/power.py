@@ -1,6 +1,7 @@
 """Power spectra: real space, redshift space, and the comparison of two fields mode by mode."""
 
 import numpy as np
+from nbodykit.base.catalog import CatalogSource
 from nbodykit.lab import FFTPower
 
 from ..universe import Universe
@@ -10,7 +11,7 @@ from .statistic import Statistic
 WAVENUMBER, POWER = "h/Mpc", "(Mpc/h)^3"
 
 
-def power_spectrum(source, Nmesh=None, kmax=None):
+def power_spectrum(source, Nmesh=None, kmax=None) -> Statistic:
     """Matter power spectrum, and dimensionless k^3 P / 2 pi^2 (Li et al. 2021, Eq. 1, Fig. 3).
 
     Cloud-in-cell on the mesh without deconvolution, as in the paper: two catalogues are
@@ -43,7 +44,7 @@ def power_spectrum(source, Nmesh=None, kmax=None):
     )
 
 
-def comparison(source, reference, Nmesh=None, kmax=None):
+def comparison(source, reference, Nmesh=None, kmax=None) -> Statistic:
     """Two density fields compared mode by mode, as functions of k.
 
     Returns
@@ -76,7 +77,9 @@ def comparison(source, reference, Nmesh=None, kmax=None):
     return Statistic("comparison", columns, {"k": WAVENUMBER}, errors, _attrs(fields[0]))
 
 
-def line_of_sight_power(source, axis=2, Nmesh=None, kmax=None, wedges=3, poles=(0, 2, 4)):
+def line_of_sight_power(
+    source, axis=2, Nmesh=None, kmax=None, wedges=3, poles=(0, 2, 4)
+) -> tuple[Statistic, Statistic]:
     """Power against the angle to an axis of the box: multipoles, and wedges of mu.
 
     Parameters
@@ -130,7 +133,9 @@ def line_of_sight_power(source, axis=2, Nmesh=None, kmax=None, wedges=3, poles=(
     )
 
 
-def redshift_space_power(catalog, Nmesh, kmax=None, axis=2, wedges=3):
+def redshift_space_power(
+    catalog, Nmesh, kmax=None, axis=2, wedges=3
+) -> tuple[Statistic, Statistic]:
     """`line_of_sight_power` in redshift space (Ni et al. 2021), by the distant observer.
 
     Parameters
@@ -143,7 +148,7 @@ def redshift_space_power(catalog, Nmesh, kmax=None, axis=2, wedges=3):
     return line_of_sight_power(field, axis, None, kmax, wedges)
 
 
-def with_redshift_position(catalog, axis=2):
+def with_redshift_position(catalog, axis=2) -> CatalogSource:
     """A copy of the catalogue with the column RedshiftPosition, comoving [Mpc/h].
 
     Positions moved along one axis by v (1 + z) / H(z).
@@ -155,7 +160,7 @@ def with_redshift_position(catalog, axis=2):
     return moved
 
 
-def cross_power(first, second=None, kmax=None):
+def cross_power(first, second=None, kmax=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean k, cross power of two ComplexFields and number of modes, in bins that have modes."""
     other = None if second is None or second is first else second
     result = FFTPower(first, mode="1d", second=other, **_bins(first, kmax)).power

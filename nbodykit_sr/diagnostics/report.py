@@ -34,7 +34,7 @@ PACKAGES = (
 DPI = 150
 
 
-def write_report(results, boxes, folder, command):
+def write_report(results, boxes, folder, command) -> None:
     """Write report.html, report.json and figures/ as PNG and PDF. Not collective.
 
     Parameters

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from ..errors import InputError
-from .statistic import ensemble
+from .statistic import Statistic, ensemble
 
 KINDS = ("HR", "LR", "SR")  # drawn in this order, SR on top
 SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
@@ -48,7 +48,7 @@ class Settings:
     n_s: float | None = None
 
     @classmethod
-    def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None):
+    def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None) -> "Settings":
         """The papers' settings where the box holds them, scaled to the box where not.
 
         Parameters
@@ -116,26 +116,26 @@ class Results:
     def __getitem__(self, kind):
         return self.statistics[kind]
 
-    def add(self, kind, name, statistic, box):
+    def add(self, kind, name, statistic, box) -> None:
         """Keep what was measured of a catalogue of the box of this number."""
         one = replace(statistic, attrs={**statistic.attrs, "box": box})
         self.statistics.setdefault(kind, {}).setdefault(name, []).append(one)
 
-    def reference_of(self, name, one):
+    def reference_of(self, name, one) -> Statistic | None:
         """HR's statistic of this name in the box of `one`; None if there is none."""
         many = self.statistics.get("HR", {}).get(name, [])
         return next((other for other in many if other.attrs["box"] == one.attrs["box"]), None)
 
-    def items(self, name):
+    def items(self, name) -> list[tuple[str, Statistic]]:
         """(kind, its `ensemble`) of a statistic, for the kinds that have it."""
         kinds = [kind for kind in KINDS if name in self.statistics.get(kind, {})]
         return [(kind, ensemble(self.statistics[kind][name])) for kind in kinds]
 
-    def note(self, text):
+    def note(self, text) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """For JSON."""
         return {
             "settings": asdict(self.settings),

@@ -11,7 +11,7 @@ from .power import line_of_sight_power
 from .statistic import Statistic
 
 
-def displacement_jumps(catalog, chunk, factor=1):
+def displacement_jumps(catalog, chunk, factor=1) -> Statistic:
     """Jumps of the displacement between neighbouring sites, by their place in a chunk. Collective.
 
     A catalogue made chunk by chunk must not show where the chunks met: the jump from the last
@@ -87,7 +87,7 @@ def displacement_jumps(catalog, chunk, factor=1):
     )
 
 
-def axis_quadrupoles(source, Nmesh=None, kmax=None):
+def axis_quadrupoles(source, Nmesh=None, kmax=None) -> Statistic:
     """Real-space quadrupole P2 / P0 about the three axes: octahedral consistency.
 
     Space has no preferred axis: all three must vanish within the errors of the few modes.

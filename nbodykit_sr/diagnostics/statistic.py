@@ -47,7 +47,7 @@ class Statistic:
     def __getitem__(self, column):
         return self.columns[column]
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Plain lists and numbers; what is not finite becomes None, as JSON wants it."""
         return {
             "name": self.name,
@@ -58,24 +58,24 @@ class Statistic:
         }
 
     @classmethod
-    def from_dict(cls, state):
+    def from_dict(cls, state) -> "Statistic":
         """The inverse of `to_dict`; None becomes NaN."""
         restored = dict(state)
         for kind in ("columns", "errors"):
             restored[kind] = {key: _array(value) for key, value in state[kind].items()}
         return cls(**restored)
 
-    def save(self, path):
+    def save(self, path) -> None:
         """Write as JSON. Not collective: call it on one rank."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path) -> "Statistic":
         """Read what `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text()))
 
 
-def ensemble(statistics):
+def ensemble(statistics) -> Statistic:
     """Mean of the same statistic measured on several catalogues, with its error.
 
     Parameters
@@ -120,7 +120,7 @@ def ensemble(statistics):
     return Statistic(first.name, columns, dict(first.units), errors, {**first.attrs, **counts})
 
 
-def ratio(statistic, reference, columns, abscissae):
+def ratio(statistic, reference, columns, abscissae) -> Statistic:
     """Columns over those of a reference, with the relative errors added in quadrature.
 
     Parameters
@@ -149,7 +149,7 @@ def ratio(statistic, reference, columns, abscissae):
     )
 
 
-def plain(value):
+def plain(value) -> object:
     """`value` without numpy types, for JSON; what is not finite becomes None."""
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}

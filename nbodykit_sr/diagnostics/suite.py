@@ -43,7 +43,7 @@ SCALED_RADII = np.geomspace(0.03, 2, 13)  # shells of stacked profiles, in R200,
 RADII = np.geomspace(0.01, 2, 15)  # ... and in Mpc/h
 
 
-def check(boxes):
+def check(boxes) -> None:
     """Raise InputError unless the catalogues can be compared.
 
     Parameters
@@ -70,7 +70,7 @@ def check(boxes):
             )
 
 
-def measure(boxes, settings, step=lambda text: None):
+def measure(boxes, settings, step=lambda text: None) -> Results:
     """Measure everything. Collective.
 
     Parameters
@@ -104,7 +104,7 @@ def measure(boxes, settings, step=lambda text: None):
     return results
 
 
-def memory(boxes, settings):
+def memory(boxes, settings) -> dict[str, float]:
     """Bytes that a rank needs, by what it does with them: the larger is the peak. Collective.
 
     Linear in what a rank has of either; measured at 128^3 particles and cells, in slabs and whole.
@@ -121,7 +121,7 @@ def memory(boxes, settings):
     }
 
 
-def steps(boxes):
+def steps(boxes) -> int:
     """How often `measure` calls `step`."""
     return sum(STEPS[kind] for kind, _ in _every(boxes))
 

@@ -5,7 +5,7 @@ import numpy as np
 OCTAVES = ((0.5, 1), (1, 2), (2, 4), (4, 8))  # of k [h/Mpc] in which power is held against theory's
 
 
-def summary(results):
+def summary(results) -> list[dict]:
     """What has no scale: a list of dicts with quantity, value and orientation.
 
     With several realisations a value is their mean and standard deviation.

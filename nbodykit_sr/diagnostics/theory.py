@@ -29,7 +29,7 @@ FUNCTIONS = {
 }
 
 
-def primordial(attrs, sigma8=None, n_s=None):
+def primordial(attrs, sigma8=None, n_s=None) -> Universe:
     """The flat universe of a catalogue whose power spectrum is known.
 
     Parameters
@@ -55,7 +55,7 @@ def primordial(attrs, sigma8=None, n_s=None):
     return universe
 
 
-def theory_power(universe, k, Nmesh=None, BoxSize=None):
+def theory_power(universe, k, Nmesh=None, BoxSize=None) -> Statistic:
     """Linear power by CLASS and non-linear power by halofit (Takahashi et al. 2012).
 
     Parameters
@@ -92,7 +92,7 @@ def theory_power(universe, k, Nmesh=None, BoxSize=None):
     )
 
 
-def theory_mass_function(universe, edges, volume):
+def theory_mass_function(universe, edges, volume) -> Statistic:
     """Halo mass functions of the literature, as means over bins of mass.
 
     Parameters
@@ -141,7 +141,7 @@ def theory_mass_function(universe, edges, volume):
     return Statistic("halo mass function in theory", columns, units, {}, {"edges": edges.tolist()})
 
 
-def mesh_window(phase):
+def mesh_window(phase) -> np.ndarray:
     """Part of the power that cloud-in-cell painting leaves, mean over directions.
 
     Parameters

@@ -19,7 +19,7 @@ GRAIN = 1e-8  # of 1 + delta: far above the rounding of an FFT, far below any ph
 BATCH = 4096  # candidates a rank shows to the others at a time
 
 
-def find_voids(source, radii, threshold=-0.7, Nmesh=None):
+def find_voids(source, radii, threshold=-0.7, Nmesh=None) -> ArrayCatalog:
     """Non-overlapping spherical voids. Collective.
 
     Parameters
@@ -68,12 +68,12 @@ def find_voids(source, radii, threshold=-0.7, Nmesh=None):
     return ArrayCatalog(data, comm=comm, **attrs)
 
 
-def void_radii(BoxSize, Nmesh, number=12):
+def void_radii(BoxSize, Nmesh, number=12) -> np.ndarray:
     """Logarithmic radii from two mesh cells to a quarter of the box [Mpc/h]."""
     return np.geomspace(2 * BoxSize / Nmesh, BoxSize / 4, number)
 
 
-def void_size_function(voids):
+def void_size_function(voids) -> Statistic:
     """Number density of voids dn / dlnR, with Poisson errors. Collective.
 
     Parameters

@@ -50,9 +50,9 @@ class BlockHeader:
         return [(self.file(n), size, self.sums[n]) for n, size in enumerate(sizes)]
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Bytes of a row."""
-        return self.members * int(re.search(r"\d+$", self.dtype).group())
+        return self.members * int(re.sub(r"\D", "", self.dtype))
 
     def file(self, number) -> str:
         """Path of a physical file."""

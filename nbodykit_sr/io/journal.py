@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from typing import Any
 
 from ..errors import InputError
 from .atomic import atomic_file
@@ -19,7 +20,7 @@ class UnfinishedRun(Staging):
     - ``journal.RANK``: a line for each chunk once it is written, with its checksums.
     """
 
-    _journal = None
+    _journal: Any = None
 
     @property
     def begun(self) -> bool:
@@ -48,7 +49,7 @@ class UnfinishedRun(Staging):
         """Open a rank's journal, to add to it."""
         self._journal = open(self.file(f"journal.{rank}"), "a")
 
-    def record(self, entry):
+    def record(self, entry) -> None:
         """Add what is known of a chunk, a dict with its index as "chunk", once it is written."""
         self._journal.write(json.dumps(entry) + "\n")
         self._journal.flush()

@@ -78,7 +78,9 @@ FIGURE = Kind("figure", marks=(("", "nbodykit_sr"),))
 WEIGHTS = Kind("weights")
 
 
-def prepare_output(path, comm, kind, overwrite=False, resume=False, inputs=(), parents=False):
+def prepare_output(
+    path, comm, kind, overwrite=False, resume=False, inputs=(), parents=False
+) -> None:
     """Check that an output can be written there. Collective; raises InputError on every rank.
 
     Parameters

@@ -1,5 +1,7 @@
 """Snapshots of any known format, and catalogues written by this package, as nbodykit catalogues."""
 
+from typing import TYPE_CHECKING
+
 import dask
 import dask.array as da
 from nbodykit import CurrentMPIComm
@@ -9,6 +11,9 @@ from ..errors import agreement
 from ..universe import Universe
 from .checks import check_sums
 from .formats import read_header
+
+if TYPE_CHECKING:
+    from nbodykit.cosmology import Cosmology
 
 # Rows of a column that one dask task reads
 ROWS = 2**21
@@ -50,7 +55,7 @@ class SnapshotCatalog(CatalogSource):
     def hardcolumns(self) -> list[str]:
         return [*self.header.columns, *CatalogSource.hardcolumns.fget(self)]
 
-    def get_hardcolumn(self, col):
+    def get_hardcolumn(self, col) -> da.Array:
         if col not in self.header.columns:
             return CatalogSource.get_hardcolumn(self, col)
         dtype = {"Position": "f8", "Velocity": "f4", "ID": "u8"}[col]
@@ -102,10 +107,11 @@ def open_snapshot(path, comm=None, dataset=None) -> SnapshotCatalog:
     return SnapshotCatalog(comm.bcast(header), comm)
 
 
-def cosmology(attrs):
+def cosmology(attrs) -> "Cosmology":
     """The nbodykit Cosmology of a snapshot's attrs (for FOF catalogues and redshift space)."""
     from nbodykit.cosmology import Cosmology
 
     universe = Universe.of(attrs, "Omega0", "OmegaBaryon", "h")
-    matter, baryons = universe.Omega0, universe.OmegaBaryon
-    return Cosmology(h=universe.h, Omega0_b=baryons, Omega0_cdm=matter - baryons, m_ncdm=[])
+    baryons = universe.OmegaBaryon
+    dark = universe.Omega0 - baryons  # type: ignore[operator]
+    return Cosmology(h=universe.h, Omega0_b=baryons, Omega0_cdm=dark, m_ncdm=[])

@@ -6,19 +6,19 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def trim(x, width):
+def trim(x, width) -> torch.Tensor:
     """Drop `width` voxels on every side of the three spatial axes."""
     if width == 0:
         return x
     return x[..., width:-width, width:-width, width:-width]
 
 
-def upsample(x):
+def upsample(x) -> torch.Tensor:
     """Cell-centred trilinear x2, less the outer voxel that needs a neighbour: N -> 2N - 2."""
     return trim(F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False), 1)
 
 
-def upsampled_convolution(x, convolution):
+def upsampled_convolution(x, convolution) -> torch.Tensor:
     """A 3^3 convolution of `upsample`d x, without the large upsampled field: N -> 2N - 4.
 
     Trilinear x2 is nearest-neighbour x2 followed by the filter [1, 2, 1]/4 along each axis, and
@@ -53,7 +53,7 @@ class _Smooth(torch.autograd.Function):
         return F.conv3d(x, kernel, groups=len(kernel), **options)
 
 
-def halve(x, width=0):
+def halve(x, width=0) -> torch.Tensor:
     """Mean of each block of 2^3 voxels of x, less `width` voxels on every side: N -> N // 2 - width."""
     return _Halve.apply(x, width)
 
@@ -90,7 +90,7 @@ class Noise(nn.Module):
         self.std = nn.Parameter(torch.zeros(channels))
         self.gain = gain
 
-    def forward(self, x, noise):
+    def forward(self, x, noise) -> torch.Tensor:
         return _AddNoise.apply(x, (self.gain * self.std).to(x.dtype), noise.to(x.dtype))
 
 
@@ -109,6 +109,6 @@ class _AddNoise(torch.autograd.Function):
         return gradient, noise.flatten() @ sites, None
 
 
-def activation():
+def activation() -> nn.Module:
     # in place: what comes before, a convolution, does not need its output for the gradient
     return nn.LeakyReLU(0.2, inplace=True)

@@ -125,7 +125,7 @@ class ModelCard:
         object.__setattr__(self, "caution", self.caution or self._caution_in_notes())
 
     @classmethod
-    def from_dict(cls, entries):
+    def from_dict(cls, entries) -> "ModelCard":
         """A card from plain data, see `entries`; unknown ones are refused."""
         known = {f.name for f in fields(cls)}
         if not isinstance(entries, dict) or set(entries) - known:
@@ -140,17 +140,17 @@ class ModelCard:
     def _repr_html_(self):
         return html_table(f"ModelCard: {self.name}", card_rows(self))
 
-    def normalization(self, Omega_m):
+    def normalization(self, Omega_m) -> Normalization:
         """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""
         return Normalization(self.Omega_m or Omega_m, self.length)
 
     @property
-    def moves_particles(self):
+    def moves_particles(self) -> bool:
         """Is it a network of displacements, rather than of densities?"""
         return self.channels in (3, 6)
 
     @property
-    def entries(self):
+    def entries(self) -> dict:
         """The card as plain data, as it is stored and hashed; `from_dict` reads it.
 
         A caution that the notes hold is not repeated: the checksums of the first cards hold.
@@ -165,7 +165,7 @@ class ModelCard:
         return first if first.startswith("Caution:") and first.isprintable() else ""
 
     @property
-    def validity(self):
+    def validity(self) -> str:
         """What snapshots it is for, in words."""
         cell = "any LR cell" if self.cell is None else f"LR cell {self.cell:.6g} Mpc/h"
         if self.redshift is None:
@@ -173,7 +173,7 @@ class ModelCard:
         low, high = (f"{z:.4g}" for z in self.redshift)
         return f"z = {low if low == high else f'{low} to {high}'}, {cell}"
 
-    def disagreement(self, cell, redshift, Omega0=None):
+    def disagreement(self, cell, redshift, Omega0=None) -> str | None:
         """How a snapshot of LR spacing `cell` [Mpc/h], `redshift` and `Omega0` does not fit, or None."""
         if self.cell is not None and abs(cell / self.cell - 1) > CELL_TOLERANCE:
             return (
@@ -196,7 +196,7 @@ class ModelCard:
         return None
 
 
-def save_model(path, network, card):
+def save_model(path, network, card) -> None:
     """Write weights and card, with a checksum of both, as one safetensors file.
 
     Raises
@@ -217,7 +217,7 @@ def save_model(path, network, card):
         ) from error
 
 
-def load_model(path):
+def load_model(path) -> tuple[torch.nn.Module, ModelCard]:
     """Read a file of `save_model`.
 
     Returns
@@ -243,7 +243,7 @@ def load_model(path):
     return build(card, current_names(state), path), card
 
 
-def read_card(path):
+def read_card(path) -> ModelCard:
     """The card of a safetensors file, without reading its weights."""
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -278,7 +278,7 @@ def _depth(entries):
     return 1 + max(map(_depth, inner), default=0)
 
 
-def build(card, state, path):
+def build(card, state, path) -> torch.nn.Module:
     """The network of a card with a state dict put in, checked for shape and finiteness.
 
     The network is first laid out without memory, so that a card that lies about its size is
@@ -308,17 +308,17 @@ def build(card, state, path):
     return network.eval().requires_grad_(False)
 
 
-def current_names(state):
+def current_names(state) -> dict[str, torch.Tensor]:
     """A state dict under today's names: in the first weights a level was called a rung."""
     return {name.replace("rungs", "levels"): tensor for name, tensor in state.items()}
 
 
-def fingerprint(network, card):
+def fingerprint(network, card) -> str:
     """SHA-256 of weights and card: the model's identity in provenance and on resume."""
     return digest(network.state_dict(), card)
 
 
-def digest(state, card):
+def digest(state, card) -> str:
     """SHA-256 of a state dict and a card."""
     total = hashlib.sha256(json.dumps(card.entries, sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
@@ -327,7 +327,7 @@ def digest(state, card):
     return total.hexdigest()
 
 
-def interpolating(channels, factor=8):
+def interpolating(channels, factor=8) -> tuple[torch.nn.Module, ModelCard]:
     """The baseline model `interpolate` and its card: no parameters, for any snapshot."""
     network = InterpolatingGenerator(channels, factor).eval()
     card = ModelCard(

@@ -42,15 +42,15 @@ class ConvexLevel(Level):
         for parameter in (self.mix.weight, self.mix.bias, self.deform.weight):
             nn.init.zeros_(parameter)
 
-    def informed(self, x, y, spacing):
+    def informed(self, x, y, spacing) -> torch.Tensor:
         return x + self.deform(upsample(deformation(y, spacing)))
 
-    def skip(self, y, x, spacing):
+    def skip(self, y, x, spacing) -> torch.Tensor:
         return combine(y, self.mix(x), spacing)
 
 
 @torch.no_grad()
-def deformation(y, spacing):
+def deformation(y, spacing) -> torch.Tensor:
     """How far the particles at the corners of each cell have come together.
 
     Parameters
@@ -79,7 +79,7 @@ def deformation(y, spacing):
     return out
 
 
-def combine(y, logits, spacing):
+def combine(y, logits, spacing) -> torch.Tensor:
     """Move the particles of the finer lattice to convex combinations of the coarser ones.
 
     Parameters
@@ -118,7 +118,7 @@ def combine(y, logits, spacing):
     return out.reshape(batch, -1, *sides)
 
 
-def combine_planes(y, logits, skip, spacing):
+def combine_planes(y, logits, skip, spacing) -> torch.Tensor:
     """`combine` for some planes, without its small matrices: for inference.
 
     A fine particle's eight coarse neighbours are the values at its site of the coarse fields
@@ -185,10 +185,10 @@ class ConvexGenerator(DisplacementGenerator):
             self.levels[b] = ConvexLevel(*widths[b : b + 2], self.channels, self.noise_gain)
 
     @property
-    def arguments(self):
+    def arguments(self) -> dict:
         return {**super().arguments, "spacing": self.spacing, "mixed": self.mixed}
 
-    def spacing_at(self, level, spacing=None):
+    def spacing_at(self, level, spacing=None) -> float:
         return (self.spacing if spacing is None else spacing) / 2**level
 
 
@@ -212,8 +212,8 @@ class StyledConvexGenerator(StyledGenerator):
         self.Omega_m = Omega_m
 
     @property
-    def arguments(self):
+    def arguments(self) -> dict:
         return {**super().arguments, "Omega_m": self.Omega_m}
 
-    def options(self, a):
+    def options(self, a) -> dict:
         return {"spacing": self.base.spacing / float(growth_factor(float(a), self.Omega_m))}

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from ..errors import InputError
@@ -18,7 +19,7 @@ class CriticBlock(nn.Module):
         self.skip = nn.Conv3d(channels_in, channels_out, 1)
         self.act = activation()
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         y = self.act(self.conv1(self.act(self.conv0(x))))
         # linear downsampling by 2 is the mean of the two voxels, axis by axis; it commutes with skip
         return halve(y) + self.skip(halve(x, 2))
@@ -50,7 +51,7 @@ class Critic(nn.Module):
             nn.Conv3d(widths[-1], widths[-1], 1), activation(), nn.Conv3d(widths[-1], 1, 1)
         )
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         """Score fields.
 
         Parameters
@@ -65,7 +66,7 @@ class Critic(nn.Module):
         return self.head(self.body(self.stem(x))).mean((1, 2, 3, 4))
 
 
-def smallest_input(blocks):
+def smallest_input(blocks) -> int:
     """The least voxels on a side that a critic of so many blocks can score."""
     size = 1
     for _ in range(blocks):

@@ -31,7 +31,7 @@ class InceptionBlock(nn.Module):
             nn.Conv3d(channels_in if k == 1 else filters, filters, k) for k in KERNELS
         )
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         if x.shape[1] == 1:
             y = F.conv3d(x, *self.merged())
         else:
@@ -43,7 +43,7 @@ class InceptionBlock(nn.Module):
             y = torch.cat(branches, dim=1)
         return y + trim(x[:, :1], KERNELS[0] // 2)
 
-    def merged(self):
+    def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole block, which is linear, as one 7^3 convolution: (weight, bias).
 
         For a single input channel that takes less than half the multiplications.
@@ -93,11 +93,11 @@ class DensityEmulator(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @property
-    def arguments(self):
+    def arguments(self) -> dict:
         """Constructor arguments: with the state dict, all it takes to make this network again."""
         return {"filters": self.filters, "initial_kmin": self.initial_kmin}
 
-    def forward(self, lr, initial):
+    def forward(self, lr, initial) -> torch.Tensor:
         """Super-resolve a padded chunk.
 
         Parameters
@@ -150,7 +150,7 @@ class DensityCritic(nn.Module):
         )
         self.head = nn.Linear(64 * left**3, 1)
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         """Score fields.
 
         Parameters

@@ -32,7 +32,7 @@ class Level(nn.Module):
         self.proj = nn.Conv3d(channels_out, fields, 1)
         self.act = activation()
 
-    def forward(self, x, y, noise0, noise1, spacing=None):
+    def forward(self, x, y, noise0, noise1, spacing=None) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.noise0(x, noise0)
         # the same numbers: the paper's form to read and compare with, the faster one to train
         x = upsampled_convolution(x, self.conv0) if self.training else self.conv0(upsample(x))
@@ -40,11 +40,11 @@ class Level(nn.Module):
         x = self.act(self.conv1(self.noise1(x, noise1)))
         return x, self.skip(y, x, spacing) + self.act(self.proj(x))
 
-    def informed(self, x, y, spacing):
+    def informed(self, x, y, spacing) -> torch.Tensor:
         """The features `x` between the convolutions, with what the coarse fields `y` tell them."""
         return x
 
-    def skip(self, y, x, spacing):
+    def skip(self, y, x, spacing) -> torch.Tensor:
         """The coarse fields `y` on the finer lattice, features `x` and LR spacing at hand."""
         return trim(upsample(y), 2)
 
@@ -82,7 +82,7 @@ class DisplacementGenerator(nn.Module):
         )
 
     @property
-    def widths(self):
+    def widths(self) -> list[int]:
         """Channels of the stem and of each level's output."""
         levels = int(log2(self.factor))
         return [
@@ -90,20 +90,20 @@ class DisplacementGenerator(nn.Module):
         ]
 
     @property
-    def arguments(self):
+    def arguments(self) -> dict:
         """Constructor arguments: with the state dict, all it takes to make this network again."""
         names = ("channels", "factor", "chan_base", "chan_min", "chan_max", "noise_gain")
         return {name: getattr(self, name) for name in names}
 
-    def spacing_at(self, level, spacing=None):
+    def spacing_at(self, level, spacing=None) -> float | None:
         """The lattice spacing before a level, where the network needs to know: `ConvexGenerator`."""
         return None
 
-    def at(self, a):
+    def at(self, a) -> nn.Module:
         """The generator for scale factor `a`: itself, which was trained at one."""
         return self
 
-    def forward(self, x, noise, spacing=None):
+    def forward(self, x, noise, spacing=None) -> torch.Tensor:
         """Super-resolve a padded chunk.
 
         Parameters
@@ -127,7 +127,7 @@ class DisplacementGenerator(nn.Module):
         return y
 
 
-def check_factor(factor):
+def check_factor(factor) -> None:
     if not isinstance(factor, Integral) or factor < 2 or factor & (factor - 1):
         raise InputError(f"factor is {factor}: a power of 2 from 2 up is needed")
 
@@ -144,17 +144,17 @@ class InterpolatingGenerator(nn.Module):
         self.channels, self.factor = channels, factor
         self.arguments = {"channels": channels, "factor": factor}
 
-    def at(self, a):
+    def at(self, a) -> nn.Module:
         """The generator for scale factor `a`: itself, as it knows of none."""
         return self
 
-    def forward(self, x, noise=None):
+    def forward(self, x, noise=None) -> torch.Tensor:
         for _ in range(int(log2(self.factor))):
             x = trim(upsample(x), 2)
         return x
 
 
-def noise_layers(factor):
+def noise_layers(factor) -> list[tuple[int, int]]:
     """Where the noise fields live: one (refinement, padding) for each noise layer.
 
     The field of a layer lives on the lattice `refinement` times finer than LR and reaches
@@ -166,7 +166,7 @@ def noise_layers(factor):
     return layers
 
 
-def noise_shapes(factor, shape):
+def noise_shapes(factor, shape) -> list[tuple[int, ...]]:
     """Spatial shapes of the noise fields for a padded input of spatial `shape`."""
     core = [n - 2 * PADDING for n in shape]
     return [
@@ -175,7 +175,7 @@ def noise_shapes(factor, shape):
     ]
 
 
-def standard_noise(factor, x, generator=None):
+def standard_noise(factor, x, generator=None) -> list[torch.Tensor]:
     """Fresh noise fields for an input `x` (B, C, N, N, N): for training, where no seams matter."""
     return [
         torch.randn((x.shape[0], 1, *shape), device=x.device, dtype=x.dtype, generator=generator)

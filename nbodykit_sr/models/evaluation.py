@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..provenance import NAMES
 
 REPORTS = "validate"  # entry of a card's evaluation: what reports found, by redshift
 DIGITS = 4  # of numbers in a card
@@ -35,7 +36,7 @@ def from_reports(documents: list[dict], name: str) -> dict:
     for document in documents:
         made = [one for one in document["catalogues"] if one["kind"] == "SR"]
         for one in made:
-            told = (one["made"].get("SRCard") or {}).get("name")
+            told = (one["made"].get(NAMES["card"]) or {}).get("name")
             if told != name:
                 raise InputError(
                     f"{one['path']} was made by {told}, and the card is that of {name}"
@@ -78,7 +79,7 @@ def worth(card) -> dict[str, list[float]]:
     return found
 
 
-def card_rows(card):
+def card_rows(card) -> dict[str, str]:
     """What a card says in short, a dict: what the model is for, where from and what it is worth."""
     return {
         "for": card.validity,
@@ -90,7 +91,7 @@ def card_rows(card):
     }
 
 
-def summary(card):
+def summary(card) -> dict[str, str]:
     """What a model is worth in a few numbers: a dict of quantity to text, empty if not measured."""
     if card.network == "density":
         return _density(card.evaluation)

@@ -16,6 +16,7 @@ its sums otherwise for each number of them, which changes float32 by 1e-7 and bf
 """
 
 import logging
+from collections.abc import Iterator
 from math import prod
 
 import torch
@@ -34,7 +35,7 @@ SMALLEST_SLAB = 1 << 20
 logger = logging.getLogger(__name__)
 
 
-def fuse(generator, dtype=torch.float32, slab_bytes=None):
+def fuse(generator, dtype=torch.float32, slab_bytes=None) -> nn.Module:
     """The fast equivalent of a generator; the generator itself where there is none."""
     if isinstance(generator, DisplacementGenerator):
         return FusedGenerator(generator, dtype, slab_bytes)
@@ -75,7 +76,7 @@ class FusedGenerator(nn.Module):
         self.to(device).requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, x, noise):
+    def forward(self, x, noise) -> torch.Tensor:
         """Super-resolve padded chunks: see `DisplacementGenerator.forward`.
 
         Returns
@@ -100,7 +101,7 @@ class FusedGenerator(nn.Module):
             torch.cuda.empty_cache()
             logger.warning("out of GPU memory: going on with slabs of %d MiB", slab_bytes >> 20)
 
-    def chunk(self, x, noise, slab_bytes):
+    def chunk(self, x, noise, slab_bytes) -> torch.Tensor:
         """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
         x = x.float()
         fields = [x]
@@ -114,13 +115,13 @@ class FusedGenerator(nn.Module):
             pass
         return fields[-1]
 
-    def first(self, x):
+    def first(self, x) -> Iterator[torch.Tensor]:
         """Slabs of the stem's features, (D, H, W, C)."""
         for slab in x.split(4, dim=1):
             yield F.leaky_relu_(self.stem(slab.movedim(0, -1)), SLOPE).to(self.dtype)
 
 
-def working_memory(generator, shape):
+def working_memory(generator, shape) -> float:
     """Bytes that one call takes for a chunk, its noise and its output included: an estimate.
 
     Parameters
@@ -153,6 +154,10 @@ def working_memory(generator, shape):
 class FusedLevel(nn.Module):
     """One doubling of the resolution, N -> 2N - 6 sites a side: see `Level`."""
 
+    deform: torch.Tensor | None
+    proj: torch.Tensor
+    proj_bias: torch.Tensor
+
     def __init__(self, level, dtype, spacing):
         super().__init__()
         self.phases = nn.ModuleList(
@@ -176,7 +181,7 @@ class FusedLevel(nn.Module):
         self.register_buffer("proj_bias", torch.cat([head.bias for head in heads])[:, None])
         self.spacing = spacing
 
-    def stream(self, slabs, coarse, fine, noise0, noise1, slab_bytes):
+    def stream(self, slabs, coarse, fine, noise0, noise1, slab_bytes) -> Iterator[torch.Tensor]:
         """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
 
         Parameters
@@ -223,12 +228,12 @@ class FusedLevel(nn.Module):
             at_y += len(a)
             yield a
 
-    def planes(self, slab, slab_bytes):
+    def planes(self, slab, slab_bytes) -> int:
         """Coarse planes to work on at once."""
         plane = 8 * slab[0, :, :, 0].numel() * self.proj.shape[1] * slab.element_size()
         return max(1, slab_bytes // plane)
 
-    def told(self, coarse):
+    def told(self, coarse) -> torch.Tensor | None:
         """What the features learn from the deformation of the cells between some coarse planes,
         (d, h, w, 2n): see `ConvexLevel`. It may go before the filter, as upsampling is that."""
         if self.deform is None:
@@ -237,7 +242,7 @@ class FusedLevel(nn.Module):
         told = cells.flatten(1).T.to(self.deform.dtype) @ self.deform
         return told.view(*cells.shape[1:], -1)
 
-    def project(self, x, coarse, fine, start):
+    def project(self, x, coarse, fine, start) -> None:
         """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""
         stop = start + len(x)
         # in float32: rounded increments would add white noise to the small scales
@@ -259,6 +264,9 @@ class Convolution(nn.Module):
     """Unpadded convolution, and what is to be added or LeakyReLU if `activated`:
     (D, H, W, C) -> (D', H', W', C')."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, weight, bias, dtype, activated=False):
         super().__init__()
         weight = weight.to(dtype, memory_format=torch.channels_last_3d)
@@ -267,7 +275,7 @@ class Convolution(nn.Module):
         self.activated = activated
         self.packed = None  # weights in the order oneDNN wants them for such an input
 
-    def forward(self, x, added=None):
+    def forward(self, x, added=None) -> torch.Tensor:
         x = x.permute(3, 0, 1, 2)[None]
         if added is not None:
             added = added.permute(3, 0, 1, 2)[None]
@@ -291,12 +299,14 @@ class Convolution(nn.Module):
 class Filter(nn.Module):
     """The same unpadded filter for each channel, and LeakyReLU: (B, H, W, C) -> (B, H', W', C)."""
 
+    weight: torch.Tensor
+
     def __init__(self, taps, channels, dtype, activated=False):
         super().__init__()
         self.register_buffer("weight", taps.to(dtype).expand(channels, 1, *taps.shape).clone())
         self.activated = activated
 
-    def forward(self, x):
+    def forward(self, x) -> torch.Tensor:
         x = x.permute(0, 3, 1, 2)
         if with_onednn(x):
             x = pointwise(x, self.weight, None, len(self.weight), self.activated)
@@ -307,7 +317,7 @@ class Filter(nn.Module):
         return x.permute(0, 2, 3, 1).contiguous()
 
 
-def with_onednn(x):
+def with_onednn(x) -> bool:
     """Whether oneDNN can be called itself for this input: it fuses, and takes packed weights."""
     ours = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
     if not ours or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
@@ -315,7 +325,7 @@ def with_onednn(x):
     return x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def pointwise(x, weight, bias, groups, activated, added=None):
+def pointwise(x, weight, bias, groups, activated, added=None) -> torch.Tensor:
     """oneDNN's convolution with an addition, or its activation, in one pass."""
     axes = x.dim() - 2
     geometry = ([0] * axes, [1] * axes, [1] * axes, groups)
@@ -333,7 +343,7 @@ class Window:
         self.keep = keep
         self.buffer = self.planes = None
 
-    def advance(self, count, like, *shape):
+    def advance(self, count, like, *shape) -> torch.Tensor:
         """Drop all but the last `keep` planes; returns where the next `count` are to be written.
 
         `like` gives dtype and device, and the shape of a plane where that is not given.
@@ -352,7 +362,7 @@ class Window:
         return self.planes[kept:]
 
 
-def phase_kernels(weight):
+def phase_kernels(weight) -> list[torch.Tensor]:
     """Kernels for nearest-neighbour x2 and the convolution `weight`, on the coarse lattice.
 
     Coarse sites m and m + 1 make the fine sites 2m + 1 (from k0 + k1 and k2) and 2m + 2 (from k0
@@ -374,14 +384,14 @@ def phase_kernels(weight):
     return list(kernels.flatten(2, 3).flatten(0, 1))
 
 
-def add_noise(x, noise, std, out):
+def add_noise(x, noise, std, out) -> None:
     """out = x + noise * std for x (D, H, W, C), noise (D, H, W), std (1, C)."""
     width = x.shape[-1]
     noise = noise.to(x.dtype).reshape(-1, 1)
     torch.addmm(x.view(-1, width), noise, std, out=out.view(-1, width))
 
 
-def double(y, axis):
+def double(y, axis) -> torch.Tensor:
     """Cell-centred linear x2 along one axis, less its outer sites: N -> 2N - 2."""
     n = y.shape[axis] - 1
     left, right = y.narrow(axis, 0, n), y.narrow(axis, 1, n)

@@ -3,7 +3,7 @@
 from html import escape
 
 
-def html_table(title, rows):
+def html_table(title, rows) -> str:
     """A title and a table of names and values, as HTML.
 
     Parameters

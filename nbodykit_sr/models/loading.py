@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import InputError
-from .card import load_model
+from .card import ModelCard, load_model
 from .map2map import import_checkpoint
 
 
-def load_generator(path, flavour=None):
+def load_generator(path, flavour=None) -> tuple[nn.Module, ModelCard]:
     """Load a displacement generator and its card.
 
     Parameters

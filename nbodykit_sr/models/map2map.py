@@ -29,7 +29,7 @@ _KEYS = [
 ]
 
 
-def import_checkpoint(path, flavour):
+def import_checkpoint(path, flavour) -> tuple[torch.nn.Module, ModelCard]:
     """Read a public checkpoint, a dict with `epoch` and `model`.
 
     Parameters

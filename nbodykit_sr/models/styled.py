@@ -22,7 +22,7 @@ class StyledGenerator(nn.Module):
     Parameters are those of `DisplacementGenerator`.
     """
 
-    network = DisplacementGenerator
+    network: type[nn.Module] = DisplacementGenerator
 
     def __init__(self, *args, **kwargs):
         super().__init__()
@@ -39,7 +39,7 @@ class StyledGenerator(nn.Module):
     levels = property(lambda self: self.base.levels)
     arguments = property(lambda self: self.base.arguments)
 
-    def weights(self, a):
+    def weights(self, a) -> dict[str, torch.Tensor]:
         """State dict of the plain generator at scale factor `a`, differentiable."""
         state = {}
         for name, parameter in self.base.named_parameters():
@@ -56,18 +56,18 @@ class StyledGenerator(nn.Module):
             state[name] = parameter
         return state
 
-    def options(self, a):
+    def options(self, a) -> dict:
         """What of the network's arguments depends on the scale factor `a`, besides weights."""
         return {}
 
-    def at(self, a):
+    def at(self, a) -> nn.Module:
         """The plain generator at scale factor `a`: what inference uses."""
         plain = self.network(**{**self.base.arguments, **self.options(a)})
         plain.load_state_dict({name: value.detach() for name, value in self.weights(a).items()})
         device = next(self.parameters()).device
         return plain.to(device).train(self.training).requires_grad_(False)
 
-    def forward(self, x, noise, a):
+    def forward(self, x, noise, a) -> torch.Tensor:
         """Super-resolve padded chunks, each at its scale factor: see `DisplacementGenerator`.
 
         Parameters

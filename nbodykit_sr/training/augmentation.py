@@ -11,7 +11,7 @@ ELEMENTS = [
 ]
 
 
-def transform(field, element):
+def transform(field, element) -> np.ndarray:
     """Rotate or reflect a lattice field.
 
     Parameters
@@ -37,7 +37,7 @@ def transform(field, element):
     return np.ascontiguousarray(out)
 
 
-def periodic_crop(field, start, size):
+def periodic_crop(field, start, size) -> np.ndarray:
     """A cuboid of `size` (3) sites of a periodic field (C, N, N, N), from site `start` (3) on."""
     index = [np.arange(s, s + n) % field.shape[1] for s, n in zip(start, size, strict=True)]
     # row by row, so that a memory map reads only what is needed

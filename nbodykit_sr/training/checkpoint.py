@@ -30,7 +30,7 @@ class CheckpointFolder:
     def __init__(self, folder, keep=3):
         self.folder, self.keep = Path(folder), keep
 
-    def save(self, step, state):
+    def save(self, step, state) -> None:
         """Write `state` (nested dicts, lists, scalars and tensors) and drop the oldest."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(step)
@@ -43,13 +43,13 @@ class CheckpointFolder:
             for suffix in (".sha256", ".pt"):
                 self._path(old).with_suffix(suffix).unlink(missing_ok=True)
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
         names = [path.name for path in self.folder.glob("step-*.sha256")]
         found = [re.fullmatch(r"step-(\d{8})\.sha256", name) for name in names]
         return sorted(int(match[1]) for match in found if match)
 
-    def latest(self):
+    def latest(self) -> tuple[int, dict] | None:
         """The newest sound checkpoint: (step, state), or None if there is none."""
         for step in reversed(self.steps()):
             path = self._path(step)
@@ -61,14 +61,14 @@ class CheckpointFolder:
                 log.warning("%s is passed over: %s", path, one_line(error))
         return None
 
-    def require(self):
+    def require(self) -> tuple[int, dict]:
         """`latest`, or an InputError if there is none."""
         found = self.latest()
         if found is None:
             raise InputError(f"{self.folder} holds no sound checkpoint: train the run first")
         return found
 
-    def describe(self):
+    def describe(self) -> str:
         """Name of the newest complete checkpoint, for messages."""
         steps = self.steps()
         return str(self._path(steps[-1])) if steps else "none"

@@ -5,7 +5,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def cic(position, mesh, periodic=False):
+def cic(position, mesh, periodic=False) -> torch.Tensor:
     """Paint particles by cloud-in-cell.
 
     Parameters
@@ -91,7 +91,7 @@ class _Paint(torch.autograd.Function):
         return torch.stack(gradient, dim=1), None, None
 
 
-def density(displacement, cell, density_factor=1, periodic=False, shift=None):
+def density(displacement, cell, density_factor=1, periodic=False, shift=None) -> torch.Tensor:
     """Overdensity 1 + delta of a crop of particles, by cloud-in-cell.
 
     The mesh covers the crop's own Lagrangian volume: unless it is periodic, particles that leave
@@ -120,7 +120,7 @@ def density(displacement, cell, density_factor=1, periodic=False, shift=None):
     return cic(position, mesh, periodic).unsqueeze(1) * density_factor**3
 
 
-def mesh_position(displacement, cell, density_factor=1, shift=None):
+def mesh_position(displacement, cell, density_factor=1, shift=None) -> torch.Tensor:
     """Positions (B, 3, N, N, N) on the mesh of `density`, whose points are the integers."""
     n = displacement.shape[-1]
     # mesh points at (m + 1/2) / density_factor lattice cells, sites at i + 1/2
@@ -132,7 +132,7 @@ def mesh_position(displacement, cell, density_factor=1, shift=None):
     return torch.add(grid, displacement, alpha=density_factor / cell)
 
 
-def read_out(field, site, density_factor):
+def read_out(field, site, density_factor) -> torch.Tensor:
     """Values of a mesh at particles, by cloud-in-cell; zero outside the mesh.
 
     Parameters
@@ -152,7 +152,7 @@ def read_out(field, site, density_factor):
     return F.grid_sample(field, where, padding_mode="zeros", align_corners=False)
 
 
-def space_to_depth(x, factor):
+def space_to_depth(x, factor) -> torch.Tensor:
     """Fold blocks of ``factor**3`` voxels into channels: (B, 1, fN, ...) -> (B, f^3, N, ...)."""
     if factor == 1:
         return x

@@ -14,13 +14,13 @@ from pathlib import Path
 from ..errors import InputError
 
 
-def require(condition, message):
+def require(condition, message) -> None:
     """Raise InputError(message) unless `condition` holds."""
     if not condition:
         raise InputError(message)
 
 
-def one_of(name, value, choices):
+def one_of(name, value, choices) -> None:
     """Raise InputError unless `value` is among `choices`."""
     require(value in choices, f"{name} is {value!r}: one of {', '.join(map(repr, choices))} needed")
 
@@ -111,13 +111,13 @@ class Stage:
         )
 
     @property
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         """Of the terms of the objective, without those that have none."""
         names = ("l2", "score", "statistics")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @property
-    def penalised(self):
+    def penalised(self) -> str:
         """Where the gradient penalty is taken."""
         return self.penalty_at or ("between" if self.adversarial == "wasserstein" else "real")
 
@@ -238,7 +238,7 @@ class Configuration:
         require(len(self.stage) > 0, "the schedule has no stage: one [[stage]] or more needed")
 
 
-def read_toml(path, above=()):
+def read_toml(path, above=()) -> dict:
     """The table in a TOML file, and in what it extends.
 
     ``extends = "base.toml"`` names another file, from this one's folder, whose settings hold where
@@ -280,7 +280,7 @@ def _merged(base, table):
     return both
 
 
-def build(kind, table, where=""):
+def build(kind, table, where="") -> Configuration:
     """Make the dataclass `kind` of a table of plain values, such as TOML or `plain` gives.
 
     Parameters
@@ -314,7 +314,7 @@ def build(kind, table, where=""):
     return kind(**values)
 
 
-def plain(configuration):
+def plain(configuration) -> dict:
     """The configuration as nested dicts and lists of scalars: what a checkpoint keeps."""
 
     def lists(value):

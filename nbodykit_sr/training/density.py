@@ -1,11 +1,14 @@
 """The density emulator (Kodi Ramanah et al. 2020) as a system for the training loop."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ..models.blocks import trim
@@ -178,7 +181,7 @@ class DensityObjective:
     def __init__(self, statistics):
         self.terms = {"l2": squared_difference, "statistics": statistics}
 
-    def members(self, names):
+    def members(self, names) -> int:
         return 1
 
     def __call__(self, batch, fields, names):
@@ -219,17 +222,17 @@ class DensitySystem:
         """LR cells along x that are trained on."""
         return round(triplet.manifest.Nmesh * (1 - self.configuration.triplets.held_out_part))
 
-    def networks(self):
+    def networks(self) -> tuple[nn.Module, nn.Module]:
         e, size = self.configuration.emulator, self.configuration.sample.size
         critic = DensityCritic(2 * size - 2 * PADDING_HR)
         return DensityEmulator(e.filters, e.initial_kmin), critic
 
     @property
-    def samples_per_epoch(self):
+    def samples_per_epoch(self) -> float:
         inner = self.configuration.sample.size - 2 * PADDING
         return sum(self._rows(t) * t.manifest.Nmesh**2 / inner**3 for t in self.train)
 
-    def sample(self, rng):
+    def sample(self, rng) -> dict:
         triplet = self.train[rng.integers(len(self.train))]
         size, N, rows = self.configuration.sample.size, triplet.manifest.Nmesh, self._rows(triplet)
         # where nothing is held out a sub-volume may reach over the edge
@@ -250,20 +253,21 @@ class DensitySystem:
             "hr": periodic_crop(triplet.hr, 2 * start + PADDING_HR, core),
         }
 
-    def prepare(self, batch):
+    def prepare(self, batch) -> dict:
         return batch
 
-    def generate(self, generator, batch, members=1):
+    def generate(self, generator, batch, members=1) -> torch.Tensor:
         return generator(batch["lr"], batch["initial"])
 
-    def critic_fields(self, batch, fields):
+    def critic_fields(self, batch, fields) -> torch.Tensor:
         if self.configuration.critic.log_density:
             fields = torch.log1p(fields)
         return torch.cat([fields, trim(batch["initial"], PADDING_HR)], dim=1)
 
-    def evaluate(self, generator, evaluation, device):
+    def evaluate(self, generator, evaluation, device) -> tuple[dict, Any]:
         """Transfer functions sqrt(P / P_HR) of SR and of the upsampled LR density."""
-        regions = [self._region(generator, *place, device) for place in self._places(evaluation)]
+        places = self._places(evaluation)
+        regions = [self._region(generator, t, start, n, device) for t, start, n in places]
         sums = {}
         for region, length, periodic in regions:
             for name in ("SR", "LR"):
@@ -313,11 +317,11 @@ class DensitySystem:
         N = triplet.manifest.Nmesh
         return fields, size * triplet.manifest.cell, size == N
 
-    def smaller(self):
+    def smaller(self) -> Iterator[tuple[str, Configuration]]:
         sizes = range(self.configuration.sample.size - 1, 15, -1)
         return smaller_settings(self.configuration, [("sample", "size", sizes)])
 
-    def card(self, generator):
+    def card(self, generator) -> ModelCard:
         first = self.train[0].manifest
         redshifts = [1 / triplet.manifest.a - 1 for triplet in self.train]
         return ModelCard(

@@ -1,11 +1,14 @@
 """The displacement generator (Li et al. 2021) as a system for the training loop."""
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ..models.blocks import trim
@@ -23,7 +26,7 @@ from ..normalization import Normalization
 from ..universe import growth_rate
 from .augmentation import ELEMENTS, periodic_crop, transform
 from .cic import density, space_to_depth
-from .configuration import require
+from .configuration import Configuration, require
 from .evaluation import Spectra, figure
 from .features import log_distance
 from .memory import smaller_settings
@@ -76,7 +79,7 @@ class DisplacementSystem:
         self.interpolation = InterpolatingGenerator(g.channels, self.factor)
         self.objective = Objective(configuration.score, self.cell / self.factor)
 
-    def networks(self):
+    def networks(self) -> tuple[nn.Module, nn.Module]:
         g, c = self.configuration.generator, self.configuration.critic
         generator = self._generator()
         with torch.no_grad():
@@ -106,10 +109,10 @@ class DisplacementSystem:
         return "styled " * g.styled + "convex " * (g.convex > 0) + "displacement"
 
     @property
-    def samples_per_epoch(self):
+    def samples_per_epoch(self) -> float:
         return sum((pair.manifest.Nmesh / self.crop) ** 3 for pair in self.train)
 
-    def sample(self, rng):
+    def sample(self, rng) -> dict:
         pair = self.train[rng.integers(len(self.train))]
         start = rng.integers(pair.manifest.Nmesh, size=3)
         element = ELEMENTS[rng.integers(len(ELEMENTS))]
@@ -138,7 +141,7 @@ class DisplacementSystem:
         }
 
     @torch.no_grad()
-    def prepare(self, batch):
+    def prepare(self, batch) -> dict:
         c = self.configuration.critic
         interpolated = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
         bulk = interpolated.mean((2, 3, 4))
@@ -147,7 +150,7 @@ class DisplacementSystem:
             batch["interpolated density"] = self._density(batch, interpolated, 1)
         return batch
 
-    def generate(self, generator, batch, members=1):
+    def generate(self, generator, batch, members=1) -> torch.Tensor:
         seeds = torch.cat([batch["noise"] + member for member in range(members)])
         batch = {k: torch.cat([batch[k]] * members) for k in ("lr", "a")}
         shapes = noise_shapes(self.factor, batch["lr"].shape[2:])
@@ -162,7 +165,7 @@ class DisplacementSystem:
         lr = batch["lr"].contiguous(memory_format=torch.channels_last_3d)
         return trim(generator(lr, noise, *style), OUTPUT_TRIM)
 
-    def critic_fields(self, batch, fields):
+    def critic_fields(self, batch, fields) -> torch.Tensor:
         c = self.configuration.critic
         parts = [fields, batch["interpolated"]]
         if c.density_factor:
@@ -185,7 +188,7 @@ class DisplacementSystem:
         shift = batch["unit"].view(-1, 1) * batch["bulk"][:, :3]
         return density(unit * fields[:, :3], self.cell / self.factor, factor, shift=shift)
 
-    def evaluate(self, generator, evaluation, device):
+    def evaluate(self, generator, evaluation, device) -> tuple[dict, Any]:
         if not self.held_out:
             return {}, None
         rng = np.random.default_rng(0)  # the same regions and noise at each evaluation
@@ -246,7 +249,7 @@ class DisplacementSystem:
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)
         return {"SR": whole[0], "LR": whole[1], "HR": torch.from_numpy(hr)[None]}
 
-    def smaller(self):
+    def smaller(self) -> Iterator[tuple[str, Configuration]]:
         c = self.configuration
         least = 1
         if any(stage.adversarial != "none" for stage in c.stage):
@@ -260,7 +263,7 @@ class DisplacementSystem:
             ],
         )
 
-    def card(self, generator):
+    def card(self, generator) -> ModelCard:
         first = self.train[0].manifest
         redshifts = [1 / pair.manifest.a - 1 for pair in self.train]
         return ModelCard(
@@ -289,7 +292,7 @@ class DisplacementSystem:
         return float(largest / self.cell)
 
 
-def log_distances(displacement):
+def log_distances(displacement) -> torch.Tensor:
     """Log distances to the next site along each axis, zero where there is none.
 
     Parameters

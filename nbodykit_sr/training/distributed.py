@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def wrap(self, network):
+    def wrap(self, network) -> torch.nn.Module:
         """`network` with its gradients averaged over the ranks on backward."""
         if self.size == 1:
             return network
@@ -33,15 +33,15 @@ class Ranks:
         ids = None if self.device.type == "cpu" else [self.device.index]
         return DistributedDataParallel(network, device_ids=ids)
 
-    def local_gradients(self, network):
+    def local_gradients(self, network) -> AbstractContextManager:
         """Where gradients of a wrapped network stay on the rank until the next backward pass."""
         return nullcontext() if self.size == 1 else network.no_sync()
 
-    def any(self, condition):
+    def any(self, condition) -> bool:
         """Whether `condition` is true on any rank."""
         return self.mean({"": torch.tensor(float(bool(condition)), device=self.device)})[""] > 0
 
-    def mean(self, values):
+    def mean(self, values) -> dict[str, float]:
         """Mean over ranks of a dict of scalar tensors, as floats; the same on all."""
         stacked = torch.stack([v.detach().to(torch.float64) for v in values.values()])
         if self.size > 1:
@@ -49,7 +49,7 @@ class Ranks:
         return dict(zip(values, (stacked / self.size).tolist(), strict=True))
 
 
-def join(device, rank, size, address):
+def join(device, rank, size, address) -> Ranks:
     """Join `size` processes that meet at `address` ("tcp://host:port") into `Ranks`."""
     if size > 1:
         torch.distributed.init_process_group(
@@ -61,7 +61,7 @@ def join(device, rank, size, address):
     return Ranks(device, rank, size)
 
 
-def leave(ranks):
+def leave(ranks) -> None:
     """End the process group, once what `Ranks.wrap` gave is let go of.
 
     A wrapped network that outlives the group takes it down when it dies, holding Python's lock

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Spectra:
     cross: torch.Tensor
 
     @classmethod
-    def of(cls, one, other, length, periodic=True):
+    def of(cls, one, other, length, periodic=True) -> "Spectra":
         """Spectra of densities ``one`` and ``other`` (N, N, N) in a cube of `length` [Mpc/h]."""
         one, other = one.double().cpu(), other.double().cpu()
         size = one.shape[0]
@@ -58,16 +62,16 @@ class Spectra:
         )
 
     @property
-    def ratio(self):
+    def ratio(self) -> torch.Tensor:
         """P_one / P_other of each shell."""
         return self.one / self.other
 
     @property
-    def correlation(self):
+    def correlation(self) -> torch.Tensor:
         """Cross-correlation coefficient of each shell."""
         return self.cross / torch.sqrt(self.one * self.other)
 
-    def summary(self):
+    def summary(self) -> dict[str, float]:
         """Ratio and correlation in octaves of k [h/Mpc], and the mean |log10 ratio|."""
         values, errors = {}, []
         octaves = torch.log2(self.k).floor()
@@ -77,12 +81,12 @@ class Spectra:
             name = f"{2**octave:g}-{2 ** (octave + 1):g}"
             values[f"power {name}"] = float(one / other)
             values[f"correlation {name}"] = float(cross / torch.sqrt(one * other))
-            errors.append(abs(math.log10(max(one / other, 1e-30))))
+            errors.append(abs(math.log10(max(float(one / other), 1e-30))))
         values["power error"] = sum(errors) / len(errors)
         return values
 
 
-def figure(slices, spectra):
+def figure(slices, spectra) -> "Figure":
     """A figure of density slices and of P(k).
 
     Parameters

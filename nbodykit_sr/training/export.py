@@ -17,7 +17,7 @@ LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", 
 log = logging.getLogger("nbodykit_sr.training")
 
 
-def export(run, path, mean_with=None, **description):
+def export(run, path, mean_with=None, **description) -> ModelCard:
     """Write the generator of a run's last checkpoint, the average if it has one, as weights.
 
     Parameters
@@ -57,7 +57,7 @@ def export(run, path, mean_with=None, **description):
     return card
 
 
-def evaluate(path, documents):
+def evaluate(path, documents) -> ModelCard:
     """Put what `validate` found into the card of weights that are there; the rest of it stays.
 
     Parameters

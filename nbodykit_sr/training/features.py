@@ -13,7 +13,7 @@ from torch.nn import functional as F
 SOFTENING = 0.05
 
 
-def difference(fields, lag, axis):
+def difference(fields, lag, axis) -> torch.Tensor:
     """By how much fields (B, C, N, N, N) differ between sites `lag` apart along an axis (0 to 2)."""
     return _Difference.apply(fields, lag, 2 + axis)
 
@@ -34,7 +34,7 @@ class _Difference(torch.autograd.Function):
         return out, None, None
 
 
-def log_distance(step, lag, axis):
+def log_distance(step, lag, axis) -> torch.Tensor:
     """Log distance of particles `lag` sites apart along a lattice axis.
 
     Parameters
@@ -70,7 +70,7 @@ class _LogDistance(torch.autograd.Function):
         return gradient, None, None
 
 
-def log_radius(position, side):
+def log_radius(position, side) -> torch.Tensor:
     """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart: small where
     the whole cube has collapsed, as a halo's particles have.
 
@@ -90,7 +90,7 @@ def log_radius(position, side):
     return 0.5 * torch.log(square.clamp(min=0) + SOFTENING)
 
 
-def ordered(fields):
+def ordered(fields) -> torch.Tensor:
     """The values of each sample in order: (B, ...) -> (B, n)."""
     values = fields.flatten(1)
     if not values.is_cpu:
@@ -102,13 +102,13 @@ def ordered(fields):
     return values.gather(1, order)
 
 
-def pdf_distance(members, truth):
+def pdf_distance(members, truth) -> torch.Tensor:
     """Mean Wasserstein distance of the one-point distributions of two members of each sample
     (2B, ...) to the truth's (B, ...)."""
     return (ordered(members) - ordered(truth).repeat(2, 1)).abs().mean()
 
 
-def energy_score(members, truth, softening=1e-2):
+def energy_score(members, truth, softening=1e-2) -> torch.Tensor:
     """The fair energy score of vectors, a scalar:
     ``mean |SR - HR| - mean |SR - SR'| / 2`` (Gneiting & Raftery 2007).
 

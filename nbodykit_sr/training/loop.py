@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from ..command import RankError
 from ..errors import InputError, out_of_memory
 from .checkpoint import CheckpointFolder
-from .configuration import plain
+from .configuration import Stage, plain
 from .losses import critic_loss, generator_loss, gradient_penalty
 from .memory import device_memory, step_bytes, what_fits
 from .run_log import RunLog, check_log
@@ -40,7 +41,7 @@ class Schedule:
         ]
         self.steps = sum(self.lengths)
 
-    def at(self, step):
+    def at(self, step) -> tuple[Stage, int, int]:
         """(stage, step within it, its length) of a step counted from 0."""
         for stage, length in zip(self.stages, self.lengths, strict=True):
             if step < length:
@@ -48,20 +49,20 @@ class Schedule:
             step -= length
         raise IndexError(f"the schedule has {self.steps} steps")
 
-    def batch_at(self, step):
+    def batch_at(self, step) -> int:
         """Size of the global batch."""
         stage, within, _ = self.at(step)
         every = stage.batch_doubles_every
         return self.batch * 2 ** (within // every) if every else self.batch
 
-    def rates(self, step):
+    def rates(self, step) -> tuple[float, float]:
         """Learning rates of generator and critic."""
         stage, within, length = self.at(step)
         cosine = (1 + math.cos(math.pi * within / length)) / 2
         factor = stage.decay + (1 - stage.decay) * cosine
         return stage.learning_rate * factor, stage.critic_learning_rate * factor
 
-    def batches(self, first):
+    def batches(self, first) -> Iterator[tuple[int, int, int]]:
         """(step, part, size) of every batch from step `first` on: one part for each update of the
         critic, the last of which also updates the generator."""
         for step in range(first, self.steps):
@@ -129,11 +130,11 @@ class Trainer:
             self._load(*found)
 
     @property
-    def best_generator(self):
+    def best_generator(self) -> torch.nn.Module:
         """What is evaluated and exported: the average if one is kept."""
         return self.generator if self.average is None else self.average
 
-    def run(self, stopped=()):
+    def run(self, stopped=()) -> bool:
         """Train to the end of the schedule. Collective.
 
         Parameters

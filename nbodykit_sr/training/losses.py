@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from .features import ordered
 
 
-def critic_loss(kind, real, fake):
+def critic_loss(kind, real, fake) -> torch.Tensor:
     """Loss of the critic for its outputs (B,) of both kinds of fields.
 
     "wasserstein"; or "relativistic", which compares HR with the SR of the same LR
@@ -21,14 +21,14 @@ def critic_loss(kind, real, fake):
     return F.softplus(fake - real).mean()
 
 
-def generator_loss(kind, real, fake):
+def generator_loss(kind, real, fake) -> torch.Tensor:
     """Adversarial loss of the generator, see `critic_loss`; `real` is used by "relativistic" alone."""
     if kind == "wasserstein":
         return -fake.mean()
     return F.softplus(real - fake).mean()
 
 
-def gradient_penalty(where, critic, real, fake, mixing):
+def gradient_penalty(where, critic, real, fake, mixing) -> torch.Tensor:
     """Penalty on the gradient of the critic with respect to its fields.
 
     "between" real and fake: mean of ``(|gradient| - 1)**2`` (WGAN-GP, Gulrajani et al. 2017).
@@ -60,7 +60,7 @@ def gradient_penalty(where, critic, real, fake, mixing):
 
 
 @lru_cache(maxsize=16)
-def shells(size, device):
+def shells(size, device) -> tuple[torch.Tensor, int]:
     """Shell of each mode of a real transform of size^3, in half octaves of k, and their number.
 
     Returns
@@ -77,7 +77,7 @@ def shells(size, device):
     return shell.flatten(), number
 
 
-def shell_power(field, window=True):
+def shell_power(field, window=True) -> torch.Tensor:
     """Power of each sample in shells of k.
 
     Parameters
@@ -131,13 +131,13 @@ class _ShellPower(torch.autograd.Function):
 
 
 @lru_cache(maxsize=16)
-def hann(size, device):
+def hann(size, device) -> torch.Tensor:
     """A Hann window (N, N, N) that tapers a crop to zero at its faces."""
     row = torch.hann_window(size + 1, device=device)[:-1]
     return row[:, None, None] * row[:, None] * row
 
 
-def statistics_loss(residuals, densities):
+def statistics_loss(residuals, densities) -> torch.Tensor:
     """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.
 
@@ -167,7 +167,7 @@ def _power_difference(members, truth):
     return squared_difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
 
 
-def squared_difference(members, truth):
+def squared_difference(members, truth) -> torch.Tensor:
     """Mean squared difference of n members of each sample (nB, ...) from the truth (B, ...)."""
     return (members.unflatten(0, (-1, len(truth))) - truth).square().mean()
 

@@ -14,7 +14,7 @@ from ..io.snapshot import open_snapshot
 from ..io.staging import staged
 from ..particles import find_lattice
 from ..universe import Universe
-from .pairs import alignment, describe_pair, new_field
+from .pairs import Manifest, alignment, describe_pair, new_field
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -22,7 +22,9 @@ log = logging.getLogger("nbodykit_sr.training")
 SAME = 1e-4
 
 
-def build_pair(lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None):
+def build_pair(
+    lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None
+) -> Manifest:
     """Make a pair folder of an LR and an HR snapshot of one box, time, cosmology and seed.
 
     Collective.

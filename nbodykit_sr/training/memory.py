@@ -1,10 +1,13 @@
 """Estimates of the memory that a training step takes."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
+
+from .configuration import Configuration
 
 # Adam keeps two numbers a weight, besides the weight and its gradient; an average one more
 BYTES_PER_WEIGHT = 20
@@ -12,7 +15,7 @@ BYTES_PER_WEIGHT = 20
 OVERHEAD = 1.35
 
 
-def step_bytes(system, batch):
+def step_bytes(system, batch) -> float:
     """Bytes that a training step of `system` takes with `batch` samples on a rank, roughly.
 
     The networks are run on the "meta" device, where tensors have shapes but no content.
@@ -44,7 +47,7 @@ def step_bytes(system, batch):
     return OVERHEAD * most + BYTES_PER_WEIGHT * weights
 
 
-def what_fits(system, ranks):
+def what_fits(system, ranks) -> str:
     """Advice on what to lower, and to what, for a step to fit in the device's memory."""
     configuration, there = system.configuration, device_memory(ranks.device)
     share = configuration.batch // ranks.size
@@ -59,14 +62,14 @@ def what_fits(system, ranks):
     return "nothing smaller of this kind fits either: use a device with more memory"
 
 
-def device_memory(device):
+def device_memory(device) -> int:
     """Memory of a GPU, or of this host, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def smaller_settings(configuration, settings):
+def smaller_settings(configuration, settings) -> Iterator[tuple[str, Configuration]]:
     """Configurations with single settings lowered, and what was: (words, configuration).
 
     Parameters

@@ -15,6 +15,7 @@ critic and needs no second network, so it suits small budgets.
 distributions of the densities, straight from each field.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,7 +83,7 @@ class EnergyScore:
         pairs = zip(self.features(made), self.features(true))
         return sum(weight * compare(ours, real) for (weight, compare, ours), (_, _, real) in pairs)
 
-    def features(self, fields):
+    def features(self, fields) -> Iterator[tuple[float, Callable, torch.Tensor]]:
         """Yield the weight, how it is compared, and the value (nB, ...) of each feature."""
         both = fields.cells
         drawn = int(fields.batch["noise"][0])  # chooses axes
@@ -100,7 +101,9 @@ class EnergyScore:
             moved, shift = fields.in_redshift_space(drawn % 3)
             yield from self.matter(self.redshift, moved, shift, densities(moved, shift))
 
-    def matter(self, weight, displacement, shift, painted):
+    def matter(
+        self, weight, displacement, shift, painted
+    ) -> Iterator[tuple[float, Callable, torch.Tensor]]:
         """Features of the distribution of particles in space, less a bulk motion `shift` (nB, 3),
         and of their finest meshes."""
         meshes = [*painted]
@@ -129,7 +132,7 @@ class Objective:
         self.spacing = spacing
         self.terms = {"l2": l2, "score": score, "statistics": statistics}
 
-    def members(self, names):
+    def members(self, names) -> int:
         """Fields of each sample that the terms `names` compare."""
         return 2 if "score" in names else 1
 
@@ -166,34 +169,34 @@ class Fields:
         self.bulk = (unit * batch["bulk"]).repeat(len(self.normalised), 1)
 
     @cached_property
-    def painted(self):
+    def painted(self) -> list[torch.Tensor]:
         """`densities` of the fields."""
         return densities(self.cells[:, :3], self.bulk[:, :3])
 
-    def residuals(self):
+    def residuals(self) -> tuple[torch.Tensor, ...]:
         """What the fields add to interpolated LR: of displacement, and of velocity."""
         return (self.normalised - self.batch["interpolated"]).flatten(0, 1).split(3, dim=1)
 
-    def in_redshift_space(self, axis):
+    def in_redshift_space(self, axis) -> tuple[torch.Tensor, torch.Tensor]:
         """Displacements seen along an axis, and their bulk motions (nB, 3) [SR cells]."""
         rate = self.batch["rate"].repeat(len(self.normalised))
         bulk = redshift_space(self.bulk[..., None, None, None], rate, axis)
         return redshift_space(self.cells, rate, axis), bulk.flatten(1)
 
 
-def l2(made, true):
+def l2(made, true) -> torch.Tensor:
     """The mean squared error, in normalised units."""
     return (made.normalised - true.normalised).square().mean()
 
 
-def statistics(made, true):
+def statistics(made, true) -> torch.Tensor:
     """The statistics loss, with the densities on meshes of half an SR cell and one."""
     return statistics_loss(
         list(zip(made.residuals(), true.residuals())), list(zip(made.painted, true.painted))
     )
 
 
-def redshift_space(fields, rate, axis):
+def redshift_space(fields, rate, axis) -> torch.Tensor:
     """Displacements (B, 3, N, N, N) as seen from afar along a lattice axis, of displacements and
     velocities (B, 6, N, N, N) and growth rates (B): see `Normalization` for the units."""
     moved = fields[:, :3].clone()
@@ -201,12 +204,12 @@ def redshift_space(fields, rate, axis):
     return moved
 
 
-def densities(displacement, shift):
+def densities(displacement, shift) -> list[torch.Tensor]:
     """1 + delta on meshes of half a cell and one, of displacements [cells] less `shift` (B, 3)."""
     return [density(displacement, 1.0, factor, shift=shift) for factor in (2, 1)]
 
 
-def collapse(displacement, logs, shift):
+def collapse(displacement, logs, shift) -> Iterator[torch.Tensor]:
     """Log radii of cubes of sites, and log densities at the particles, of displacements [cells]
     with the logs of their `densities`."""
     position = mesh_position(displacement, 1.0, shift=shift)

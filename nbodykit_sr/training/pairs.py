@@ -71,12 +71,12 @@ class Manifest:
     cross_correlation: float = 1.0
 
     @property
-    def lattice(self):
+    def lattice(self) -> LagrangianLattice:
         """The LR lattice."""
         return LagrangianLattice(self.Nmesh, self.BoxSize, self.offset)
 
     @property
-    def cell(self):
+    def cell(self) -> float:
         """LR lattice spacing, comoving [Mpc/h]."""
         return self.lattice.cell
 
@@ -109,12 +109,12 @@ class Pair:
                 )
 
     @cached_property
-    def lr(self):
+    def lr(self) -> np.ndarray:
         """(C, N, N, N) float32 memory map: displacement [Mpc/h], velocity [km/s]."""
         return self._open("lr")
 
     @cached_property
-    def hr(self):
+    def hr(self) -> np.ndarray:
         """(C, fN, fN, fN) float32 memory map: displacement [Mpc/h], velocity [km/s]."""
         return self._open("hr")
 
@@ -125,7 +125,7 @@ class Pair:
             raise InputError(f"{self.folder / name}.npy cannot be read ({error})") from None
 
 
-def open_pairs(patterns, channels=None, factor=0):
+def open_pairs(patterns, channels=None, factor=0) -> list[Pair]:
     """Open the pairs that the glob `patterns` match, sorted, all of one kind.
 
     Parameters
@@ -186,7 +186,7 @@ def _coarse(pair, factor):
 
 def write_pair(
     folder, lr, hr, BoxSize, a, Omega_m, source, seed=None, lr_offset=0.5, hr_offset=0.5
-):
+) -> Manifest:
     """Check and write one pair of matched fields.
 
     Parameters
@@ -232,7 +232,7 @@ def write_pair(
         return describe_pair(partial, lattice, factor, a, Omega_m, source, seed)
 
 
-def new_field(path, shape):
+def new_field(path, shape) -> np.memmap:
     """A memory-mapped float32 .npy file to fill, for which the disk has room. Raises OSError."""
     field = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     # a map onto a full disk would end the process
@@ -241,7 +241,7 @@ def new_field(path, shape):
     return field
 
 
-def describe_pair(folder, lattice, factor, a, Omega_m, source, seed):
+def describe_pair(folder, lattice, factor, a, Omega_m, source, seed) -> Manifest:
     """Check the fields written in a folder and write what they are.
 
     Returns
@@ -282,7 +282,7 @@ def describe_pair(folder, lattice, factor, a, Omega_m, source, seed):
     return manifest
 
 
-def alignment(lattice, factor, hr_offset):
+def alignment(lattice, factor, hr_offset) -> int:
     """How many sites to roll an HR field so that its lattice is ``lattice.refine(factor)``.
 
     Raises
@@ -301,7 +301,7 @@ def alignment(lattice, factor, hr_offset):
     return round(shift)
 
 
-def cross_correlation(lr, hr):
+def cross_correlation(lr, hr) -> float:
     """Correlation coefficient of LR and HR displacements in the modes below a quarter of the LR
     Nyquist wavenumber (the two lowest shells at least)."""
     size = lr.shape[1]

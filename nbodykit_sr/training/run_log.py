@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class RunLog:
         self.file = open(path, "a")
         self.board = _summary_writer(self.run / "tensorboard", step)
 
-    def write(self, kind, step, **values):
+    def write(self, kind, step, **values) -> None:
         """One line of the log: its kind ("train" or "evaluation"), the step and the values."""
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
         with self._disk():
@@ -51,7 +52,7 @@ class RunLog:
                 if isinstance(value, float):
                     self.board.add_scalar(f"{kind}/{name}", value, step)
 
-    def figure(self, step, figure):
+    def figure(self, step, figure) -> None:
         """Keep a matplotlib figure."""
         folder = self.run / "figures"
         with self._disk():
@@ -70,14 +71,14 @@ class RunLog:
                 "room there and go on with --resume"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
         with suppress(OSError):  # of a line that found no room, which was told
             self.file.close()
         if self.board is not None:
             self.board.close()
 
 
-def check_log(run):
+def check_log(run) -> None:
     """Refuse a folder whose log is not of a run.
 
     Raises
@@ -89,7 +90,7 @@ def check_log(run):
 
 
 @contextmanager
-def claimed(run):
+def claimed(run) -> Iterator[None]:
     """Keep other runs from a run's folder, which is made, during the block. On one rank.
 
     Raises

@@ -1,6 +1,7 @@
 """Batches for every rank, each sample a function of seed, step and position alone."""
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,7 +29,7 @@ class Samples:
         self.draw, self.seed, self.ranks = draw, seed, ranks
         self.pool = ThreadPoolExecutor(workers)
 
-    def batches(self, plan):
+    def batches(self, plan) -> Iterator[tuple]:
         """Yield the batches of `plan`, an iterable of (step, part, size of the global batch)."""
         waiting = deque()
         plan = iter(plan)
@@ -55,11 +56,11 @@ class Samples:
             batch[name] = values.to(self.ranks.device, non_blocking=True)
         return batch
 
-    def close(self):
+    def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def seeded_normal(shape, seeds, layer, device):
+def seeded_normal(shape, seeds, layer, device) -> torch.Tensor:
     """Standard normal (B, 1, *shape) float32, each sample from its own seed (B) int64."""
     out = torch.empty((len(seeds), 1, *shape), device=device)
     if out.is_meta:

@@ -1,7 +1,13 @@
 """What the training loop asks of a system: the displacement GAN and the density GAN are two."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..models.card import ModelCard
+from .configuration import Configuration
 
 
 class System(Protocol):
@@ -12,22 +18,24 @@ class System(Protocol):
 
     Attributes
     ----------
+    configuration : Configuration
     objective : callable
         ``objective(batch, fields, names)`` gives those terms of the loss of generated fields that
         are named, a dict of scalars; ``objective.members(names)`` how many fields of each sample
         they want.
     """
 
+    configuration: Configuration
     objective: Callable
 
-    def networks(self):
+    def networks(self) -> tuple[nn.Module, nn.Module]:
         """(generator, critic), on the CPU; their first weights come from torch's random state."""
 
     @property
-    def samples_per_epoch(self):
+    def samples_per_epoch(self) -> float:
         """Crops that fill the training boxes once: float."""
 
-    def sample(self, rng):
+    def sample(self, rng) -> dict:
         """One training sample, all of it drawn from `rng` (numpy.random.Generator).
 
         Returns a dict of numpy arrays and scalars, without batch axis: "hr" are the true
@@ -35,21 +43,21 @@ class System(Protocol):
         threads.
         """
 
-    def prepare(self, batch):
+    def prepare(self, batch) -> dict:
         """The batch, with what several of the methods below derive from it."""
 
-    def generate(self, generator, batch, members=1):
+    def generate(self, generator, batch, members=1) -> torch.Tensor:
         """Fields (nB, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch: n members of
         each sample, one member of all after the other."""
 
-    def critic_fields(self, batch, fields):
+    def critic_fields(self, batch, fields) -> torch.Tensor:
         """What the critic sees of generated or true `fields`: (B, C', M, M, M), differentiable."""
 
-    def evaluate(self, generator, evaluation, device):
+    def evaluate(self, generator, evaluation, device) -> tuple[dict, Any]:
         """Compare held-out fields: (dict of floats, matplotlib figure or None)."""
 
-    def smaller(self):
+    def smaller(self) -> Iterator[tuple[str, Configuration]]:
         """What to try if memory runs out with one sample: an iterable of (words, configuration)."""
 
-    def card(self, generator):
+    def card(self, generator) -> ModelCard:
         """The ModelCard of the generator; `export` fills in training and evaluation."""

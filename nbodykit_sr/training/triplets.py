@@ -38,11 +38,11 @@ class Triplet(Pair):
             )
 
     @cached_property
-    def initial(self):
+    def initial(self) -> np.ndarray:
         """(1, 2N, 2N, 2N) float32 memory map."""
         return self._open("initial")
 
-    def small_scales(self, kmin):
+    def small_scales(self, kmin) -> np.ndarray:
         """The initial conditions without the modes of wavenumber below `kmin` [h/Mpc]."""
         if not kmin:
             return self.initial
@@ -54,7 +54,7 @@ class Triplet(Pair):
         return np.fft.irfftn(modes, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)[None]
 
 
-def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None):
+def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None) -> None:
     """Check and write one triplet of matched fields.
 
     Parameters
@@ -108,7 +108,7 @@ def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=Non
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 
-def open_triplets(patterns):
+def open_triplets(patterns) -> list[Triplet]:
     """Open the triplets that the glob `patterns` match, sorted, all of one kind.
 
     Raises

@@ -11,7 +11,7 @@ from .checkpoint import CheckpointFolder
 log = logging.getLogger("nbodykit_sr.training")
 
 
-def start_from(path, generator, critic, card):
+def start_from(path, generator, critic, card) -> None:
     """Give the networks of a new run the weights of another.
 
     The generator takes the levels that both have: the other may be for a smaller or larger factor,
@@ -57,7 +57,7 @@ def start_from(path, generator, critic, card):
         log.info("the critic starts from %s too", path)
 
 
-def read_weights(path):
+def read_weights(path) -> tuple[dict, dict, ModelCard]:
     """Weights of the generator and of the critic ({} if it is not trained), and the card, of a run
     (the averaged generator if it has one) or of a ``.safetensors`` file."""
     if path.suffix == ".safetensors":

@@ -13,18 +13,18 @@ from ..errors import InputError
 FOLDER = Path(__file__).parent
 
 
-def shipped():
+def shipped() -> list[Path]:
     """Paths of the shipped models, sorted by name."""
     return sorted(FOLDER.glob("*.safetensors"))
 
 
-def named(model):
+def named(model) -> str | Path:
     """The path of a shipped model that is called by its name; anything else as it is."""
     path = FOLDER / f"{model}.safetensors"
     return path if path in shipped() and not Path(model).exists() else model
 
 
-def choose(cell, redshift, channels=None):
+def choose(cell, redshift, channels=None) -> Path:
     """The shipped displacement model that fits a snapshot, or all of several.
 
     Where several fit, the one for the narrowest range of redshifts is taken, then the largest.
