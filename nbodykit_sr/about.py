@@ -36,10 +36,11 @@ def models(argv, comm) -> None:
     """The command ``models``: what ships, or all that the card of one model says."""
     parser = Parser(
         "models",
-        "The models that ship: what each is for and what it is worth by its card.",
+        "The models that ship: what each is for, and what it is worth by its card. The one that fits a\n"
+        "snapshot is the default of generate.",
         "z2-small",
     )
-    parser.group("model")("name", nargs="?", help="show all of this one's card")
+    parser.group("model")("name", nargs="?", help="show this one, and the notes in its card")
     name = parser.parse_args(argv).name
     cards = {card.name: card for card in map(read_card, weights.shipped())}
     if name is not None and name not in cards:

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=typed(name),
             description=what,
-            epilog=f"example:\n  {typed(name)} {example}",
+            epilog=f"example:\n  {typed(name)} {example}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 

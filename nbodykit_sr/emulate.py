@@ -223,12 +223,12 @@ def parse(argv) -> EmulateOptions:
     parser = Parser(
         "emulate",
         "Emulate the HR density of an LR run from its snapshot and HR initial conditions, over MPI.",
-        "PART_008 IC OUTPUT --device cpu",
+        "PART_008 IC DENSITY_008",
     )
     add = parser.group("input")
     add("lr", help="LR snapshot, or a mesh of its density 1 + delta")
     add("initial", help="mesh of the HR run's linear overdensity, or its initial snapshot")
-    add("--dataset", default=DATASET, help=f"of meshes that are read ({DATASET})")
+    add("--dataset", default=DATASET, help=f"name of the field in a mesh that is read ({DATASET})")
     add("--nmesh", type=int, help="LR cells a side; as many as particles by default")
     add("--initial-redshift", type=float, help="of INITIAL, if it does not say; 0 for today's")
     add = parser.group("output")
@@ -236,7 +236,11 @@ def parse(argv) -> EmulateOptions:
     add("--overwrite", action="store_true", help="replace an existing output")
     add = parser.group("model")
     add("--model", help="weights (.safetensors); those for z = 0 by default")
-    add("--force", action="store_true", help="warn where the fields and the model card disagree")
+    add(
+        "--force",
+        action="store_true",
+        help="warn, instead of stopping, where fields and model card disagree",
+    )
     add = parser.group("running")
     add(
         "--device",
@@ -244,7 +248,7 @@ def parse(argv) -> EmulateOptions:
         default="auto",
         help="each rank its local GPU, or the CPU",
     )
-    add("--chunk", type=int, help="side of a chunk [LR cells]")
+    add("--chunk", type=int, help="side of a chunk [LR cells]; smaller takes less memory")
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")
     return EmulateOptions(**vars(parser.parse_args(argv)))

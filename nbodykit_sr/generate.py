@@ -225,7 +225,7 @@ def _generate(options, comm, stopped, inputs):
     )
     if outcome.resumed is None:
         return outcome.status, None
-    return outcome.status, _summary(sr, options, comm, time.perf_counter() - begun, outcome)
+    return outcome.status, _summary(sr, size, options, comm, time.perf_counter() - begun, outcome)
 
 
 def _rows(sr, selection):
@@ -270,7 +270,7 @@ def _plan(sr, selection, options, comm, start):
     return asdict(cost) | {"seconds": cost.seconds}
 
 
-def _summary(sr, options, comm, total, outcome):
+def _summary(sr, size, options, comm, total, outcome):
     rate = sr.csize / max(outcome.seconds, 1e-9)
     summary = {
         "output": os.path.abspath(options.output),
@@ -288,8 +288,9 @@ def _summary(sr, options, comm, total, outcome):
         "options": asdict(options),
     }
     if comm.rank == 0:
+        written = f"{size} of " * (size < sr.csize)
         print(
-            f"generate: {sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
+            f"generate: {written}{sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
             f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
         )
     return summary
@@ -327,36 +328,57 @@ def parse(argv) -> GenerateOptions:
         help="LR snapshot, such as the folder PART_008 of MP-Gadget; several of one simulation are a "
         "series in time",
     )
-    add("--dataset", help="columns of the input: 1/ (dark matter) by default")
-    add("--region", metavar="X0:X1,Y0:Y1,Z0:Z1", help="only this part, Lagrangian [Mpc/h]")
-    add("--eulerian", action="store_true", help="the region is one of the evolved box")
+    add("--dataset", help="particle type of the input; dark matter, 1/, by default")
+    add(
+        "--region",
+        metavar="X0:X1,Y0:Y1,Z0:Z1",
+        help="only this part of the box [Mpc/h], by where particles began",
+    )
+    add(
+        "--eulerian",
+        action="store_true",
+        help="the region is one of the evolved box: what can have come to it",
+    )
     add = parser.group("output")
-    add("output", help="folder of the SR catalogue; of a series, that which gets one for each")
+    add("output", help="folder of the SR catalogue; of a series, the folder of its catalogues")
     add(
         "--layout",
         choices=LAYOUTS,
         default=NBODYKIT.name,
-        help="units and places of the columns",
+        help="nbodykit (Mpc/h; the default), mp-gadget (units of the input) or gadget-hdf5",
     )
-    add("--columns", help="such as Position or Position,ID; all that the model gives by default")
-    add("--subsample", type=float, default=1.0, help="the part of the particles to write (1)")
+    add("--columns", help="which, such as Position,ID; by default all: Position,Velocity,ID")
+    add(
+        "--subsample",
+        type=float,
+        default=1.0,
+        help="write this part of the particles, chosen by ID, such as 0.01",
+    )
     add("--overwrite", action="store_true", help="replace an existing output")
     add("--json", metavar="FILE", help="write the summary, or the plan, there")
     add = parser.group("model")
     add(
         "--model",
         action="append",
-        help="weights (.safetensors, .pt), a shipped model's name, or 'interpolate'; the default fits "
-        "the snapshot, or all of a series; again, for the next snapshot of a series",
+        help="weights (.safetensors, .pt), a shipped model's name, or 'interpolate'; by default the shipped "
+        "one that fits; for a series one for all, or again for each snapshot",
     )
-    add("--flavour", choices=("map2map", "srs"), help="which code a .pt checkpoint goes with")
+    add(
+        "--flavour",
+        choices=("map2map", "srs"),
+        help="code that a .pt checkpoint comes from; srs: those of Ni et al. 2021",
+    )
     add("--seed", type=int, default=0, help="realisation of the small scales (0)")
     add(
         "--factor",
         type=int,
-        help="resolution ratio: of 'interpolate', else checked against the model",
+        help="SR particles per LR particle, on a side: of 'interpolate' (8); a model has its own",
     )
-    add("--force", action="store_true", help="warn where snapshot and model card disagree")
+    add(
+        "--force",
+        action="store_true",
+        help="warn, instead of stopping, where snapshot and model card disagree",
+    )
     add = parser.group("running")
     add(
         "--device",
@@ -368,9 +390,9 @@ def parse(argv) -> GenerateOptions:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="number format of the network",
+        help="of the network (float32); bfloat16 is faster where the machine has it",
     )
-    add("--chunk", type=int, help="side of a chunk [LR sites]")
+    add("--chunk", type=int, help="side of a chunk [LR sites]; smaller takes less memory")
     add("--plan", action="store_true", help="print the time, memory and disk it takes, and stop")
     add("--resume", action="store_true", help="go on with a run that was killed")
     add("--verbose", action="store_true", help="log what is found and chosen")

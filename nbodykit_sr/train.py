@@ -139,11 +139,17 @@ def pairs(argv, comm) -> None:
     add = parser.group("input")
     add("lr", help="LR snapshot, such as LR/PART_008")
     add("hr", help="HR snapshot of the same box, time and seed")
-    add("--dataset", help="prefix of the columns, such as 1/")
+    add("--dataset", help="particle type; dark matter, 1/, by default")
     add = parser.group("output")
-    add("folder", help="to be made")
-    add("--channels", type=int, choices=(3, 6), default=6, help="with velocities (6) or without")
-    add("--source", default="unknown", help="TreePM, particle-mesh, ...")
+    add("folder", help="the pair to be made")
+    add(
+        "--channels",
+        type=int,
+        choices=(3, 6),
+        default=6,
+        help="with velocities (6, the default) or without (3)",
+    )
+    add("--source", default="unknown", help="which code made them: TreePM, particle-mesh, ...")
     add("--seed", type=int, help="of the initial conditions, for the manifest")
     options = parser.parse_args(argv)
     _start_log("pairs", comm)
