@@ -325,8 +325,11 @@ def recorded(output):
 def wait_until(condition, process=None, patience=PATIENCE):
     """Wait for a condition that a running command brings about."""
     deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+    while True:
+        over = process is not None and process.poll() is not None
+        if condition():
+            return
+        if over or time.monotonic() > deadline:
             raise TimeoutError(f"never came: {process and process.communicate()}")
         time.sleep(0.02)
 
