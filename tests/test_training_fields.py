@@ -136,3 +136,17 @@ def test_space_to_depth_keeps_blocks():
     folded = space_to_depth(fine, 2)
     assert folded.shape == (1, 8, 2, 2, 2)
     assert torch.equal(folded[0, :, 1, 0, 1], fine[0, 0, 2:4, 0:2, 2:4].flatten())
+
+
+def test_evaluation_does_not_depend_on_the_crop(tmp_path):
+    """Chunks make the whole, also where crops do not fill the region."""
+    make_pair(tmp_path / "pair", size=12)
+    found = []
+    for crop in (4, 3, 5):
+        system = make_system(table(tmp_path, sample={"crop": crop}))
+        torch.manual_seed(0)
+        generator, _ = system.networks()
+        evaluation = system.configuration.evaluation
+        found.append(system.evaluate(generator, evaluation, torch.device("cpu"))[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert found[2] == pytest.approx(found[0], rel=1e-4)

@@ -242,8 +242,8 @@ class DisplacementSystem:
             where = tuple(
                 slice(c * factor, (c + n) * factor) for c, n in zip(corner, side, strict=True)
             )
-            batch = self.prepare(batch)
-            made = self._apply(generator, batch, noise), batch["interpolated"]
+            interpolated = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
+            made = self._apply(generator, batch, noise), interpolated
             for i, fields in enumerate(made):
                 whole[(i, ..., *where)] = (batch["unit"] * fields[:, :3].float()).cpu()
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)
