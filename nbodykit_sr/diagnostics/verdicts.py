@@ -122,9 +122,12 @@ class Verdict:
 
     def place(self, x: float) -> str:
         """An abscissa in words."""
-        if self.unit == "particles":
-            return f"{x:.0f} particles"
-        return f"{'k' if self.unit == 'h/Mpc' else 'r'} = {x:.3g} {self.unit}"
+        symbol = {"particles": "", "h/Mpc": "k = "}.get(self.unit, "r = ")
+        return f"{symbol}{self.number(x)} {self.unit}"
+
+    def number(self, x: float) -> str:
+        """An abscissa without its unit; a dash where there is none."""
+        return "–" if np.isnan(x) else f"{x:.0f}" if self.unit == "particles" else f"{x:.3g}"
 
     def text(self, within: float) -> str:
         """The verdict in words, with the interval of its reach."""
@@ -135,9 +138,7 @@ class Verdict:
             return "nowhere"
         if np.isnan(reach):
             return f"nowhere (at best {self._to} {self.place(long)})"
-        ends = (
-            "" if short == long else f" ({'–' if np.isnan(short) else f'{short:.3g}'} … {long:.3g})"
-        )
+        ends = "" if short == long else f" ({self.number(short)} … {self.number(long)})"
         return f"{self._to} {self.place(reach)}{ends}"
 
     @property

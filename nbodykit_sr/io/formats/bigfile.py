@@ -92,7 +92,8 @@ class BigFileHeader(SnapshotHeader):
 
 def _check_folder(path):
     unfinished = path.rstrip("/") + ".partial"
-    if path.rstrip("/").endswith(".partial") or os.path.isfile(os.path.join(path, "../run.json")):
+    partial = path.rstrip("/").endswith(".partial") and os.path.isdir(path)
+    if partial or os.path.isfile(os.path.join(path, "../run.json")):
         raise InputError(
             f"{path} is of a run that stopped midway: finish it with generate --resume"
         )
