@@ -331,6 +331,18 @@ def report(results):
         ]
         header = ["foretold", "on as many as", "hours", "memory a rank [GB]", "network [GB]"]
         text.append(table([*header, "disk [GB]"], rows))
+    if "analysis" in results:
+        analysis = results["analysis"]
+        rows = []
+        for box in analysis["boxes"]:
+            both = [box[name] for name in ("generate", "validate")]
+            rows.append(
+                [f"{round(box['particles'] ** (1 / 3))}^3"]
+                + [f"{command['seconds']:.0f}" for command in both]
+                + [f"{command['memory'] / 1e9:.2f}" for command in both]
+            )
+        header = [f"particles ({analysis['ranks']} ranks)", "generate [s]", "validate [s]"]
+        text.append(table([*header, "generate [GB a rank]", "validate [GB a rank]"], rows))
     if "disk" in results:
         d = results["disk"]
         text.append(

@@ -1,0 +1,83 @@
+"""Measure `generate` and `validate` against the size of the box: time, and peak memory of a rank.
+
+    python benchmarks/analysis.py LR_SNAPSHOT ... [--ranks 2] [--output FILE.json] [--scratch FOLDER]
+
+Each snapshot is super-resolved by the shipped model that fits it, and SR is compared with LR.
+"""
+
+import argparse
+import json
+import resource
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from run import MPIRUN, machine, report
+
+from nbodykit_sr.errors import InputError
+from nbodykit_sr.io.atomic import atomic_file, disk
+from nbodykit_sr.io.preflight import SUMMARY, prepare_output
+
+KB = 1024
+
+
+def rank(folder, *words):
+    """One rank of a command, which leaves its peak memory in a file of its own in `folder`."""
+    sys.argv = ["nbodykit-sr", *words]
+    try:
+        runpy.run_module("nbodykit_sr", run_name="__main__", alter_sys=True)
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB
+        Path(tempfile.mkstemp(dir=folder)[1]).write_text(str(peak))
+
+
+def measured(ranks, *words):
+    """Seconds of a command on so many ranks, and the largest peak memory of one [bytes]."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        command = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - begun
+        peaks = [int(path.read_text()) for path in Path(folder).iterdir()]
+    return {"seconds": seconds, "memory": max(peaks)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("snapshots", nargs="+", type=Path)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--scratch", help="folder for the catalogues, 40 bytes a particle")
+    options = parser.parse_args()
+    if options.output:
+        prepare_output(options.output, None, SUMMARY, overwrite=True)
+    boxes = []
+    results = {"machine": machine(), "analysis": {"ranks": options.ranks, "boxes": boxes}}
+    for snapshot in options.snapshots:
+        print(f"measuring {snapshot}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+            made, summary = Path(folder) / "SR", Path(folder) / "summary.json"
+            words = ("generate", snapshot, made, "--seed", 1, "--json", summary)
+            generate = measured(options.ranks, *words)
+            words = ("validate", "--sr", made, "--lr", snapshot, "--out", Path(folder) / "report")
+            validate = measured(options.ranks, *words)
+            particles = json.loads(summary.read_text())["particles"]
+        boxes.append({"particles": particles, "generate": generate, "validate": validate})
+        if options.output:
+            with disk(options.output), atomic_file(options.output) as file:
+                file.write(json.dumps(results, indent=1).encode() + b"\n")
+    print(report(results))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        rank(*sys.argv[2:])
+    else:
+        try:
+            main()
+        except InputError as error:
+            print(f"benchmarks: {error}", file=sys.stderr)
+            sys.exit(2)
