@@ -25,13 +25,15 @@ class BlockFile(RowFiles):
                 os.truncate(self._file(name, number), (last - first) * dtype.itemsize)
 
     def seal(self, name: str, sums: list) -> None:
-        """Give a block its header with the checksums of its files."""
+        """Give a block its header with the checksums of its files, and no attributes."""
         totals = np.zeros(len(self.edges) - 1, dtype="u8")
         for number, part in sums:
             totals[number] += np.uint64(part)
         dtype, folder = self.columns[name], os.path.join(self.folder, name)
         with atomic_file(os.path.join(folder, "header"), own=True) as file:
             file.write(header_text(dtype, np.diff(self.edges), totals).encode())
+        with atomic_file(os.path.join(folder, "attr-v2"), own=True):
+            pass  # since it was made, it may have been damaged
         check_block(folder, members=int(np.prod(dtype.shape)))
 
     def describe(self, name: str, attrs: dict) -> None:
