@@ -161,6 +161,15 @@ def test_torn_journal_and_lost_data(arguments, whole, begun):
     assert json.loads(summary.read_text())["chunks_resumed"] == lines.count("\n") - 2
 
 
+def test_damaged_attributes_of_a_block(arguments, whole, begun):
+    """The library could not open the block any more."""
+    (begun.with_name("SR.partial") / "catalogue" / "Position" / "attr-v2").write_text(
+        "NMEMB 0 2 ()\n"
+    )
+    assert forked(lambda: generate(arguments[0], begun, *arguments[1:], "--resume")) == 0
+    assert tree(begun) == whole
+
+
 @pytest.mark.parametrize(
     "option, named",
     [
