@@ -27,7 +27,8 @@ def named(model) -> str | Path:
 def choose(cell, redshift, channels=None) -> Path:
     """The shipped displacement model that fits a snapshot, or all of several.
 
-    Where several fit, the one for the narrowest range of redshifts is taken, then the largest.
+    Where several fit, the one for the narrowest range of redshifts is taken, then one without a
+    caution, then the largest.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ def choose(cell, redshift, channels=None) -> Path:
         apart = any(card.disagreement(cell, z) for z in redshifts)
         if not apart and (channels or 6) >= card.channels:
             low, high = card.redshift or (0.0, float("inf"))
-            fitting.append((high - low, -card.channels, -path.stat().st_size, path))
+            preference = (round(high - low, 4), -card.channels, bool(card.caution))
+            fitting.append((*preference, -path.stat().st_size, path))
     if fitting:
         return min(fitting)[-1]
     one = "one for each snapshot, " if len(redshifts) > 1 else ""
