@@ -15,10 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import MPIRUN, machine, report
+from run import MPIRUN, command, machine, report, save
 
-from nbodykit_sr.errors import InputError
-from nbodykit_sr.io.atomic import atomic_file, disk
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 
 KB = 1024
@@ -38,8 +36,8 @@ def measured(ranks, *words):
     """Seconds of a command on so many ranks, and the largest peak memory of one [bytes]."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        command = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        words = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
+        subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begun
         peaks = [int(path.read_text()) for path in Path(folder).iterdir()]
     return {"seconds": seconds, "memory": max(peaks)}
@@ -66,9 +64,7 @@ def main():
             validate = measured(options.ranks, *words)
             particles = json.loads(summary.read_text())["particles"]
         boxes.append({"particles": particles, "generate": generate, "validate": validate})
-        if options.output:
-            with disk(options.output), atomic_file(options.output) as file:
-                file.write(json.dumps(results, indent=1).encode() + b"\n")
+        save(options.output, results)
     print(report(results))
 
 
@@ -76,8 +72,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
         rank(*sys.argv[2:])
     else:
-        try:
-            main()
-        except InputError as error:
-            print(f"benchmarks: {error}", file=sys.stderr)
-            sys.exit(2)
+        command(main)

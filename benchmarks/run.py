@@ -352,6 +352,22 @@ def report(results):
     return "\n".join(text)
 
 
+def save(path, results):
+    """Write the results so far, if a file is wanted."""
+    if path:
+        with disk(path), atomic_file(path) as file:
+            file.write(json.dumps(results, indent=1).encode() + b"\n")
+
+
+def command(main):
+    """Run a benchmark's main; a refusal is one line and status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", help="JSON file of all results")
@@ -369,15 +385,9 @@ def main():
             results[name] = PARTS[name](benchmark)
             if {"plan", "exchange"} <= results.keys():
                 results["foretold"] = big_boxes(results)
-            if args.output:
-                with disk(args.output), atomic_file(args.output) as file:
-                    file.write(json.dumps(results, indent=1).encode() + b"\n")
+            save(args.output, results)
     print(report(results))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        sys.exit(2)
+    command(main)

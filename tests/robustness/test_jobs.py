@@ -19,7 +19,7 @@ from nbodykit_sr.weights import shipped
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-CHUNKS = 2048
+CHUNKS = 16 * 16 * 32
 MINUTES = 60  # s
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 
@@ -215,12 +215,12 @@ def clone(user):
 
 @pytest.fixture(scope="module")
 def work(examples_data):
-    """A snapshot, weights, and options that make many chunks of it: over a minute on 2 cores."""
+    """A snapshot, weights, and options that make many chunks of it: well over a minute on 2 cores."""
     weights = next(path for path in shipped() if path.name.startswith("z2-"))
     with public_folder() as folder:  # a catalogue says where its snapshot lay: one place for all
-        shutil.copytree(examples_data / "lr16_25_z2", folder / "LR")
+        shutil.copytree(examples_data / "lr64_100_z2", folder / "LR")
         shutil.copy(weights, folder)
-        yield folder / "LR", folder / weights.name, ["--chunk=1", "--region=0:25,0:25,0:12.5"]
+        yield folder / "LR", folder / weights.name, ["--chunk=1", "--region=0:25,0:25,0:50"]
 
 
 @pytest.fixture(scope="module")
