@@ -28,9 +28,7 @@ from .theory import SMALLEST, primordial, theory_mass_function, theory_power
 from .voids import find_voids, void_radii, void_size_function
 
 FIELDS = 11  # float64 meshes alive at once in the bispectrum, beside those of the catalogues
-PARTICLE_BYTES = (
-    110  # positions, and those in halos, half of all at most, while they are looked into
-)
+PARTICLE_BYTES = 120  # positions, and those in halos, half of all at most
 SLAB_BYTES = 130  # more of a particle that is being linked
 PIECE_BYTES = 1e8  # of columns that are read piece by piece
 NEEDED = ("BoxSize", "a", "Omega0")  # of a catalogue to be compared
@@ -107,7 +105,7 @@ def measure(boxes, settings, step=lambda text: None) -> Results:
 def memory(boxes, settings) -> dict[str, float]:
     """Bytes that a rank needs, by what it does with them: the larger is the peak. Collective.
 
-    Linear in what a rank has of either; measured at 128^3 particles and cells, in slabs and whole.
+    Linear in what a rank has of either; measured from 128^3 to 512^3 particles.
     """
     comm, largest = boxes[0]["SR"][0].comm, max(one.csize for _, one in _every(boxes))
     own = largest / comm.size

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..io.preflight import WEIGHTS, prepare_output
 from ..models.card import ModelCard, build, load_model, save_model
-from ..models.evaluation import REPORTS, from_reports
+from ..models.evaluation import REPORTS, from_reports, summary
 from .checkpoint import CheckpointFolder
 from .warm_start import read_weights
 
@@ -80,6 +80,8 @@ def evaluate(path, documents) -> ModelCard:
     found = from_reports(documents, card.name)
     card = replace(card, evaluation={**card.evaluation, REPORTS: found})
     save_model(path, network, card)
+    told = [f"{quantity} {value}" for quantity, value in summary(card).items()]
+    log.info("%s: card filled at %s: %s", path, ", ".join(found), "; ".join(told))
     return card
 
 
