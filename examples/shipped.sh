@@ -67,6 +67,9 @@ compare z2 2 230005 240001 240002 "${held_out[@]}"
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos.toml"
 python -m nbodykit_sr.train export runs/z2_halos z2_halos.safetensors
 compare z2_halos 2 "${held_out[@]}"
+run python -m nbodykit_sr.train "$here/recipes/shipped/z0_halos.toml"
+python -m nbodykit_sr.train export runs/z0_halos z0_halos.safetensors
+compare z0_halos 0 "${held_out[@]}"
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
