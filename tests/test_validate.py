@@ -90,9 +90,10 @@ def into_a_card(path, document, report):
     assert worth(filled)["power"] == [pytest.approx(np.mean(band), abs=1e-3)]
     row = next(one for one in document["summary"] if "100 particles" in one["quantity"])
     assert worth(filled)["halos"][0] == pytest.approx(float(row["value"].split()[-1]), abs=0.2)
-    save_model(path, build(card, {}, path), replace(card, name="another"))
-    with pytest.raises(InputError, match="was made by"):
-        train.main(["evaluate", str(path), report], MPI.COMM_SELF)
+    for change in {"name": "another"}, {"training": {"steps": 1}}:
+        save_model(path, build(card, {}, path), replace(card, **change))
+        with pytest.raises(InputError, match="was made by"):
+            train.main(["evaluate", str(path), report], MPI.COMM_SELF)
 
 
 @pytest.mark.mpi

@@ -11,14 +11,14 @@ REPORTS = "validate"  # entry of a card's evaluation: what reports found, by red
 DIGITS = 4  # of numbers in a card
 
 
-def from_reports(documents: list[dict], name: str) -> dict:
+def from_reports(documents: list[dict], card) -> dict:
     """The entry `REPORTS` of the card of a model.
 
     Parameters
     ----------
     documents : list of dict
         What `validate` wrote as report.json, one for each redshift, with HR.
-    name : str
+    card : ModelCard
         Of the model.
 
     Returns
@@ -36,10 +36,14 @@ def from_reports(documents: list[dict], name: str) -> dict:
     for document in documents:
         made = [one for one in document["catalogues"] if one["kind"] == "SR"]
         for one in made:
-            told = (one["made"].get(NAMES["card"]) or {}).get("name")
-            if told != name:
+            told = one["made"].get(NAMES["card"]) or {}
+            if told.get("name") != card.name:
                 raise InputError(
-                    f"{one['path']} was made by {told}, and the card is that of {name}"
+                    f"{one['path']} was made by {told.get('name')}, and the card is that of {card.name}"
+                )
+            if told.get("training") != card.training:
+                raise InputError(
+                    f"{one['path']} was made by a {card.name} of another training: generate it anew"
                 )
         key = f"z = {round(made[0]['redshift'], 2) + 0.0:g}"
         if key in found:

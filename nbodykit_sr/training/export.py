@@ -77,7 +77,7 @@ def evaluate(path, documents) -> ModelCard:
         If the file has no sound model, or the documents are not of it.
     """
     network, card = load_model(path)
-    found = from_reports(documents, card.name)
+    found = from_reports(documents, card)
     card = replace(card, evaluation={**card.evaluation, REPORTS: found})
     save_model(path, network, card)
     told = [f"{quantity} {value}" for quantity, value in summary(card).items()]
