@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import MPIRUN, command, machine, report, save
+from run import MPIRUN, finish, machine, report, save
 
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 
@@ -36,8 +36,8 @@ def measured(ranks, *words):
     """Seconds of a command on so many ranks, and the largest peak memory of one [bytes]."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        words = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
-        subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
+        command = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begun
         peaks = [int(path.read_text()) for path in Path(folder).iterdir()]
     return {"seconds": seconds, "memory": max(peaks)}
@@ -72,4 +72,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--rank"]:
         rank(*sys.argv[2:])
     else:
-        command(main)
+        finish(main)

@@ -359,7 +359,7 @@ def save(path, results):
             file.write(json.dumps(results, indent=1).encode() + b"\n")
 
 
-def command(main):
+def finish(main):
     """Run a benchmark's main; a refusal is one line and status 2."""
     try:
         main()
@@ -390,4 +390,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command(main)
+    finish(main)

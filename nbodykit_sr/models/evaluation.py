@@ -30,7 +30,7 @@ def from_reports(documents: list[dict], card) -> dict:
     Raises
     ------
     InputError
-        If a catalogue was made by another model, or two reports are of one redshift.
+        If a catalogue was made by another model or training, or two reports are of one redshift.
     """
     found = {}
     for document in documents:
