@@ -51,10 +51,11 @@ class StopAt:
         return self.calls < 0
 
 
-@pytest.mark.parametrize("stop", [2, 3, 6])
-def test_resumed_is_uninterrupted(settings, tmp_path, stop):
+@pytest.mark.parametrize("stop, optimizer", [(2, "adam"), (3, "adam"), (6, "adam"), (3, "muon")])
+def test_resumed_is_uninterrupted(settings, tmp_path, stop, optimizer):
     """Weights, average, optimisers and logs, bit for bit, wherever the run stopped."""
     torch.set_num_threads(1)
+    settings["optimizer"] = optimizer
     Trainer(make_system(settings), ALONE).run()
     whole = torch.load(tmp_path / "run/checkpoints/step-00000008.pt", weights_only=True)
     logged = lines(tmp_path / "run", "train") + lines(tmp_path / "run", "evaluation")
@@ -280,6 +281,8 @@ def test_runs_are_not_mixed_up(settings, tmp_path):
     Trainer(make_system(settings), ALONE).run()
     with pytest.raises(InputError, match="8 steps: go on with --resume"):
         Trainer(make_system(settings), ALONE)
+    with pytest.raises(InputError, match="not the state of this optimizer"):
+        Trainer(make_system({**settings, "optimizer": "muon"}), ALONE, resume=True)
     settings["generator"]["chan_base"] = 16
     with pytest.raises(InputError, match="do not fit this configuration"):
         Trainer(make_system(settings), ALONE, resume=True)

@@ -197,6 +197,9 @@ class Configuration:
         "float32", or "bfloat16" for autocast of the networks.
     workers : int
         Threads that prepare samples.
+    optimizer : str
+        Of the generator: "adam", as the critic has, or "muon" for the kernels of its convolutions
+        and Adam for the rest (see `optimizers.Muon`; not in the papers).
     betas : (float, float)
         Of Adam, for both networks.
     average : float
@@ -216,6 +219,7 @@ class Configuration:
     device: str = "auto"
     precision: str = "float32"
     workers: int = 1
+    optimizer: str = "adam"
     betas: tuple[float, float] = (0.0, 0.99)
     average: float = 0.0
     log_every: int = 10
@@ -226,6 +230,7 @@ class Configuration:
     def __post_init__(self):
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         one_of("precision", self.precision, ("float32", "bfloat16"))
+        one_of("optimizer", self.optimizer, ("adam", "muon"))
         for name in ("batch", "workers", "log_every"):
             value = getattr(self, name)
             require(value > 0, f"{name} is {value}: more than zero needed")

@@ -71,7 +71,7 @@ class _LogDistance(torch.autograd.Function):
 
 
 def log_radius(position, side) -> torch.Tensor:
-    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart: small where
+    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side or two sites apart: small where
     the whole cube has collapsed, as a halo's particles have.
 
     Parameters
@@ -85,7 +85,7 @@ def log_radius(position, side) -> torch.Tensor:
     # small numbers, so that the difference of their squares is exact enough
     position = position - position.mean((2, 3, 4), keepdim=True)
     moments = torch.cat([position, position.square().sum(1, keepdim=True)], 1)
-    moments = F.avg_pool3d(moments, side, max(1, side // 2))
+    moments = F.avg_pool3d(moments, side, max(2, side // 2))
     square = moments[:, 3:] - moments[:, :3].square().sum(1, keepdim=True)
     return 0.5 * torch.log(square.clamp(min=0) + SOFTENING)
 

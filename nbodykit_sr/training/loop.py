@@ -16,6 +16,7 @@ from .checkpoint import CheckpointFolder
 from .configuration import Stage, plain
 from .losses import critic_loss, generator_loss, gradient_penalty
 from .memory import device_memory, step_bytes, what_fits
+from .optimizers import make_optimizers
 from .run_log import RunLog, check_log
 from .samples import Samples
 from .warm_start import start_from
@@ -120,7 +121,8 @@ class Trainer:
                 start_from(path, self.generator, self.critic, card)
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if c.average else None
         self.optimizers = [
-            torch.optim.Adam(network.parameters(), lr=1.0, betas=c.betas) for network in networks
+            make_optimizers(kind, network, c.betas)
+            for kind, network in zip((c.optimizer, "adam"), networks, strict=True)
         ]
         self.schedule = Schedule(c.stage, c.batch, system.samples_per_epoch)
         self.step = self.critic_updates = 0
@@ -193,9 +195,10 @@ class Trainer:
     def _step(self, batches):
         """One step: updates of the critic, then one of the generator."""
         stage, within, _ = self.schedule.at(self.step)
-        for optimizer, rate in zip(self.optimizers, self.schedule.rates(self.step), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for optimizers, rate in zip(self.optimizers, self.schedule.rates(self.step), strict=True):
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
         losses, real, seen = {}, None, None
         members = self.system.objective.members(stage.weights)
         if stage.adversarial == "none":
@@ -231,7 +234,7 @@ class Trainer:
     def _update_critic(self, stage, batch, real, fake):
         """`real` and `fake`: what the critic sees of them."""
         critic, kind, terms = self.wrapped[1], stage.adversarial, {}
-        self.optimizers[1].zero_grad(set_to_none=True)
+        self.critic.zero_grad(set_to_none=True)
         if self.critic_updates % stage.penalty_every == 0:
             # on its own and in float32: its graph is the largest, and is freed here
             mixing = batch["noise"].remainder(2**20).float() / 2**20
@@ -259,7 +262,7 @@ class Trainer:
             terms["generator"] = generator_loss(stage.adversarial, *outputs)
             weights["generator"] = stage.adversarial_weight
         loss = sum(weight * terms[name] for name, weight in weights.items())
-        self.optimizers[0].zero_grad(set_to_none=True)
+        self.generator.zero_grad(set_to_none=True)
         loss.backward()
         values = self._descend(0, terms)
         if self.average is not None:
@@ -275,7 +278,8 @@ class Trainer:
         values = self.ranks.mean(terms)
         if not all(math.isfinite(value) for value in values.values()):
             self._not_finite(", ".join(f"{k} = {v:g}" for k, v in values.items()))
-        self.optimizers[which].step()
+        for optimizer in self.optimizers[which]:
+            optimizer.step()
         return values
 
     def _not_finite(self, what):
@@ -329,7 +333,7 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [[one.state_dict() for one in several] for several in self.optimizers],
             "random": torch.get_rng_state(),
             "card": self.card,
             "evaluation": self.evaluation,
@@ -352,6 +356,13 @@ class Trainer:
                 f"the weights of {self.configuration.run} do not fit this configuration "
                 f"({str(error).splitlines()[1].strip()}): keep the tables of the networks"
             ) from None
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            for optimizers, states in zip(self.optimizers, state["optimizers"], strict=True):
+                for optimizer, saved in zip(optimizers, states, strict=True):
+                    optimizer.load_state_dict(saved)
+        except ValueError:
+            raise InputError(
+                f"the checkpoint of {self.configuration.run} has not the state of this optimizer: "
+                "keep the setting optimizer, or begin another run with its weights as start"
+            ) from None
         torch.set_rng_state(state["random"])

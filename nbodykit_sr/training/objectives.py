@@ -50,8 +50,8 @@ class EnergyScore:
         Of the log density on each of `meshes`.
     pdf : float
         Of the one-point distributions in each crop, compared as wholes: of the log density that
-        each particle finds on the finest meshes, and of the log rms radius of cubes of sites.
-        They tell how much mass has collapsed, and in what portions, wherever that is. This is
+        every eighth particle finds on the finest meshes, and of the log rms radius of cubes of
+        sites. They tell how much mass has collapsed, and in what portions, wherever that is. This is
         no proper score.
     redshift : float
         Times the density and PDF terms once more, in redshift space along a random axis: they tell
@@ -86,7 +86,7 @@ class EnergyScore:
     def features(self, fields) -> Iterator[tuple[float, Callable, torch.Tensor]]:
         """Yield the weight, how it is compared, and the value (nB, ...) of each feature."""
         both = fields.cells
-        drawn = int(fields.batch["noise"][0])  # chooses axes
+        drawn = int(fields.batch["noise"][0])  # chooses axes and particles
         if both.shape[1] > 3:
             both = torch.cat([both[:, :3], self.velocity * both[:, 3:]], 1)
         for vector in both.split(3, dim=1):
@@ -96,16 +96,19 @@ class EnergyScore:
             step = difference(both, lag, axis)
             yield self.difference / lag**0.5, energy_score, step
             yield self.distance, energy_score, log_distance(step, lag, axis)
-        yield from self.matter(1.0, fields.cells[:, :3], fields.bulk[:, :3], fields.painted)
+        chosen = [drawn >> bit & 1 for bit in range(3)]
+        displacement, shift = fields.cells[:, :3], fields.bulk[:, :3]
+        yield from self.matter(1.0, displacement, shift, fields.painted, chosen)
         if self.redshift:
-            moved, shift = fields.in_redshift_space(drawn % 3)
-            yield from self.matter(self.redshift, moved, shift, densities(moved, shift))
+            displacement, shift = fields.in_redshift_space(drawn % 3)
+            painted = densities(displacement, shift)
+            yield from self.matter(self.redshift, displacement, shift, painted, chosen)
 
     def matter(
-        self, weight, displacement, shift, painted
+        self, weight, displacement, shift, painted, chosen
     ) -> Iterator[tuple[float, Callable, torch.Tensor]]:
         """Features of the distribution of particles in space, less a bulk motion `shift` (nB, 3),
-        and of their finest meshes."""
+        and of their finest meshes; `chosen`: see `collapse`."""
         meshes = [*painted]
         while len(meshes) < self.meshes:
             meshes.append(F.avg_pool3d(meshes[-1], 2))
@@ -113,7 +116,7 @@ class EnergyScore:
         for mesh in logs:
             yield weight * self.density / 2, energy_score, mesh
         if self.pdf:
-            collapsed = list(collapse(displacement, logs, shift))
+            collapsed = list(collapse(displacement, logs, shift, chosen))
             for feature in collapsed:
                 yield weight * self.pdf / len(collapsed), pdf_distance, feature
 
@@ -209,12 +212,15 @@ def densities(displacement, shift) -> list[torch.Tensor]:
     return [density(displacement, 1.0, factor, shift=shift) for factor in (2, 1)]
 
 
-def collapse(displacement, logs, shift) -> Iterator[torch.Tensor]:
-    """Log radii of cubes of sites, and log densities at the particles, of displacements [cells]
-    with the logs of their `densities`."""
+def collapse(displacement, logs, shift, chosen) -> Iterator[torch.Tensor]:
+    """Log radii of cubes of sites, and log densities at particles, of displacements [cells] with
+    the logs of their `densities`: at every second site along each axis, from site 0 or 1 on as
+    `chosen` (3) says."""
     position = mesh_position(displacement, 1.0, shift=shift)
     for side in CUBES:
         yield log_radius(position, side)
+    i, j, k = chosen
+    position = position[..., i::2, j::2, k::2]
     # what `read_out` wants: the last axis first, and last in memory
     position = position.flip(1).permute(0, 2, 3, 4, 1).contiguous()
     for level, mesh in enumerate(logs[:FINEST]):
