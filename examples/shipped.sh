@@ -64,12 +64,11 @@ python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_redshift.toml"
 python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
 compare z2 2 230005 240001 240002 "${held_out[@]}"
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos.toml"
-python -m nbodykit_sr.train export runs/z2_halos z2_halos.safetensors
-compare z2_halos 2 "${held_out[@]}"
-run python -m nbodykit_sr.train "$here/recipes/shipped/z0_halos.toml"
-python -m nbodykit_sr.train export runs/z0_halos z0_halos.safetensors
-compare z0_halos 0 "${held_out[@]}"
+for z in 2 0 1 3 4; do # the others go on from z = 2
+    run python -m nbodykit_sr.train "$here/recipes/shipped/z${z}_halos.toml"
+    python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
+    compare z${z}_halos $z "${held_out[@]}"
+done
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled.toml"
 python -m nbodykit_sr.train export runs/styled styled.safetensors
