@@ -33,8 +33,8 @@ def test_size_of_an_update():
 
 
 def test_rare_directions_are_learnt():
-    """Of two patterns in the input, one a hundred times weaker, both are learnt by Muon, at rates
-    at which Adam has learnt the stronger one alone."""
+    """Of eight patterns in the input, down to a hundredth in amplitude, the weakest three are learnt
+    further by Muon than by Adam of the same rates."""
 
     def left(kind):
         torch.manual_seed(0)

@@ -71,8 +71,8 @@ class _LogDistance(torch.autograd.Function):
 
 
 def log_radius(position, side) -> torch.Tensor:
-    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side or two sites apart: small where
-    the whole cube has collapsed, as a halo's particles have.
+    """Log rms radius of the cubes of `side`^3 neighbouring sites, half a side apart but two sites at
+    least: small where the whole cube has collapsed, as a halo's particles have.
 
     Parameters
     ----------

@@ -51,8 +51,8 @@ class EnergyScore:
     pdf : float
         Of the one-point distributions in each crop, compared as wholes: of the log density that
         every eighth particle finds on the finest meshes, and of the log rms radius of cubes of
-        sites. They tell how much mass has collapsed, and in what portions, wherever that is. This is
-        no proper score.
+        sites. They tell how much mass has collapsed, and in what portions, wherever that is. This
+        is no proper score.
     redshift : float
         Times the density and PDF terms once more, in redshift space along a random axis: they tell
         how fast particles of halos move.
