@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(kernels, {"lr": 1.0, "momentum": momentum, "size": size})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # nobody here has a closure to give
         for group in self.param_groups:
             momentum = group["momentum"]
             for kernel in group["params"]:
