@@ -64,7 +64,7 @@ python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_redshift.toml"
 python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
 compare z2 2 230005 240001 240002 "${held_out[@]}"
-for z in 2 0 1 3 4; do # the others go on from z = 2
+for z in 2 0 1 3 4; do # z = 0, 1 and 3 go on from 2, and 4 from 3
     run python -m nbodykit_sr.train "$here/recipes/shipped/z${z}_halos.toml"
     python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
     compare z${z}_halos $z "${held_out[@]}"
