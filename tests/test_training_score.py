@@ -6,9 +6,9 @@ from training_cases import make_pair, table
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
-from nbodykit_sr.training.features import energy_score, pdf_distance
+from nbodykit_sr.training.features import energy_score, fair_difference, pdf_distance
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.objectives import redshift_space
+from nbodykit_sr.training.objectives import CUBES, collapse, densities, redshift_space
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -45,6 +45,44 @@ def test_a_pdf_tells_how_much_but_not_where():
     x = torch.randn(2, 1, 6, 6, 6)
     assert pdf_distance(torch.cat([x, x]), x.flip(2)) == 0
     assert pdf_distance(torch.cat([x, x]), x + 0.3).item() == pytest.approx(0.3, rel=1e-4)
+
+
+def test_medians_are_not_the_fair_best():
+    """Of skewed values, draws of their own distribution score best; by plain distances the median
+    would, whose mean is too low."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((3, 200_000), generator=generator).exp()
+
+    def plain(members):
+        return (members - x[2:]).abs().mean()
+
+    drawn, median, wide = x[:2], torch.ones_like(x[:2]), x[:2] ** 1.5
+    assert plain(median) < plain(drawn)
+    for other in (median, wide, 0.8 * drawn):
+        assert fair_difference(drawn, x[2:]) < fair_difference(other, x[2:])
+    # half the mean difference of two draws of a lognormal: its mean times erf(1 / 2)
+    assert fair_difference(drawn, x[2:]).item() == pytest.approx(0.8582, rel=0.02)
+
+
+def test_the_densest_particles_count():
+    """What an eighth of the mass loses in density weighs more in its root than in its log."""
+    generator = torch.Generator().manual_seed(0)
+    halo = torch.randn((3, 8, 8, 8), generator=generator)
+    lattice = torch.stack(torch.meshgrid(*[torch.arange(8.0) - 3.5] * 3, indexing="ij"))
+
+    def distances(radius):
+        """From a halo of that radius to one of half a cell, in units of the scatter."""
+        fields = torch.zeros(2, 3, 16, 16, 16)
+        for field, scale in zip(fields, (radius, 0.5)):
+            field[:, 4:12, 4:12, 4:12] = scale * halo - lattice
+        shift = torch.zeros(2, 3)
+        found = list(collapse(fields, densities(fields, shift), shift, (0, 0, 0)))
+        log, root = found[len(CUBES) : len(CUBES) + 2]  # on the finest mesh
+        return [pdf_distance(x[:1].repeat(2, 1, 1, 1, 1), x[1:]) / x[1:].std() for x in (log, root)]
+
+    assert distances(0.5) == [0, 0]
+    log, root = distances(0.6)
+    assert root > 1.2 * log > 0
 
 
 def test_what_has_collapsed_counts(settings):

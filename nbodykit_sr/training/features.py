@@ -102,10 +102,18 @@ def ordered(fields) -> torch.Tensor:
     return values.gather(1, order)
 
 
+def fair_difference(members, truth) -> torch.Tensor:
+    """Mean ``|SR - HR| - |SR - SR'| / 2`` of values of two members of each sample, one after the other
+    (2B, ...), and of HR (B, ...): the energy score of each value by itself. It is least when SR's
+    values are distributed as HR's are, given LR; without the second term, when all are the median."""
+    one, other = members.unflatten(0, (2, -1))
+    apart = (one - truth).abs() + (other - truth).abs() - (one - other).abs()
+    return apart.mean() / 2
+
+
 def pdf_distance(members, truth) -> torch.Tensor:
-    """Mean Wasserstein distance of the one-point distributions of two members of each sample
-    (2B, ...) to the truth's (B, ...)."""
-    return (ordered(members) - ordered(truth).repeat(2, 1)).abs().mean()
+    """`fair_difference` of one-point distributions: of the values of each sample in order."""
+    return fair_difference(ordered(members), ordered(truth))
 
 
 def energy_score(members, truth, softening=1e-2) -> torch.Tensor:

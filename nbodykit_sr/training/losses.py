@@ -7,7 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .features import ordered
+from .features import fair_difference, ordered
 
 
 def critic_loss(kind, real, fake) -> torch.Tensor:
@@ -141,30 +141,38 @@ def statistics_loss(residuals, densities) -> torch.Tensor:
     """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.
 
-    The mean, over samples and the terms of each, of: the squared difference of log power in
-    shells of each residual; the same of each density; and the squared difference of the sorted
-    log densities (their one-point distributions).
+    The mean, over samples and the terms of each, of the difference of: log power in shells of each
+    residual; the same of each density; and the sorted log densities (their one-point
+    distributions). The difference is squared where SR is one field of each sample, and
+    `fair_difference` where it is two: a crop's power has a wide distribution, whose mean is what
+    the power of a box is made of.
 
     Parameters
     ----------
     residuals : list of (SR, HR) pairs of (nB, C, N, N, N) and (B, C, N, N, N) float tensors
-        What the fields add to interpolated LR; n members of each sample of SR.
+        What the fields add to interpolated LR; n members of each sample of SR, 1 or 2.
     densities : list of (SR, HR) pairs of (nB, 1, M, M, M) and (B, 1, M, M, M) float tensors
         1 + delta, on meshes of any size.
     """
     terms = [_power_difference(*pair) for pair in residuals]
     for pair in densities:
         terms.append(_power_difference(*pair))
-        terms.append(squared_difference(*map(_ordered_logs, pair)))
+        terms.append(_difference(*map(_ordered_logs, pair)))
     return sum(terms) / len(terms)
 
 
 def _power_difference(members, truth):
-    """Mean squared difference of log power in shells."""
+    """Mean difference of log power in shells."""
     members, truth = shell_power(members), shell_power(truth)
     tiny = 1e-6 * truth.mean(1, keepdim=True) + 1e-30
     number = len(members) // len(truth)
-    return squared_difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
+    return _difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
+
+
+def _difference(members, truth):
+    """Of one member of each sample or two, see `statistics_loss`."""
+    two = len(members) == 2 * len(truth)
+    return fair_difference(members, truth) if two else squared_difference(members, truth)
 
 
 def squared_difference(members, truth) -> torch.Tensor:

@@ -50,9 +50,10 @@ class EnergyScore:
         Of the log density on each of `meshes`.
     pdf : float
         Of the one-point distributions in each crop, compared as wholes: of the log density that
-        every eighth particle finds on the finest meshes, and of the log rms radius of cubes of
-        sites. They tell how much mass has collapsed, and in what portions, wherever that is. This
-        is no proper score.
+        every eighth particle finds on the finest meshes, of its square root, and of the log rms
+        radius of cubes of sites. They tell how much mass has collapsed, and in what portions,
+        wherever that is. The square root gives weight to the cores of large halos, of which
+        power at small scales and the bispectrum are made.
     redshift : float
         Times the density and PDF terms once more, in redshift space along a random axis: they tell
         how fast particles of halos move.
@@ -116,7 +117,7 @@ class EnergyScore:
         for mesh in logs:
             yield weight * self.density / 2, energy_score, mesh
         if self.pdf:
-            collapsed = list(collapse(displacement, logs, shift, chosen))
+            collapsed = list(collapse(displacement, meshes, shift, chosen))
             for feature in collapsed:
                 yield weight * self.pdf / len(collapsed), pdf_distance, feature
 
@@ -212,9 +213,9 @@ def densities(displacement, shift) -> list[torch.Tensor]:
     return [density(displacement, 1.0, factor, shift=shift) for factor in (2, 1)]
 
 
-def collapse(displacement, logs, shift, chosen) -> Iterator[torch.Tensor]:
-    """Log radii of cubes of sites, and log densities at particles, of displacements [cells] with
-    the logs of their `densities`: at every second site along each axis, from site 0 or 1 on as
+def collapse(displacement, meshes, shift, chosen) -> Iterator[torch.Tensor]:
+    """Log radii of cubes of sites, and logs and roots of densities at particles, of displacements
+    [cells] with their densities: at every second site along each axis, from site 0 or 1 on as
     `chosen` (3) says."""
     position = mesh_position(displacement, 1.0, shift=shift)
     for side in CUBES:
@@ -223,5 +224,7 @@ def collapse(displacement, logs, shift, chosen) -> Iterator[torch.Tensor]:
     position = position[..., i::2, j::2, k::2]
     # what `read_out` wants: the last axis first, and last in memory
     position = position.flip(1).permute(0, 2, 3, 4, 1).contiguous()
-    for level, mesh in enumerate(logs[:FINEST]):
-        yield read_out(mesh, position, 2 / 2**level)
+    for level, mesh in enumerate(meshes[:FINEST]):
+        found = read_out(mesh, position, 2 / 2**level) + EMPTY
+        yield found.log()
+        yield found.sqrt()
