@@ -167,7 +167,7 @@ def export(argv, comm) -> None:
     )
     add = parser.group("input")
     add("run", help="folder of a run")
-    add("--mean-with", help="average the weights with this run's or file's")
+    add("--mean-with", nargs="+", help="average the weights with these runs' or files'")
     add = parser.group("output")
     add("out", help=".safetensors file to be made")
     add("--name", help="of the model")

@@ -308,24 +308,28 @@ def test_starting_from_other_weights(settings, tmp_path):
             Trainer(make_system(wrong), ALONE)
 
 
-def test_the_mean_of_two_runs(settings, tmp_path):
+def test_the_mean_of_runs(settings, tmp_path):
     one, out = Trainer(make_system(settings), ALONE), tmp_path / "mean.safetensors"
     one.run()
     later = {**settings, "run": str(tmp_path / "second"), "start": [settings["run"]]}
     other = Trainer(make_system(later), ALONE)
     other.run()
-    card = export(later["run"], out, mean_with=settings["run"])
-    assert card.training["mean with"]["name"] == Path(settings["run"]).name
-    mean = load_generator(out)[0].state_dict()
     weights = one.average.state_dict(), other.average.state_dict()
     assert not torch.equal(weights[0]["stem.0.weight"], weights[1]["stem.0.weight"])
-    for name, weight in mean.items():
+    card = export(later["run"], out, mean_with=[settings["run"]])
+    assert [x["name"] for x in card.training["mean with"]] == [Path(settings["run"]).name]
+    for name, weight in load_generator(out)[0].state_dict().items():
         torch.testing.assert_close(weight, (weights[0][name] + weights[1][name]) / 2)
+    three = tmp_path / "three.safetensors"
+    card = export(later["run"], three, mean_with=[settings["run"], later["run"]])
+    assert len(card.training["mean with"]) == 2
+    for name, weight in load_generator(three)[0].state_dict().items():
+        torch.testing.assert_close(weight, (weights[0][name] + 2 * weights[1][name]) / 3)
     narrow = {**settings["generator"], "chan_base": settings["generator"]["chan_base"] // 2}
     third = {**settings, "run": str(tmp_path / "third"), "generator": narrow}
     Trainer(make_system(third), ALONE).run()
-    with pytest.raises(InputError, match="two of a kind"):
-        export(third["run"], tmp_path / "no.safetensors", mean_with=settings["run"])
+    with pytest.raises(InputError, match="weights of one kind"):
+        export(third["run"], tmp_path / "no.safetensors", mean_with=[settings["run"]])
     assert not (tmp_path / "no.safetensors").exists()
 
 

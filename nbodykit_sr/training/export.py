@@ -17,7 +17,7 @@ LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", 
 log = logging.getLogger("nbodykit_sr.training")
 
 
-def export(run, path, mean_with=None, **description) -> ModelCard:
+def export(run, path, mean_with=(), **description) -> ModelCard:
     """Write the generator of a run's last checkpoint, the average if it has one, as weights.
 
     Parameters
@@ -26,10 +26,10 @@ def export(run, path, mean_with=None, **description) -> ModelCard:
         The run's folder.
     path : path
         A ``.safetensors`` file to be made.
-    mean_with : path, optional
-        Another run, or a ``.safetensors`` file, of the same networks: the mean of both is written.
-        Where the run started from these weights that is often better than either (Wortsman et al.
-        2022, "Model soups"), and it is as fast as one.
+    mean_with : sequence of paths, optional
+        Other runs, or ``.safetensors`` files, of the same networks: the mean of all is written.
+        Where they started from the same weights, or one from the other's, that is often better
+        than each (Wortsman et al. 2022, "Model soups"), and it is as fast as one.
     **description
         Entries of the card: name, licence, notes, ...
 
@@ -40,13 +40,13 @@ def export(run, path, mean_with=None, **description) -> ModelCard:
     Raises
     ------
     InputError
-        If the run has no sound checkpoint, `path` exists, or the other's weights do not match.
+        If the run has no sound checkpoint, `path` exists, or the others' weights do not match.
     """
     prepare_output(path, None, WEIGHTS)
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
     weights, other = state["average"] or state["generator"], {}
-    if mean_with is not None:
+    if mean_with:
         weights, other = _mean(run, weights, card, mean_with)
     settings = _without(state["configuration"], LOCAL)
     training = {**card.training, "steps": step, "configuration": settings, **other}
@@ -85,17 +85,21 @@ def evaluate(path, documents) -> ModelCard:
     return card
 
 
-def _mean(run, weights, card, other):
-    """The mean of the run's weights and the other's, and what the card is to say of the other."""
-    others, _, origin = read_weights(Path(other))
-    kinds = [(c.network, c.arguments, c.length) for c in (card, origin)]
-    if kinds[0] != kinds[1]:
-        raise InputError(
-            f"the weights of {other} are of another network or length than those of {run}: "
-            "the mean needs two of a kind"
-        )
-    mean = {name: (weight + others[name]) / 2 for name, weight in weights.items()}
-    return mean, {"mean with": {"name": origin.name, **origin.training}}
+def _mean(run, weights, card, others):
+    """The mean of the run's weights and the others', and what the card is to say of these."""
+    told, total = [], dict(weights)
+    for path in others:
+        more, _, origin = read_weights(Path(path))
+        kinds = [(c.network, c.arguments, c.length) for c in (card, origin)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f"the weights of {path} are of another network or length than those of {run}: "
+                "a mean needs weights of one kind"
+            )
+        total = {name: weight + more[name] for name, weight in total.items()}
+        told.append({"name": origin.name, **origin.training})
+    number = 1 + len(told)
+    return {name: weight / number for name, weight in total.items()}, {"mean with": told}
 
 
 def _without(table, names):
