@@ -1,14 +1,28 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from training_cases import make_pair, table
 
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
 from nbodykit_sr.training.distributed import Ranks
-from nbodykit_sr.training.features import energy_score, fair_difference, pdf_distance
+from nbodykit_sr.training.features import (
+    energy_score,
+    pdf_distance,
+    sliced_distance,
+    value_difference,
+)
 from nbodykit_sr.training.loop import Trainer
-from nbodykit_sr.training.objectives import CUBES, collapse, densities, redshift_space
+from nbodykit_sr.training.objectives import (
+    CUBES,
+    EMPTY,
+    FINEST,
+    collapse,
+    densities,
+    patches,
+    redshift_space,
+)
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -53,15 +67,14 @@ def test_medians_are_not_the_fair_best():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((3, 200_000), generator=generator).exp()
 
-    def plain(members):
-        return (members - x[2:]).abs().mean()
+    def difference(members, fair=True):
+        return value_difference(members, x[2:], fair).item()
 
     drawn, median, wide = x[:2], torch.ones_like(x[:2]), x[:2] ** 1.5
-    assert plain(median) < plain(drawn)
-    for other in (median, wide, 0.8 * drawn):
-        assert fair_difference(drawn, x[2:]) < fair_difference(other, x[2:])
+    assert difference(median, fair=False) < difference(drawn, fair=False)
+    assert all(difference(drawn) < difference(other) for other in (median, wide, 0.8 * drawn))
     # half the mean difference of two draws of a lognormal: its mean times erf(1 / 2)
-    assert fair_difference(drawn, x[2:]).item() == pytest.approx(0.8582, rel=0.02)
+    assert difference(drawn) == pytest.approx(0.8582, rel=0.02)
 
 
 def test_the_densest_particles_count():
@@ -76,13 +89,38 @@ def test_the_densest_particles_count():
         for field, scale in zip(fields, (radius, 0.5)):
             field[:, 4:12, 4:12, 4:12] = scale * halo - lattice
         shift = torch.zeros(2, 3)
-        found = list(collapse(fields, densities(fields, shift), shift, (0, 0, 0)))
+        logs = [torch.log(mesh + EMPTY) for mesh in densities(fields, shift)]
+        found = list(collapse(fields, logs, shift, (0, 0, 0), roots=True))
         log, root = found[len(CUBES) : len(CUBES) + 2]  # on the finest mesh
         return [pdf_distance(x[:1].repeat(2, 1, 1, 1, 1), x[1:]) / x[1:].std() for x in (log, root)]
 
     assert distances(0.5) == [0, 0]
     log, root = distances(0.6)
     assert root > 1.2 * log > 0
+
+
+def test_patches_tell_a_string_from_a_ball():
+    """Of as many particles, with like densities; one ball is as good as another."""
+    generator = torch.Generator().manual_seed(0)
+    lattice = torch.stack(torch.meshgrid(*[torch.arange(32.0) - 15.5] * 3, indexing="ij"))
+    shape = torch.tensor([8.0, 0.5, 0.5]).view(3, 1, 1, 1), torch.full((3, 1, 1, 1), 1.26)
+    string, ball, another = (
+        axes * torch.randn((3, 32, 32, 32), generator=generator) - lattice
+        for axes in (*shape, shape[1])
+    )
+
+    def values(field):
+        shift, field = torch.zeros(1, 3), field[None]
+        meshes = densities(field, shift)
+        while len(meshes) < FINEST:
+            meshes.append(F.avg_pool3d(meshes[-1], 2))
+        return patches(field, [torch.log(mesh + EMPTY) for mesh in meshes], shift, drawn=7)
+
+    def distance(field):
+        return sliced_distance(values(field).repeat(2, 1, 1), values(ball)).item()
+
+    assert distance(ball) == 0
+    assert distance(string) > 3 * distance(another) > 0
 
 
 def test_what_has_collapsed_counts(settings):

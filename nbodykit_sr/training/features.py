@@ -102,18 +102,31 @@ def ordered(fields) -> torch.Tensor:
     return values.gather(1, order)
 
 
-def fair_difference(members, truth) -> torch.Tensor:
-    """Mean ``|SR - HR| - |SR - SR'| / 2`` of values of two members of each sample, one after the other
-    (2B, ...), and of HR (B, ...): the energy score of each value by itself. It is least when SR's
-    values are distributed as HR's are, given LR; without the second term, when all are the median."""
+def value_difference(members, truth, fair) -> torch.Tensor:
+    """By how much the values of two members of each sample, one after the other (2B, ...), differ
+    from the truth's (B, ...), each by itself.
+
+    The mean of ``|SR - HR|``; or, `fair`, of ``|SR - HR| - |SR - SR'| / 2``. The first is least when
+    SR's values are the medians of HR's, given LR; the second, an energy score, when they are
+    distributed as HR's are, but its gradient is noisier.
+    """
     one, other = members.unflatten(0, (2, -1))
-    apart = (one - truth).abs() + (other - truth).abs() - (one - other).abs()
+    apart = (one - truth).abs() + (other - truth).abs()
+    if fair:
+        apart = apart - (one - other).abs()
     return apart.mean() / 2
 
 
-def pdf_distance(members, truth) -> torch.Tensor:
-    """`fair_difference` of one-point distributions: of the values of each sample in order."""
-    return fair_difference(ordered(members), ordered(truth))
+def pdf_distance(members, truth, fair=False) -> torch.Tensor:
+    """How far one-point distributions of two members of each sample (2B, ...) are from the truth's
+    (B, ...): `value_difference` of their values in order. Plain, it is their Wasserstein distance."""
+    return value_difference(ordered(members), ordered(truth), fair)
+
+
+def sliced_distance(members, truth, fair=False) -> torch.Tensor:
+    """The sum of `pdf_distance` over projections of several quantities, (2B, D, n) and (B, D, n)."""
+    distance = pdf_distance(members.flatten(0, 1), truth.flatten(0, 1), fair)
+    return members.shape[1] * distance
 
 
 def energy_score(members, truth, softening=1e-2) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """Losses: the paper's WGAN-GP, a relativistic one with R1, and a statistics loss."""
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .features import fair_difference, ordered
+from .features import ordered, value_difference
 
 
 def critic_loss(kind, real, fake) -> torch.Tensor:
@@ -137,42 +138,37 @@ def hann(size, device) -> torch.Tensor:
     return row[:, None, None] * row[:, None] * row
 
 
-def statistics_loss(residuals, densities) -> torch.Tensor:
+def statistics_loss(residuals, densities, fair=False) -> torch.Tensor:
     """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.
 
-    The mean, over samples and the terms of each, of the difference of: log power in shells of each
-    residual; the same of each density; and the sorted log densities (their one-point
-    distributions). The difference is squared where SR is one field of each sample, and
-    `fair_difference` where it is two: a crop's power has a wide distribution, whose mean is what
-    the power of a box is made of.
+    The mean, over samples and the terms of each, of: the squared difference of log power in
+    shells of each residual; the same of each density; and the squared difference of the sorted
+    log densities (their one-point distributions).
 
     Parameters
     ----------
     residuals : list of (SR, HR) pairs of (nB, C, N, N, N) and (B, C, N, N, N) float tensors
-        What the fields add to interpolated LR; n members of each sample of SR, 1 or 2.
+        What the fields add to interpolated LR; n members of each sample of SR.
     densities : list of (SR, HR) pairs of (nB, 1, M, M, M) and (B, 1, M, M, M) float tensors
         1 + delta, on meshes of any size.
+    fair : bool
+        Take fair differences (`value_difference`) in place of squared ones, of two members.
     """
-    terms = [_power_difference(*pair) for pair in residuals]
+    compare: Callable = partial(value_difference, fair=True) if fair else squared_difference
+    terms = [compare(*_log_powers(*pair)) for pair in residuals]
     for pair in densities:
-        terms.append(_power_difference(*pair))
-        terms.append(_difference(*map(_ordered_logs, pair)))
+        terms.append(compare(*_log_powers(*pair)))
+        terms.append(compare(*map(_ordered_logs, pair)))
     return sum(terms) / len(terms)
 
 
-def _power_difference(members, truth):
-    """Mean difference of log power in shells."""
+def _log_powers(members, truth):
+    """Log power of both in shells."""
     members, truth = shell_power(members), shell_power(truth)
     tiny = 1e-6 * truth.mean(1, keepdim=True) + 1e-30
     number = len(members) // len(truth)
-    return _difference(torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny))
-
-
-def _difference(members, truth):
-    """Of one member of each sample or two, see `statistics_loss`."""
-    two = len(members) == 2 * len(truth)
-    return fair_difference(members, truth) if two else squared_difference(members, truth)
+    return torch.log(members + tiny.repeat(number, 1)), torch.log(truth + tiny)
 
 
 def squared_difference(members, truth) -> torch.Tensor:
