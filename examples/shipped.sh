@@ -64,10 +64,20 @@ python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_redshift.toml"
 python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
 compare z2 2 230005 240001 240002 "${held_out[@]}"
-for z in 2 0 1 3 4; do # z = 0, 1 and 3 go on from 2, and 4 from 3
-    run python -m nbodykit_sr.train "$here/recipes/shipped/z${z}_halos.toml"
+for name in z2_halos z2_halos_{longer,fair,patches} {z0,z1}_halos{,_patches} z3_halos z4_halos; do
+    run python -m nbodykit_sr.train "$here/recipes/shipped/$name.toml"
+done
+python -m nbodykit_sr.train export runs/z2_halos_fair z2_halos.safetensors \
+    --mean-with runs/z2_halos_patches runs/z2_halos_longer
+for z in 0 1; do
+    python -m nbodykit_sr.train export runs/z${z}_halos_patches z${z}_halos.safetensors \
+        --mean-with runs/z${z}_halos
+done
+for z in 3 4; do
     python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
-    compare z${z}_halos $z "${held_out[@]}"
+done
+for z in "${redshifts[@]}"; do
+    compare z${z}_halos "$z" "${held_out[@]}"
 done
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled_coarse.toml"
 run python -m nbodykit_sr.train "$here/recipes/shipped/styled.toml"
