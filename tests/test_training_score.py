@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from training_cases import make_pair, table
 
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.train import make_system
+from nbodykit_sr.training.cic import mesh_position
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.features import (
     energy_score,
@@ -16,10 +16,10 @@ from nbodykit_sr.training.features import (
 from nbodykit_sr.training.loop import Trainer
 from nbodykit_sr.training.objectives import (
     CUBES,
-    EMPTY,
     FINEST,
     collapse,
     densities,
+    log_densities,
     patches,
     redshift_space,
 )
@@ -89,8 +89,9 @@ def test_the_densest_particles_count():
         for field, scale in zip(fields, (radius, 0.5)):
             field[:, 4:12, 4:12, 4:12] = scale * halo - lattice
         shift = torch.zeros(2, 3)
-        logs = [torch.log(mesh + EMPTY) for mesh in densities(fields, shift)]
-        found = list(collapse(fields, logs, shift, (0, 0, 0), roots=True))
+        logs = log_densities(densities(fields, shift), 2)
+        position = mesh_position(fields, 1.0, shift=shift)
+        found = list(collapse(position, logs, (0, 0, 0), roots=True))
         log, root = found[len(CUBES) : len(CUBES) + 2]  # on the finest mesh
         return [pdf_distance(x[:1].repeat(2, 1, 1, 1, 1), x[1:]) / x[1:].std() for x in (log, root)]
 
@@ -111,10 +112,8 @@ def test_patches_tell_a_string_from_a_ball():
 
     def values(field):
         shift, field = torch.zeros(1, 3), field[None]
-        meshes = densities(field, shift)
-        while len(meshes) < FINEST:
-            meshes.append(F.avg_pool3d(meshes[-1], 2))
-        return patches(field, [torch.log(mesh + EMPTY) for mesh in meshes], shift, drawn=7)
+        logs = log_densities(densities(field, shift), FINEST)
+        return patches(mesh_position(field, 1.0, shift=shift), logs, drawn=7)
 
     def distance(field):
         return sliced_distance(values(field).repeat(2, 1, 1), values(ball)).item()

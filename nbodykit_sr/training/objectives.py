@@ -67,10 +67,10 @@ class EnergyScore:
         of a star around it, one mesh cell away, on the finest meshes; along random directions of
         all of these (a sliced Wasserstein distance). They tell how halos are shaped.
     fair : bool
-        Compare the distributions of `pdf`, and what the statistics loss compares, by fair
-        differences (`value_difference`); and the square roots of the densities in `pdf` beside
-        their logs, which give weight to the cores of large halos. Plain, these are no proper
-        scores: power and large halos, whose distributions are skewed, come out a little low.
+        Compare the distributions of `pdf` and `patch`, and what the statistics loss compares, by
+        fair differences (`value_difference`); and the square roots of the densities in `pdf`
+        beside their logs, which give weight to the cores of large halos. Plain, these are no
+        proper scores: power and large halos, whose distributions are skewed, come out a little low.
     redshift : float
         Times the density and PDF terms once more, in redshift space along a random axis: they tell
         how fast particles of halos move.
@@ -116,33 +116,33 @@ class EnergyScore:
             step = difference(both, lag, axis)
             yield self.difference / lag**0.5, energy_score, step
             yield self.distance, energy_score, log_distance(step, lag, axis)
-        chosen = [drawn >> bit & 1 for bit in range(3)]
         displacement, shift = fields.cells[:, :3], fields.bulk[:, :3]
-        yield from self.matter(1.0, displacement, shift, fields.painted, chosen, drawn)
+        yield from self.matter(1.0, displacement, shift, fields.painted, drawn)
         if self.redshift:
             displacement, shift = fields.in_redshift_space(drawn % 3)
             painted = densities(displacement, shift)
-            yield from self.matter(self.redshift, displacement, shift, painted, chosen, drawn)
+            yield from self.matter(self.redshift, displacement, shift, painted, drawn)
 
     def matter(
-        self, weight, displacement, shift, painted, chosen, drawn
+        self, weight, displacement, shift, painted, drawn
     ) -> Iterator[tuple[float, Callable, torch.Tensor]]:
         """Features of the distribution of particles in space, less a bulk motion `shift` (nB, 3),
-        and of their finest meshes; `chosen`: see `collapse`."""
-        meshes = [*painted]
-        while len(meshes) < self.meshes:
-            meshes.append(F.avg_pool3d(meshes[-1], 2))
-        logs = [torch.log(x + EMPTY) for x in meshes]
+        and of their finest meshes; `drawn` chooses particles."""
+        logs = log_densities(painted, self.meshes)
         for mesh in logs:
             yield weight * self.density / 2, energy_score, mesh
+        if not (self.pdf or self.patch):
+            return
+        position = mesh_position(displacement, 1.0, shift=shift)
         if self.pdf:
-            collapsed = list(collapse(displacement, logs, shift, chosen, self.fair))
+            chosen = [drawn >> bit & 1 for bit in range(3)]
+            collapsed = list(collapse(position, logs, chosen, self.fair))
             compare = partial(pdf_distance, fair=self.fair)
             for feature in collapsed:
                 yield weight * self.pdf / len(collapsed), compare, feature
         if self.patch:
             compare = partial(sliced_distance, fair=self.fair)
-            yield weight * self.patch, compare, patches(displacement, logs, shift, drawn)
+            yield weight * self.patch, compare, patches(position, logs, drawn)
 
 
 class Objective:
@@ -238,11 +238,18 @@ def densities(displacement, shift) -> list[torch.Tensor]:
     return [density(displacement, 1.0, factor, shift=shift) for factor in (2, 1)]
 
 
-def collapse(displacement, logs, shift, chosen, roots=False) -> Iterator[torch.Tensor]:
-    """Log radii of cubes of sites, and logs (and square roots) of densities at particles, of
-    displacements [cells] with the logs of their `densities`: at every second site along each axis,
-    from site 0 or 1 on as `chosen` (3) says."""
-    position = mesh_position(displacement, 1.0, shift=shift)
+def log_densities(painted, meshes) -> list[torch.Tensor]:
+    """Logs of densities on so many meshes: of those `painted`, and of means of their cells."""
+    ladder = [*painted]
+    while len(ladder) < meshes:
+        ladder.append(F.avg_pool3d(ladder[-1], 2))
+    return [torch.log(x + EMPTY) for x in ladder]
+
+
+def collapse(position, logs, chosen, roots=False) -> Iterator[torch.Tensor]:
+    """Log radii of cubes of sites, and logs (and square roots) of densities at particles, of their
+    positions [cells] and the logs of their densities: at every second site along each axis, from
+    site 0 or 1 on as `chosen` (3) says."""
     for side in CUBES:
         yield log_radius(position, side)
     i, j, k = chosen
@@ -256,17 +263,15 @@ def collapse(displacement, logs, shift, chosen, roots=False) -> Iterator[torch.T
             yield torch.exp(found / 2)
 
 
-def patches(displacement, logs, shift, drawn) -> torch.Tensor:
+def patches(position, logs, drawn) -> torch.Tensor:
     """Log densities about every fourth site's particle along each axis, as `EnergyScore.patch` says,
-    along random `DIRECTIONS`: (B, DIRECTIONS, n), of displacements [cells] with the logs of their
-    `densities`."""
+    along random `DIRECTIONS`: (B, DIRECTIONS, n), of positions [cells] and logs of densities."""
     random = np.random.default_rng(drawn)
     i, j, k = random.integers(SPARSE, size=3)
     frame, _ = np.linalg.qr(random.normal(size=(3, 3)))
     star = np.concatenate([np.zeros((1, 3)), frame, -frame])
     directions = random.normal(size=(DIRECTIONS, FINEST * len(star)))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    position = mesh_position(displacement, 1.0, shift=shift)
     position = position[..., i::SPARSE, j::SPARSE, k::SPARSE].flip(1).flatten(2).transpose(1, 2)
     values = []
     for level, mesh in enumerate(logs[:FINEST]):
