@@ -189,6 +189,40 @@ def test_members_differ_and_learn(settings):
     assert after < before
 
 
+@pytest.mark.parametrize("styled", [False, True])
+def test_each_level_is_scored(settings, tmp_path, styled):
+    """A coarser level that differs from HR's averages costs, whatever the finest does; and it alone
+    can teach the first level."""
+    make_pair(tmp_path / "fine", factor=4)
+    settings["pairs"] = {"train": [str(tmp_path / "fine")]}
+    settings["generator"] = {**settings["generator"], "styled": styled, "convex": 1}
+    settings["sample"] = {"crop": 2}
+    with pytest.raises(InputError, match="score.levels needs more than the largest of score.lags"):
+        make_system({**settings, "score": {"levels": 1.0}})
+    score = {**settings["score"], "meshes": 2}
+    plain = make_system({**settings, "score": score})
+    system = make_system({**settings, "score": {**score, "levels": 2.0}})
+    batch = drawn(system)
+    generator = system.networks()[0]
+    made = system.generate(generator, batch, members=2)
+    (coarse,) = batch["coarser"]
+    assert (coarse.shape, made.shape) == ((2, 3, 4, 4, 4), (2, 3, 8, 8, 8))
+
+    def loss(system, fields, coarser=None):
+        return system.objective({**batch, "coarser": [coarser]}, fields, ["score"])["score"]
+
+    same = torch.cat([batch["hr"]] * 2)
+    averages = torch.nn.functional.avg_pool3d(same, 2)
+    # what is left of a distance that is zero is its softening, the same at each level
+    none = loss(plain, same)
+    torch.testing.assert_close(loss(system, same, averages), 3 * none)
+    assert loss(system, same, averages + 0.1) > 3 * none + 0.1
+    loss(system, same, coarse).backward()
+    first, second = generator.levels
+    assert first.conv0.weight.grad.abs().max() > 0
+    assert second.conv0.weight.grad is None
+
+
 def test_rungs_start_from_a_coarser_run(settings, tmp_path):
     make_pair(tmp_path / "fine", factor=4)
     settings["pairs"] = {"train": [str(tmp_path / "fine")], "held_out": [str(tmp_path / "fine")]}

@@ -103,7 +103,9 @@ class DisplacementGenerator(nn.Module):
         """The generator for scale factor `a`: itself, which was trained at one."""
         return self
 
-    def forward(self, x, noise, spacing=None) -> torch.Tensor:
+    def forward(
+        self, x, noise, spacing=None, every_level=False
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Super-resolve a padded chunk.
 
         Parameters
@@ -114,17 +116,21 @@ class DisplacementGenerator(nn.Module):
             Standard normal, two for each level, of the sizes `noise_shapes` gives.
         spacing : float, optional
             For `ConvexGenerator`: LR cell in units of the displacement.
+        every_level : bool
+            Return the fields after every level, not of the last alone.
 
         Returns
         -------
         (B, C, M, M, M) float tensor with ``M = factor * N - 6 * (factor - 1)``
-            SR fields of the chunk with `OUTPUT_TRIM` extra sites on each side.
+            SR fields of the chunk with `OUTPUT_TRIM` extra sites on each side; or a list of such
+            tensors, whose factors are 2, 4, ..., `factor`.
         """
-        y = x
+        y, levels = x, []
         x = self.stem(x)
         for b, level in enumerate(self.levels):
             x, y = level(x, y, noise[2 * b], noise[2 * b + 1], self.spacing_at(b, spacing))
-        return y
+            levels.append(y)
+        return levels if every_level else y
 
 
 def check_factor(factor) -> None:

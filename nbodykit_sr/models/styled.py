@@ -67,7 +67,7 @@ class StyledGenerator(nn.Module):
         device = next(self.parameters()).device
         return plain.to(device).train(self.training).requires_grad_(False)
 
-    def forward(self, x, noise, a) -> torch.Tensor:
+    def forward(self, x, noise, a, every_level=False) -> torch.Tensor | list[torch.Tensor]:
         """Super-resolve padded chunks, each at its scale factor: see `DisplacementGenerator`.
 
         Parameters
@@ -75,14 +75,17 @@ class StyledGenerator(nn.Module):
         x : (B, C, N, N, N) float tensor
         noise : list of (B, 1, M, M, M) float tensors
         a : (B,) float tensor
+        every_level : bool
         """
         out = []
         for b, scale_factor in enumerate(a):
             sample = slice(b, b + 1)
             arguments = (x[sample], [field[sample] for field in noise])
+            options = {**self.options(scale_factor), "every_level": True}
             weights = self.weights(scale_factor)
-            out.append(functional_call(self.base, weights, arguments, self.options(scale_factor)))
-        return torch.cat(out)
+            out.append(functional_call(self.base, weights, arguments, options))
+        levels = [torch.cat(samples) for samples in zip(*out)]
+        return levels if every_level else levels[-1]
 
 
 def _norm(weight):

@@ -152,18 +152,21 @@ class DisplacementSystem:
 
     def generate(self, generator, batch, members=1) -> torch.Tensor:
         seeds = torch.cat([batch["noise"] + member for member in range(members)])
-        batch = {k: torch.cat([batch[k]] * members) for k in ("lr", "a")}
-        shapes = noise_shapes(self.factor, batch["lr"].shape[2:])
+        inputs = {k: torch.cat([batch[k]] * members) for k in ("lr", "a")}
+        shapes = noise_shapes(self.factor, inputs["lr"].shape[2:])
         noise = [
-            seeded_normal(shape, seeds, layer, batch["lr"].device)
+            seeded_normal(shape, seeds, layer, inputs["lr"].device)
             for layer, shape in enumerate(shapes)
         ]
-        return self._apply(generator, batch, noise)
+        *batch["coarser"], fields = self._apply(generator, inputs, noise)
+        return fields
 
     def _apply(self, generator, batch, noise):
+        """The fields after every level."""
         style = (batch["a"],) if self.configuration.generator.styled else ()
         lr = batch["lr"].contiguous(memory_format=torch.channels_last_3d)
-        return trim(generator(lr, noise, *style), OUTPUT_TRIM)
+        levels = generator(lr, noise, *style, every_level=True)
+        return [trim(fields, OUTPUT_TRIM) for fields in levels]
 
     def critic_fields(self, batch, fields) -> torch.Tensor:
         c = self.configuration.critic
@@ -243,7 +246,7 @@ class DisplacementSystem:
                 slice(c * factor, (c + n) * factor) for c, n in zip(corner, side, strict=True)
             )
             interpolated = trim(self.interpolation(batch["lr"]), OUTPUT_TRIM)
-            made = self._apply(generator, batch, noise), interpolated
+            made = self._apply(generator, batch, noise)[-1], interpolated
             for i, fields in enumerate(made):
                 whole[(i, ..., *where)] = (batch["unit"] * fields[:, :3].float()).cpu()
         hr = periodic_crop(pair.hr[:3], start * factor, [size * factor] * 3)

@@ -136,6 +136,12 @@ class DisplacementConfiguration(Configuration):
             self.score == EnergyScore() or any(stage.score for stage in self.stage),
             "the table [score] is set, but no stage is scored: set score in a [[stage]]",
         )
+        coarsest, lag = 2 * self.sample.crop, max(self.score.lags)
+        require(
+            not self.score.levels or coarsest > lag,
+            f"sample.crop is {self.sample.crop}, so {coarsest} sites of the generator's first level: "
+            f"score.levels needs more than the largest of score.lags, {lag}; raise sample.crop",
+        )
         require(
             not self.score.redshift or self.generator.channels == 6,
             f"score.redshift is {self.score.redshift}: velocities are needed for it, set "

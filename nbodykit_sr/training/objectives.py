@@ -16,7 +16,7 @@ distributions of the densities, straight from each field.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -74,6 +74,10 @@ class EnergyScore:
     redshift : float
         Times the density and PDF terms once more, in redshift space along a random axis: they tell
         how fast particles of halos move.
+    levels : float
+        Times the score of the fields of each coarser level of the generator once more, against
+        averages of HR's over blocks of sites, lengths in cells of its lattice. Otherwise the last
+        level alone collapses halos, from too far away.
     meshes : int
         How many meshes of the density: of half an SR cell, one, two, four, ...
     lags : tuple of int
@@ -91,6 +95,7 @@ class EnergyScore:
     patch: float = 0.0
     fair: bool = False
     redshift: float = 0.0
+    levels: float = 0.0
     meshes: int = 4
     lags: tuple[int, ...] = (1, 2, 4, 8)
     velocity: float = 0.5
@@ -156,16 +161,33 @@ class Objective:
     """
 
     def __init__(self, score, spacing):
-        self.spacing, self.fair = spacing, score.fair
-        self.terms = {"l2": l2, "score": score, "statistics": partial(statistics, fair=score.fair)}
+        self.spacing, self.score = spacing, score
+        self.terms = {
+            "l2": l2,
+            "score": self.scores,
+            "statistics": partial(statistics, fair=score.fair),
+        }
 
     def members(self, names) -> int:
         """Fields of each sample that the terms `names` compare."""
-        return 2 if "score" in names or (self.fair and "statistics" in names) else 1
+        return 2 if "score" in names or (self.score.fair and "statistics" in names) else 1
 
     def __call__(self, batch, fields, names):
         made, true = (Fields(batch, x, self.spacing) for x in (fields, batch["hr"]))
         return {name: self.terms[name](made, true) for name in names}
+
+    def scores(self, made, true) -> torch.Tensor:
+        """The energy score of the fields and, weighed by `EnergyScore.levels`, of coarser ones."""
+        total = self.score(made, true)
+        if not self.score.levels:
+            return total
+        for number, fields in enumerate(reversed(made.batch["coarser"]), 1):
+            hr = F.avg_pool3d(made.batch["hr"], 2**number)
+            batch, spacing = {**made.batch, "hr": hr}, 2**number * self.spacing
+            score = replace(self.score, meshes=max(2, self.score.meshes - number))
+            both = (Fields(batch, x.float(), spacing) for x in (fields, hr))
+            total = total + self.score.levels * score(*both)
+        return total
 
 
 class Fields:

@@ -48,7 +48,8 @@ class System(Protocol):
 
     def generate(self, generator, batch, members=1) -> torch.Tensor:
         """Fields (nB, C, M, M, M) that `generator` (perhaps wrapped) makes of a batch: n members of
-        each sample, one member of all after the other."""
+        each sample, one member of all after the other. What else the objective needs of them goes
+        into the batch."""
 
     def critic_fields(self, batch, fields) -> torch.Tensor:
         """What the critic sees of generated or true `fields`: (B, C', M, M, M), differentiable."""
