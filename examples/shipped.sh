@@ -67,8 +67,15 @@ compare z2 2 230005 240001 240002 "${held_out[@]}"
 for name in z2_halos z2_halos_{longer,fair,patches} {z0,z1}_halos{,_patches} z3_halos z4_halos; do
     run python -m nbodykit_sr.train "$here/recipes/shipped/$name.toml"
 done
-python -m nbodykit_sr.train export runs/z2_halos_fair z2_halos.safetensors \
+python -m nbodykit_sr.train export runs/z2_halos_fair z2_halos_mean.safetensors \
     --mean-with runs/z2_halos_patches runs/z2_halos_longer
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_levels.toml"
+python -m nbodykit_sr.train export runs/z2_halos_levels z2_halos_both.safetensors \
+    --mean-with z2_halos_mean.safetensors
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_slow.toml"
+# weights 3, 2 and 1
+python -m nbodykit_sr.train export runs/z2_halos_slow z2_halos.safetensors \
+    --mean-with runs/z2_halos_{slow,slow,levels,levels} z2_halos_mean.safetensors
 for z in 0 1; do
     python -m nbodykit_sr.train export runs/z${z}_halos_patches z${z}_halos.safetensors \
         --mean-with runs/z${z}_halos
