@@ -164,7 +164,7 @@ class Objective:
         self.spacing, self.score = spacing, score
         self.terms = {
             "l2": l2,
-            "score": self.scores,
+            "score": self.score_of_levels,
             "statistics": partial(statistics, fair=score.fair),
         }
 
@@ -176,7 +176,7 @@ class Objective:
         made, true = (Fields(batch, x, self.spacing) for x in (fields, batch["hr"]))
         return {name: self.terms[name](made, true) for name in names}
 
-    def scores(self, made, true) -> torch.Tensor:
+    def score_of_levels(self, made, true) -> torch.Tensor:
         """The energy score of the fields and, weighed by `EnergyScore.levels`, of coarser ones."""
         total = self.score(made, true)
         if not self.score.levels:
