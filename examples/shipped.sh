@@ -74,8 +74,14 @@ python -m nbodykit_sr.train export runs/z2_halos_levels z2_halos_both.safetensor
     --mean-with z2_halos_mean.safetensors
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_slow.toml"
 # weights 3, 2 and 1
-python -m nbodykit_sr.train export runs/z2_halos_slow z2_halos.safetensors \
+python -m nbodykit_sr.train export runs/z2_halos_slow z2_halos_third.safetensors \
     --mean-with runs/z2_halos_{slow,slow,levels,levels} z2_halos_mean.safetensors
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_more.toml"
+# weights 2 and 1
+python -m nbodykit_sr.train export runs/z2_halos_more z2_halos_fourth.safetensors \
+    --mean-with runs/z2_halos_more z2_halos_third.safetensors
+run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_last.toml"
+python -m nbodykit_sr.train export runs/z2_halos_last z2_halos.safetensors --mean-with runs/z2_halos_more
 for z in 0 1; do
     python -m nbodykit_sr.train export runs/z${z}_halos_patches z${z}_halos.safetensors \
         --mean-with runs/z${z}_halos
