@@ -82,10 +82,15 @@ python -m nbodykit_sr.train export runs/z2_halos_more z2_halos_fourth.safetensor
     --mean-with runs/z2_halos_more z2_halos_third.safetensors
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_last.toml"
 python -m nbodykit_sr.train export runs/z2_halos_last z2_halos.safetensors --mean-with runs/z2_halos_more
-for z in 0 1; do
-    python -m nbodykit_sr.train export runs/z${z}_halos_patches z${z}_halos.safetensors \
-        --mean-with runs/z${z}_halos
-done
+python -m nbodykit_sr.train export runs/z1_halos_patches z1_halos_mean.safetensors --mean-with runs/z1_halos
+run python -m nbodykit_sr.train "$here/recipes/shipped/z1_halos_levels.toml"
+python -m nbodykit_sr.train export runs/z1_halos_levels z1_halos_both.safetensors \
+    --mean-with z1_halos_mean.safetensors
+run python -m nbodykit_sr.train "$here/recipes/shipped/z1_halos_slow.toml"
+# weights 3, 2 and 1
+python -m nbodykit_sr.train export runs/z1_halos_slow z1_halos.safetensors \
+    --mean-with runs/z1_halos_{slow,slow,levels,levels} z1_halos_mean.safetensors
+python -m nbodykit_sr.train export runs/z0_halos_patches z0_halos.safetensors --mean-with runs/z0_halos
 for z in 3 4; do
     python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
 done
