@@ -39,6 +39,17 @@ compare() { # MODEL REDSHIFT SEED...: on these held-out boxes, by validate on th
         --lr "sims/$seed/LR_z$2" --out "$out-report"
 }
 
+every_level() { # REDSHIFT MODEL: two runs on from zREDSHIFT_halos_mean, and the mean of all
+    local name=z$1_halos
+    run python -m nbodykit_sr.train "$here/recipes/shipped/${name}_levels.toml"
+    python -m nbodykit_sr.train export "runs/${name}_levels" "${name}_both.safetensors" \
+        --mean-with "${name}_mean.safetensors"
+    run python -m nbodykit_sr.train "$here/recipes/shipped/${name}_slow.toml"
+    # weights 3, 2 and 1
+    python -m nbodykit_sr.train export "runs/${name}_slow" "$2.safetensors" \
+        --mean-with "runs/${name}"_{slow,slow,levels,levels} "${name}_mean.safetensors"
+}
+
 several=($(seq 210001 210008) 220001 220002)    # to train on at z = 0 to 4
 train=($(seq 210001 210012) $(seq 220001 220004)) # at z = 2
 held_out=(181210 230001)
@@ -69,13 +80,7 @@ for name in z2_halos z2_halos_{longer,fair,patches} {z0,z1}_halos{,_patches} z3_
 done
 python -m nbodykit_sr.train export runs/z2_halos_fair z2_halos_mean.safetensors \
     --mean-with runs/z2_halos_patches runs/z2_halos_longer
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_levels.toml"
-python -m nbodykit_sr.train export runs/z2_halos_levels z2_halos_both.safetensors \
-    --mean-with z2_halos_mean.safetensors
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_slow.toml"
-# weights 3, 2 and 1
-python -m nbodykit_sr.train export runs/z2_halos_slow z2_halos_third.safetensors \
-    --mean-with runs/z2_halos_{slow,slow,levels,levels} z2_halos_mean.safetensors
+every_level 2 z2_halos_third
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_more.toml"
 # weights 2 and 1
 python -m nbodykit_sr.train export runs/z2_halos_more z2_halos_fourth.safetensors \
@@ -83,13 +88,7 @@ python -m nbodykit_sr.train export runs/z2_halos_more z2_halos_fourth.safetensor
 run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_last.toml"
 python -m nbodykit_sr.train export runs/z2_halos_last z2_halos.safetensors --mean-with runs/z2_halos_more
 python -m nbodykit_sr.train export runs/z1_halos_patches z1_halos_mean.safetensors --mean-with runs/z1_halos
-run python -m nbodykit_sr.train "$here/recipes/shipped/z1_halos_levels.toml"
-python -m nbodykit_sr.train export runs/z1_halos_levels z1_halos_both.safetensors \
-    --mean-with z1_halos_mean.safetensors
-run python -m nbodykit_sr.train "$here/recipes/shipped/z1_halos_slow.toml"
-# weights 3, 2 and 1
-python -m nbodykit_sr.train export runs/z1_halos_slow z1_halos.safetensors \
-    --mean-with runs/z1_halos_{slow,slow,levels,levels} z1_halos_mean.safetensors
+every_level 1 z1_halos
 python -m nbodykit_sr.train export runs/z0_halos_patches z0_halos.safetensors --mean-with runs/z0_halos
 for z in 3 4; do
     python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
