@@ -9,10 +9,12 @@ from nbodykit_sr.models.card import NETWORKS, ModelCard, load_model, save_model
 from nbodykit_sr.models.convex import (
     CORNERS,
     FINE,
+    SMALLEST_CELL,
     ConvexGenerator,
     StyledConvexGenerator,
     combine,
     deformation,
+    log_size,
 )
 from nbodykit_sr.models.displacement import DisplacementGenerator, standard_noise
 from nbodykit_sr.models.fused import fuse
@@ -27,8 +29,8 @@ def randomised(generator):
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
-            if "mix" in name or "deform" in name or name.endswith("std"):
-                parameter.normal_(0, 0.1 if "deform" in name else 0.5)
+            if any(part in name for part in ("mix", "deform", "gate", "std")):
+                parameter.normal_(0, 0.1 if "deform" in name or "gate" in name else 0.5)
             if name.startswith("slopes"):
                 parameter.normal_(0, 0.2)
     return generator.eval().requires_grad_(False)
@@ -40,10 +42,10 @@ def chunk(*shape, batch=1):
     return x, standard_noise(8, x)
 
 
-@pytest.mark.parametrize("mixed", [1, 3])
-def test_it_starts_as_the_published_generator(mixed):
+@pytest.mark.parametrize("mixed, gated", [(1, False), (3, False), (3, True)])
+def test_it_starts_as_the_published_generator(mixed, gated):
     published = randomised(DisplacementGenerator(**SIZE))
-    convex = ConvexGenerator(**SIZE, spacing=0.4, mixed=mixed)
+    convex = ConvexGenerator(**SIZE, spacing=0.4, mixed=mixed, gated=gated)
     convex.load_state_dict(published.state_dict(), strict=False)
     x, noise = chunk(7, 9, 8)
     difference = convex(x, noise) - published(x, noise)
@@ -95,6 +97,38 @@ def test_the_deformation_is_that_of_positions():
     torch.testing.assert_close(found, wanted.T.reshape(1, 18, 1, 1, 1).expand(1, 18, 4, 4, 4))
 
 
+def test_the_size_of_cells():
+    """Three along each axis of the square of its stretching, whatever the velocities."""
+    y = torch.randn(1, 6, 4, 4, 4)
+    site = torch.arange(4) * 0.3
+    for stretching in (1.0, 0.5, 0.0):
+        grid = torch.stack(torch.meshgrid(site, site, site, indexing="ij"))
+        y[0, :3] = (stretching - 1) * grid
+        wanted = torch.tensor(3 * stretching**2 + SMALLEST_CELL).log()
+        size = log_size(deformation(y, 0.3))
+        torch.testing.assert_close(size, wanted.expand(1, 1, 3, 3, 3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("field", [0, 1])
+def test_closed_gates_leave_the_combination(field):
+    """Of displacements or of velocities alone, and open ones double what is added."""
+    level = ConvexGenerator(**SIZE, spacing=0.4, gated=True).eval().levels[0]
+    x, y = torch.randn(1, 32, 6, 6, 6), torch.randn(1, 6, 6, 6, 6)
+    noise = torch.randn(1, 1, 6, 6, 6), torch.randn(1, 1, 8, 8, 8)
+
+    def fields(bias):
+        with torch.no_grad():
+            level.gate.bias[field] = bias
+            features, out = level(x, y, *noise, 0.4)
+            skip = level.skip(y, features, 0.4)
+        return (out - skip)[:, 3 * field : 3 * field + 3], (out - skip)[:, 3 - 3 * field :][:, :3]
+
+    (closed, left), (half, others), (open_, _) = map(fields, (-100.0, 0.0, 100.0))
+    assert (closed.abs() < 1e-6).all() and half.abs().max() > 0.01
+    torch.testing.assert_close(open_, 2 * half)
+    torch.testing.assert_close(left, others)
+
+
 @pytest.mark.parametrize("element", ELEMENTS[1::7])
 def test_turning_the_box_turns_the_combination(element):
     y, logits = np.random.default_rng(5).normal(size=(2, 6, 6, 6, 6)).astype("f4")
@@ -112,10 +146,10 @@ def test_turning_the_box_turns_the_combination(element):
     np.testing.assert_allclose(one, transform(combined(y, logits).numpy(), element), atol=1e-5)
 
 
-@pytest.mark.parametrize("mixed", [1, 2, 3])
+@pytest.mark.parametrize("mixed, gated", [(1, False), (2, True), (3, False), (3, True)])
 @pytest.mark.parametrize("slab", [1, 1 << 15, 6 << 20])
-def test_the_fused_one_gives_the_same(mixed, slab):
-    generator = randomised(ConvexGenerator(**SIZE, spacing=0.3, mixed=mixed))
+def test_the_fused_one_gives_the_same(mixed, gated, slab):
+    generator = randomised(ConvexGenerator(**SIZE, spacing=0.3, mixed=mixed, gated=gated))
     x, noise = chunk(8, 7, 9)
     reference = generator(x, noise)
     fine = fuse(generator, slab_bytes=slab)(x, noise)
@@ -141,7 +175,7 @@ def test_the_spacing_follows_the_growth_of_the_units():
 def test_one_universe(comm, data, tmp_path, name):
     """From its file on any number of ranks: the bits of one rank, and what other chunks give."""
     options = {"Omega_m": 0.28} if name.startswith("styled") else {}
-    network = randomised(NETWORKS[name](**SIZE, spacing=0.5, mixed=2, **options))
+    network = randomised(NETWORKS[name](**SIZE, spacing=0.5, mixed=2, gated=True, **options))
     card = ModelCard("test", name, network.arguments, factor=8, channels=6)
     path = tmp_path / "convex.safetensors"
     if comm.rank == 0:

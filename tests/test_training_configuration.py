@@ -65,6 +65,7 @@ def test_files_that_extend_others(tmp_path):
     "change, words",
     [
         ({"generator": {"chan_bse": 3}}, ["generator.chan_bse", "did you mean 'chan_base'"]),
+        ({"generator": {"gated": True}}, ["generator.gated", "set generator.convex"]),
         ({"bacth": 3}, ["bacth", "did you mean 'batch'"]),
         ({"batch": "four"}, ["batch is 'four'", "an integer"]),
         ({"batch": True}, ["batch is True", "an integer"]),

@@ -56,18 +56,19 @@ def test_demodulation_keeps_norms(network):
         assert not torch.allclose(plain[name], styled[name], rtol=1e-2)
 
 
-@pytest.mark.parametrize("convex", [0, 1])
-def test_one_model_of_two_times(convex, tmp_path):
+@pytest.mark.parametrize("convex, gated", [(0, False), (1, False), (1, True)])
+def test_one_model_of_two_times(convex, gated, tmp_path):
     make_pair(tmp_path / "pair0", a=0.25)
     make_pair(tmp_path / "pair1", a=0.5)
     settings = table(tmp_path)
     with pytest.raises(InputError, match="0.250 to 0.500"):
         make_system(settings)
-    settings["generator"] |= {"styled": True, "convex": convex}
+    settings["generator"] |= {"styled": True, "convex": convex, "gated": gated}
     Trainer(make_system(settings), Ranks(torch.device("cpu"))).run()
     export(settings["run"], tmp_path / "w.safetensors")
     network, card = load_generator(tmp_path / "w.safetensors")
     assert card.redshift == pytest.approx((1, 3))
     assert any((slope != 0).any() for slope in network.slopes.values())
+    assert not gated or network.levels[-1].gate.weight.abs().max() > 0
     x = torch.from_numpy(np.ones((1, 3, 8, 8, 8), "f4"))
     assert network.at(0.4)(x, standard_noise(2, x)).shape == (1, 3, 10, 10, 10)

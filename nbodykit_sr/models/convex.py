@@ -11,6 +11,9 @@ so that a patch collapses by joining one of them, level by level, as halos assem
 this is the published generator. Which to join depends on where they are by now, so each level's
 features are also told the gradients of the coarse positions and velocities. RAFT (Teed & Deng
 2020) upsamples optical flow in this way, and shows its features the flow so far.
+
+A patch that has collapsed already has to be spared the increments of its surroundings, and their
+scatter: with `gated` they are multiplied by gates that see how large the patch still is.
 """
 
 from itertools import product
@@ -20,7 +23,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..universe import growth_factor
-from .blocks import upsample
+from .blocks import trim, upsample
 from .displacement import DisplacementGenerator, Level
 from .styled import StyledGenerator
 
@@ -29,24 +32,39 @@ CORNERS = torch.tensor(list(product((0.0, 1.0), repeat=3)))
 FINE = torch.tensor(list(product((0.25, 0.75), repeat=3)))
 # Trilinear weights, (corner, fine site)
 TRILINEAR = (1 - (CORNERS[:, None] - FINE).abs()).prod(2)
+# How much faster than other weights those of gates act
+GATE_GAIN = 8.0
+# Square of the size of a cell, in its size on the lattice, below which it counts as a point
+SMALLEST_CELL = 0.01
 
 
 class ConvexLevel(Level):
     """A `Level` whose skip path is a convex combination of positions instead of an interpolation,
-    and whose features see how far the coarse positions have collapsed (`deformation`)."""
+    and whose features see how far the coarse positions have collapsed (`deformation`). If `gated`,
+    the increments of displacement and velocity are multiplied by a gate each, from 0 to 2."""
 
-    def __init__(self, channels_in, channels_out, fields, noise_gain):
+    def __init__(self, channels_in, channels_out, fields, noise_gain, gated=False):
         super().__init__(channels_in, channels_out, fields, noise_gain)
         self.mix = nn.Conv3d(channels_out, len(CORNERS), 1)
         self.deform = nn.Conv3d(3 * fields, channels_out, 1, bias=False)
-        for parameter in (self.mix.weight, self.mix.bias, self.deform.weight):
-            nn.init.zeros_(parameter)
+        self.gate = nn.Conv3d(channels_out + 1, fields // 3, 1) if gated else None
+        for head in filter(None, (self.mix, self.deform, self.gate)):
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
     def informed(self, x, y, spacing) -> torch.Tensor:
         return x + self.deform(upsample(deformation(y, spacing)))
 
     def skip(self, y, x, spacing) -> torch.Tensor:
         return combine(y, self.mix(x), spacing)
+
+    def increments(self, x, y, spacing) -> torch.Tensor:
+        increments = super().increments(x, y, spacing)
+        if self.gate is None:
+            return increments
+        size = trim(upsample(log_size(deformation(y, spacing))), 1)
+        gates = 2 * torch.sigmoid(GATE_GAIN * self.gate(torch.cat([x, size], 1)))
+        return increments * gates.repeat_interleave(3, 1)
 
 
 @torch.no_grad()
@@ -77,6 +95,22 @@ def deformation(y, spacing) -> torch.Tensor:
     for axis in range(3):
         out[:, axis * (y.shape[1] + 1)] += 1
     return out
+
+
+def log_size(cells) -> torch.Tensor:
+    """Logarithm of the squared size of cells, from their `deformation`: what gates see.
+
+    Parameters
+    ----------
+    cells : (B, 3 C, N, N, N) float tensor
+
+    Returns
+    -------
+    (B, 1, N, N, N) float tensor
+        Log 3 where nothing has moved, down to the log of `SMALLEST_CELL`.
+    """
+    position = cells.unflatten(1, (3, -1))[:, :, :3]
+    return (position.square().sum((1, 2)) + SMALLEST_CELL).log()[:, None]
 
 
 def combine(y, logits, spacing) -> torch.Tensor:
@@ -170,23 +204,27 @@ class ConvexGenerator(DisplacementGenerator):
         LR cell in units of the displacement's normalisation (at the redshift it is used at).
     mixed : int, optional
         How many of the last levels have it; all by default.
+    gated : bool, optional
+        Gate the increments of these levels (see `ConvexLevel`).
 
     The others are those of `DisplacementGenerator`.
     """
 
-    def __init__(self, *args, spacing, mixed=None, **kwargs):
+    def __init__(self, *args, spacing, mixed=None, gated=False, **kwargs):
         super().__init__(*args, **kwargs)
         levels = len(self.levels)
         self.spacing, self.mixed = spacing, levels if mixed is None else mixed
+        self.gated = gated
         if not 1 <= self.mixed <= levels:
             raise InputError(f"mixed is {mixed}: from 1 to the {levels} levels of the generator")
         widths = self.widths
         for b in range(levels - self.mixed, levels):
-            self.levels[b] = ConvexLevel(*widths[b : b + 2], self.channels, self.noise_gain)
+            self.levels[b] = ConvexLevel(*widths[b : b + 2], self.channels, self.noise_gain, gated)
 
     @property
     def arguments(self) -> dict:
-        return {**super().arguments, "spacing": self.spacing, "mixed": self.mixed}
+        own = {"spacing": self.spacing, "mixed": self.mixed, "gated": self.gated}
+        return {**super().arguments, **own}
 
     def spacing_at(self, level, spacing=None) -> float:
         return (self.spacing if spacing is None else spacing) / 2**level

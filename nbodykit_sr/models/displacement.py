@@ -38,7 +38,7 @@ class Level(nn.Module):
         x = upsampled_convolution(x, self.conv0) if self.training else self.conv0(upsample(x))
         x = self.act(self.informed(x, y, spacing))
         x = self.act(self.conv1(self.noise1(x, noise1)))
-        return x, self.skip(y, x, spacing) + self.act(self.proj(x))
+        return x, self.skip(y, x, spacing) + self.increments(x, y, spacing)
 
     def informed(self, x, y, spacing) -> torch.Tensor:
         """The features `x` between the convolutions, with what the coarse fields `y` tell them."""
@@ -47,6 +47,10 @@ class Level(nn.Module):
     def skip(self, y, x, spacing) -> torch.Tensor:
         """The coarse fields `y` on the finer lattice, features `x` and LR spacing at hand."""
         return trim(upsample(y), 2)
+
+    def increments(self, x, y, spacing) -> torch.Tensor:
+        """What the features `x` add to the skip path, the coarse fields `y` at hand."""
+        return self.act(self.proj(x))
 
 
 class DisplacementGenerator(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .convex import ConvexLevel, combine_planes, deformation
+from .convex import CORNERS, GATE_GAIN, ConvexLevel, combine_planes, deformation, log_size
 from .displacement import PADDING, DisplacementGenerator, noise_shapes
 
 SLOPE = 0.2  # of the LeakyReLU
@@ -155,6 +155,7 @@ class FusedLevel(nn.Module):
     """One doubling of the resolution, N -> 2N - 6 sites a side: see `Level`."""
 
     deform: torch.Tensor | None
+    gate: torch.Tensor | None
     proj: torch.Tensor
     proj_bias: torch.Tensor
 
@@ -175,10 +176,20 @@ class FusedLevel(nn.Module):
         self.register_buffer("deform", deform)
         self.register_buffer("std0", (level.noise0.gain * level.noise0.std)[None].to(dtype))
         self.register_buffer("std1", (level.noise1.gain * level.noise1.std)[None].to(dtype))
-        # projected increments, then the logits of convex upsampling where the level has it
+        # projected increments, then the logits of convex upsampling and of gates where the level
+        # has them; what the size of the cells adds to those of the gates stays apart
         heads = [level.proj, level.mix] if convex else [level.proj]
-        self.register_buffer("proj", torch.cat([head.weight.flatten(1) for head in heads]))
-        self.register_buffer("proj_bias", torch.cat([head.bias for head in heads])[:, None])
+        weights = [head.weight.flatten(1) for head in heads]
+        biases = [head.bias for head in heads]
+        gate = None
+        if convex and level.gate is not None:
+            of_features, gate = level.gate.weight.flatten(1).tensor_split([-1], 1)
+            weights.append(GATE_GAIN * of_features)
+            biases.append(GATE_GAIN * level.gate.bias)
+            gate = GATE_GAIN * gate
+        self.register_buffer("proj", torch.cat(weights))
+        self.register_buffer("proj_bias", torch.cat(biases)[:, None])
+        self.register_buffer("gate", gate)
         self.spacing = spacing
 
     def stream(self, slabs, coarse, fine, noise0, noise1, slab_bytes) -> Iterator[torch.Tensor]:
@@ -247,7 +258,12 @@ class FusedLevel(nn.Module):
         stop = start + len(x)
         # in float32: rounded increments would add white noise to the small scales
         p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).float().T)
-        p, logits = p.view(-1, *x.shape[:3]).tensor_split([len(fine)])
+        p = p.view(-1, *x.shape[:3])
+        p, logits, gates = p.tensor_split([len(fine), len(fine) + len(CORNERS)])
+        F.leaky_relu_(p, SLOPE)
+        if self.gate is not None:
+            gates += self.gate[:, :, None, None] * self.size(coarse, start, stop)
+            p.unflatten(0, (-1, 3)).mul_(2 * gates.sigmoid_()[:, None])
         # plane j of `fine` is the (j + 3)th of x2 of all of `coarse`
         first, last = (start + 2) // 2, (stop + 5) // 2
         y, skip = coarse[:, first:last, 1:-1, 1:-1], start + 2 - 2 * first
@@ -257,7 +273,17 @@ class FusedLevel(nn.Module):
             for axis in (3, 2, 1):
                 y = double(y, axis)
             y = y[:, skip : skip + len(x)]
-        torch.add(y, F.leaky_relu_(p, SLOPE), out=fine[:, start:stop])
+        torch.add(y, p, out=fine[:, start:stop])
+
+    def size(self, coarse, start, stop) -> torch.Tensor:
+        """Log size of the cells between coarse planes, at the fine planes `start` to `stop`:
+        (1, D, H, W), see `log_size`."""
+        first, last = (start + 1) // 2, stop // 2 + 3
+        size = log_size(deformation(coarse[None, :, first:last], self.spacing))[0]
+        for axis in (3, 2, 1):
+            size = double(size, axis)
+        skip = start + 1 - 2 * first
+        return size[:, skip : skip + stop - start, 1:-1, 1:-1]
 
 
 class Convolution(nn.Module):

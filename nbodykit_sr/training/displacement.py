@@ -97,7 +97,7 @@ class DisplacementSystem:
         options = {}
         if g.convex:
             unit = g.length if g.styled else self.normalization.displacement(manifest.a)
-            options = {"spacing": float(self.cell / unit), "mixed": g.convex}
+            options = {"spacing": float(self.cell / unit), "mixed": g.convex, "gated": g.gated}
             if g.styled:
                 options["Omega_m"] = manifest.Omega_m
         return network(g.channels, self.factor, g.chan_base, g.chan_min, g.chan_max, **options)

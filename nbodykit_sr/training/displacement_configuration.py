@@ -64,6 +64,8 @@ class GeneratorTable:
         Condition generator and critic on the scale factor (`StyledGenerator`).
     convex : int
         How many of the last levels upsample convexly (`ConvexGenerator`); 0: the published network.
+    gated : bool
+        Gate the increments of these levels.
     """
 
     channels: int = 6
@@ -74,6 +76,7 @@ class GeneratorTable:
     length: float = 6.0
     styled: bool = False
     convex: int = 0
+    gated: bool = False
 
     def __post_init__(self):
         one_of("generator.channels", self.channels, (3, 6))
@@ -81,6 +84,10 @@ class GeneratorTable:
             value = getattr(self, name)
             require(value > 0, f"generator.{name} is {value}: more than zero needed")
         require(self.convex >= 0, f"generator.convex is {self.convex}: zero or more needed")
+        require(
+            self.convex or not self.gated,
+            "generator.gated is true, but only convex levels have gates: set generator.convex",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
