@@ -7,7 +7,7 @@ import pytest
 import torch
 from nbodykit.lab import ArrayCatalog, FFTPower
 
-from nbodykit_sr.models import fused
+from nbodykit_sr.models import fused, planes
 from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.displacement import DisplacementGenerator, standard_noise
 from nbodykit_sr.models.fused import FusedGenerator
@@ -106,7 +106,7 @@ def test_without_calling_onednn_itself(dtype, monkeypatch):
     generator = network(channels=6, factor=4, chan_base=32, chan_min=16)
     x, noise = chunk(generator, 8, 7, 9)
     fast = FusedGenerator(generator, dtype)(x, noise)
-    monkeypatch.setattr(fused, "with_onednn", lambda x: False)
+    monkeypatch.setattr(planes, "with_onednn", lambda x: False)
     output = FusedGenerator(generator, dtype)(x, noise)
     assert relative(output, fast) < (1e-6 if dtype == torch.float32 else 1e-2)
 
@@ -179,6 +179,6 @@ def test_bfloat16_keeps_the_power_spectrum():
 def test_coarse_kernels_are_upsampling_and_convolution():
     """One axis at a time is enough to see: constants stay constants under the folded kernels."""
     weight = torch.randn(2, 3, 3, 3, 3)
-    for kernel in fused.phase_kernels(weight):
+    for kernel in planes.phase_kernels(weight):
         total = kernel.sum(dim=(2, 3, 4)).view(2, 2, 3)
         torch.testing.assert_close(total, weight.sum(dim=(2, 3, 4)).expand(2, 2, 3))
