@@ -1,16 +1,28 @@
 #!/usr/bin/env bash
 # From nothing to the shipped displacement models, and what they are worth; half a day on two cores.
 #
-#     bash examples/shipped.sh [RANKS]  # needs: pip install --no-deps --no-build-isolation fastpm
+#     bash examples/shipped.sh [RANKS [SHARE]]  # needs: pip install --no-deps --no-build-isolation fastpm
 #
 # Pairs of 16^3 and 128^3 particles in 25 Mpc/h. Where MP-Gadget's LR runs of the same seeds are at hand, name
 # their snapshots LR_TREE/SEED_z2 and so on: they are trained on too.
+#
+# A SHARE below 1 rehearses all of it: every run has that share of its steps, in boxes of half the side.
 set -euo pipefail
-ranks=${1:-2}
+ranks=${1:-2} share=${2:-1}
 export OMP_NUM_THREADS=1
 here=$(cd "$(dirname "$0")" && pwd)
+box=(--boxsize 25 --nmesh 16) large=(--boxsize 50 --nmesh 32)
+[ "$share" = 1 ] || box=(--boxsize 12.5 --nmesh 8) large=(--boxsize 25 --nmesh 16)
+mkdir -p recipes
+for recipe in "$here"/recipes/shipped/*.toml; do
+    awk -v share="$share" '/^steps = / { $3 = int($3 * share + 1 - 1e-9) } 1' "$recipe" >"recipes/${recipe##*/}"
+done
 run() { mpirun -n "$ranks" "$@"; }
-simulate() { run python "$here/make_pairs.py" sims --unitary "$@"; }
+learn() { run python -m nbodykit_sr.train "recipes/$1.toml"; }
+model() { # NAME RUN [OTHER...]: of a run, or the mean of its weights with others
+    python -m nbodykit_sr.train export "runs/$2" "$1.safetensors" ${3:+--mean-with "${@:3}"}
+}
+simulate() { run python "$here/make_pairs.py" sims --unitary "${box[@]}" "$@"; }
 pair() { # LR HR NAME SOURCE SEED
     [ -e "pairs/$3" ] || run python -m nbodykit_sr.train pairs "$1" "$2" "pairs/$3" --source "$4" --seed "$5"
 }
@@ -41,13 +53,11 @@ compare() { # MODEL REDSHIFT SEED...: on these held-out boxes, by validate on th
 
 every_level() { # REDSHIFT MODEL: two runs on from zREDSHIFT_halos_mean, and the mean of all
     local name=z$1_halos
-    run python -m nbodykit_sr.train "$here/recipes/shipped/${name}_levels.toml"
-    python -m nbodykit_sr.train export "runs/${name}_levels" "${name}_both.safetensors" \
-        --mean-with "${name}_mean.safetensors"
-    run python -m nbodykit_sr.train "$here/recipes/shipped/${name}_slow.toml"
+    learn "${name}_levels"
+    model "${name}_both" "${name}_levels" "${name}_mean.safetensors"
+    learn "${name}_slow"
     # weights 3, 2 and 1
-    python -m nbodykit_sr.train export "runs/${name}_slow" "$2.safetensors" \
-        --mean-with "runs/${name}"_{slow,slow,levels,levels} "${name}_mean.safetensors"
+    model "$2" "${name}_slow" "runs/${name}"_{slow,slow,levels,levels} "${name}_mean.safetensors"
 }
 
 several=($(seq 210001 210008) 220001 220002)    # to train on at z = 0 to 4
@@ -60,7 +70,7 @@ simulate --seeds "${several[@]:0:4}" --redshifts 0.5
 simulate --seeds "${train[@]}" --redshifts 2
 # held out too
 simulate --seeds 240001 240002 --redshifts 2
-simulate --seeds 230005 --boxsize 50 --nmesh 32 --redshifts 2
+simulate --seeds 230005 "${large[@]}" --redshifts 2
 pairs z2 2 "${train[@]}"
 for z in "${redshifts[@]}"; do
     pairs styled "$z" "${several[@]}"
@@ -68,40 +78,38 @@ for z in "${redshifts[@]}"; do
 done
 pairs late 0.5 "${several[@]:0:4}"
 
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_coarse.toml"
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2.toml"
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_tuned.toml"
-python -m nbodykit_sr.train export runs/z2_tuned z2_mean.safetensors --mean-with runs/z2
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_redshift.toml"
-python -m nbodykit_sr.train export runs/z2_redshift z2.safetensors --mean-with z2_mean.safetensors
+learn z2_coarse
+learn z2
+learn z2_tuned
+model z2_mean z2_tuned runs/z2
+learn z2_redshift
+model z2 z2_redshift z2_mean.safetensors
 compare z2 2 230005 240001 240002 "${held_out[@]}"
 for name in z2_halos z2_halos_{longer,fair,patches} {z0,z1}_halos{,_patches} z3_halos z4_halos; do
-    run python -m nbodykit_sr.train "$here/recipes/shipped/$name.toml"
+    learn "$name"
 done
-python -m nbodykit_sr.train export runs/z2_halos_fair z2_halos_mean.safetensors \
-    --mean-with runs/z2_halos_patches runs/z2_halos_longer
+model z2_halos_mean z2_halos_fair runs/z2_halos_patches runs/z2_halos_longer
 every_level 2 z2_halos_third
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_more.toml"
+learn z2_halos_more
 # weights 2 and 1
-python -m nbodykit_sr.train export runs/z2_halos_more z2_halos_fourth.safetensors \
-    --mean-with runs/z2_halos_more z2_halos_third.safetensors
-run python -m nbodykit_sr.train "$here/recipes/shipped/z2_halos_last.toml"
-python -m nbodykit_sr.train export runs/z2_halos_last z2_halos.safetensors --mean-with runs/z2_halos_more
-python -m nbodykit_sr.train export runs/z1_halos_patches z1_halos_mean.safetensors --mean-with runs/z1_halos
+model z2_halos_fourth z2_halos_more runs/z2_halos_more z2_halos_third.safetensors
+learn z2_halos_last
+model z2_halos z2_halos_last runs/z2_halos_more
+model z1_halos_mean z1_halos_patches runs/z1_halos
 every_level 1 z1_halos
-python -m nbodykit_sr.train export runs/z0_halos_patches z0_halos.safetensors --mean-with runs/z0_halos
+model z0_halos z0_halos_patches runs/z0_halos
 for z in 3 4; do
-    python -m nbodykit_sr.train export runs/z${z}_halos z${z}_halos.safetensors
+    model "z${z}_halos" "z${z}_halos"
 done
 for z in "${redshifts[@]}"; do
-    compare z${z}_halos "$z" "${held_out[@]}"
+    compare "z${z}_halos" "$z" "${held_out[@]}"
 done
-run python -m nbodykit_sr.train "$here/recipes/shipped/styled_coarse.toml"
-run python -m nbodykit_sr.train "$here/recipes/shipped/styled.toml"
-python -m nbodykit_sr.train export runs/styled styled.safetensors
+learn styled_coarse
+learn styled
+model styled styled
 for range in z0to1 z3to4; do
-    run python -m nbodykit_sr.train "$here/recipes/shipped/$range.toml"
-    python -m nbodykit_sr.train export runs/$range $range.safetensors
+    learn "$range"
+    model "$range" "$range"
 done
 for z in "${redshifts[@]}"; do
     compare styled "$z" "${held_out[@]}"
