@@ -94,10 +94,13 @@ learn z2_halos_more
 # weights 2 and 1
 model z2_halos_fourth z2_halos_more runs/z2_halos_more z2_halos_third.safetensors
 learn z2_halos_last
-model z2_halos z2_halos_last runs/z2_halos_more
+model z2_halos_fifth z2_halos_last runs/z2_halos_more
+learn z2_halos_gated
+learn z2_halos_gated_more
+model z2_halos z2_halos_gated_more runs/z2_halos_gated
 model z1_halos_mean z1_halos_patches runs/z1_halos
-every_level 1 z1_halos
-model z0_halos z0_halos_patches runs/z0_halos
+every_level 1 z1_halos_fourth
+model z0_halos_mean z0_halos_patches runs/z0_halos
 for z in 3 4; do
     model "z${z}_halos" "z${z}_halos"
 done

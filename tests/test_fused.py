@@ -7,7 +7,7 @@ import pytest
 import torch
 from nbodykit.lab import ArrayCatalog, FFTPower
 
-from nbodykit_sr.models import fused, planes
+from nbodykit_sr.models import planes
 from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.displacement import DisplacementGenerator, standard_noise
 from nbodykit_sr.models.fused import FusedGenerator

@@ -12,8 +12,9 @@ this is the published generator. Which to join depends on where they are by now,
 features are also told the gradients of the coarse positions and velocities. RAFT (Teed & Deng
 2020) upsamples optical flow in this way, and shows its features the flow so far.
 
-A patch that has collapsed already has to be spared the increments of its surroundings, and their
-scatter: with `gated` they are multiplied by gates that see how large the patch still is.
+How much is added to that, and how much of it is chance, differs between a patch that has collapsed
+and its surroundings: with `gated` the increments are multiplied by gates that see how large the
+patch still is.
 """
 
 from itertools import product
