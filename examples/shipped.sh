@@ -100,7 +100,11 @@ learn z2_halos_gated_more
 model z2_halos z2_halos_gated_more runs/z2_halos_gated
 model z1_halos_mean z1_halos_patches runs/z1_halos
 every_level 1 z1_halos_fourth
-model z0_halos_mean z0_halos_patches runs/z0_halos
+# equal parts of the models for z = 0 and 1
+model z0_halos_start z0_halos_patches runs/z0_halos z1_halos_fourth.safetensors z1_halos_fourth.safetensors
+learn z0_halos_gated
+learn z0_halos_gated_more
+model z0_halos z0_halos_gated_more
 for z in 3 4; do
     model "z${z}_halos" "z${z}_halos"
 done

@@ -333,6 +333,28 @@ def test_the_mean_of_runs(settings, tmp_path):
     assert not (tmp_path / "no.safetensors").exists()
 
 
+def test_the_mean_of_runs_at_two_redshifts(settings, tmp_path):
+    """The LR cell in units of the growing displacement is no weight: it stays that of the run."""
+    settings["generator"] = {**settings["generator"], "convex": 1}
+    runs = []
+    for a in (0.4, 0.8):
+        make_pair(tmp_path / f"pair_{a}", a=a)
+        pairs = {"train": [str(tmp_path / f"pair_{a}")]}
+        trainer = Trainer(
+            make_system({**settings, "run": str(tmp_path / f"run_{a}"), "pairs": pairs}), ALONE
+        )
+        trainer.run()
+        runs.append(trainer)
+    early, late = runs
+    assert early.average.spacing > 1.5 * late.average.spacing
+    out = tmp_path / "mean.safetensors"
+    card = export(tmp_path / "run_0.8", out, mean_with=[tmp_path / "run_0.4"])
+    network = load_generator(out)[0]
+    assert network.spacing == late.average.spacing and card.redshift == pytest.approx((0.25, 0.25))
+    weights = (one.average.state_dict()["levels.0.mix.weight"] for one in runs)
+    torch.testing.assert_close(network.levels[0].mix.weight, sum(weights) / 2)
+
+
 @pytest.mark.mpi
 def test_from_snapshots_to_weights(tmp_path, data, comm):
     """The three commands, as a user gives them."""

@@ -224,8 +224,9 @@ class ConvexGenerator(DisplacementGenerator):
 
     @property
     def arguments(self) -> dict:
-        own = {"spacing": self.spacing, "mixed": self.mixed, "gated": self.gated}
-        return {**super().arguments, **own}
+        own = {"spacing": self.spacing, "mixed": self.mixed}
+        # not said where there are none: such networks and those from before gates are of one kind
+        return {**super().arguments, **own, **({"gated": True} if self.gated else {})}
 
     def spacing_at(self, level, spacing=None) -> float:
         return (self.spacing if spacing is None else spacing) / 2**level

@@ -28,6 +28,7 @@ def export(run, path, mean_with=(), **description) -> ModelCard:
         A ``.safetensors`` file to be made.
     mean_with : sequence of paths, optional
         Other runs, or ``.safetensors`` files, of the same networks: the mean of all is written.
+        They may be of other redshifts.
         Where they started from the same weights, or one from the other's, that is often better
         than each (Wortsman et al. 2022, "Model soups"), and it is as fast as one.
     **description
@@ -90,8 +91,7 @@ def _mean(run, weights, card, others):
     told, total = [], dict(weights)
     for path in others:
         more, _, origin = read_weights(Path(path))
-        kinds = [(c.network, c.arguments, c.length) for c in (card, origin)]
-        if kinds[0] != kinds[1]:
+        if _kind(card) != _kind(origin):
             raise InputError(
                 f"the weights of {path} are of another network or length than those of {run}: "
                 "a mean needs weights of one kind"
@@ -100,6 +100,12 @@ def _mean(run, weights, card, others):
         told.append({"name": origin.name, **origin.training})
     number = 1 + len(told)
     return {name: weight / number for name, weight in total.items()}, {"mean with": told}
+
+
+def _kind(card):
+    """What weights must share to have a mean. The LR cell in units of the displacement, which
+    follows the redshift, is no matter of theirs."""
+    return card.network, _without(card.arguments, ("spacing",)), card.length
 
 
 def _without(table, names):
