@@ -6,13 +6,13 @@
 # Pairs of 16^3 and 128^3 particles in 25 Mpc/h. Where MP-Gadget's LR runs of the same seeds are at hand, name
 # their snapshots LR_TREE/SEED_z2 and so on: they are trained on too.
 #
-# A SHARE below 1 rehearses all of it: every run has that share of its steps, in boxes of half the side.
+# A SHARE below 1 rehearses all of it: every run has that share of its steps, boxes an eighth of the particles.
 set -euo pipefail
 ranks=${1:-2} share=${2:-1}
 export OMP_NUM_THREADS=1
 here=$(cd "$(dirname "$0")" && pwd)
 box=(--boxsize 25 --nmesh 16) large=(--boxsize 50 --nmesh 32)
-[ "$share" = 1 ] || box=(--boxsize 12.5 --nmesh 8) large=(--boxsize 25 --nmesh 16)
+[ "$share" = 1 ] || box=(--boxsize 25 --nmesh 8) large=(--boxsize 50 --nmesh 16)
 mkdir -p recipes
 for recipe in "$here"/recipes/shipped/*.toml; do
     awk -v share="$share" '/^steps = / { $3 = int($3 * share + 1 - 1e-9) } 1' "$recipe" >"recipes/${recipe##*/}"
