@@ -100,6 +100,8 @@ learn z2_halos_gated_more
 model z2_halos z2_halos_gated_more runs/z2_halos_gated
 model z1_halos_mean z1_halos_patches runs/z1_halos
 every_level 1 z1_halos_fourth
+learn z1_halos_gated
+model z1_halos z1_halos_gated
 # equal parts of the models for z = 0 and 1
 model z0_halos_start z0_halos_patches runs/z0_halos z1_halos_fourth.safetensors z1_halos_fourth.safetensors
 learn z0_halos_gated
