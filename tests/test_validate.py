@@ -141,6 +141,18 @@ def test_the_page(comm, data, tmp_path, capfd):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size > 1000
 
 
+@pytest.mark.mpi
+def test_catalogues_without_halos(comm, data, tmp_path):
+    """What is measured of halos is left out, the rest is told."""
+    out, low = tmp_path / "report", str(data / "lr8_12p5_z4")
+    assert validate.main(["--sr", low, "--hr", low, "--out", str(out), "--quiet"], comm) == 0
+    if comm.rank == 0:
+        document = json.loads((out / "report.json").read_text())
+        told = {row["quantity"]: row["value"] for row in document["summary"]}
+        assert told["FOF halos of at least 32 particles in SR / in HR"] == "0 / 0"
+        assert not any("partner" in quantity for quantity in told)
+
+
 @pytest.mark.parametrize("lr", [True, False])
 def test_what_is_missing_is_said(comm, data, tmp_path, lr):
     out = tmp_path / "report"

@@ -30,11 +30,12 @@ def summary(results) -> list[dict]:
         against=_references(results, "voids", lambda one: one.attrs["total"]),
     )
     for kind in ("HR", "SR"):
-        if f"matching {kind}" in sr:
+        shares = [one.attrs["matched"] for one in sr.get(f"matching {kind}", ())]
+        if shares and None not in shares:  # None of a catalogue without halos
             _row(
                 rows,
                 f"Share of {kind}'s halos with a partner in {'SR' if kind == 'HR' else 'another SR'}",
-                [one.attrs["matched"] for one in sr[f"matching {kind}"]],
+                shares,
                 "" if kind == "HR" else "The noise floor: no more can be asked of SR and HR",
             )
     _summarise_theory(rows, results)
