@@ -11,8 +11,8 @@ set -euo pipefail
 ranks=${1:-2} share=${2:-1}
 export OMP_NUM_THREADS=1
 here=$(cd "$(dirname "$0")" && pwd)
-box=(--boxsize 25 --nmesh 16) large=(--boxsize 50 --nmesh 32)
-[ "$share" = 1 ] || box=(--boxsize 25 --nmesh 8) large=(--boxsize 50 --nmesh 16)
+nmesh=16 # LR particles on a side of 25 Mpc/h
+[ "$share" = 1 ] || nmesh=8
 mkdir -p recipes
 for recipe in "$here"/recipes/shipped/*.toml; do
     awk -v share="$share" '/^steps = / { $3 = int($3 * share + 1 - 1e-9) } 1' "$recipe" >"recipes/${recipe##*/}"
@@ -22,7 +22,7 @@ learn() { run python -m nbodykit_sr.train "recipes/$1.toml"; }
 model() { # NAME RUN [OTHER...]: of a run, or the mean of its weights with others
     python -m nbodykit_sr.train export "runs/$2" "$1.safetensors" ${3:+--mean-with "${@:3}"}
 }
-simulate() { run python "$here/make_pairs.py" sims --unitary "${box[@]}" "$@"; }
+simulate() { run python "$here/make_pairs.py" sims --unitary --nmesh "$nmesh" "$@"; }
 pair() { # LR HR NAME SOURCE SEED
     [ -e "pairs/$3" ] || run python -m nbodykit_sr.train pairs "$1" "$2" "pairs/$3" --source "$4" --seed "$5"
 }
@@ -70,7 +70,7 @@ simulate --seeds "${several[@]:0:4}" --redshifts 0.5
 simulate --seeds "${train[@]}" --redshifts 2
 # held out too
 simulate --seeds 240001 240002 --redshifts 2
-simulate --seeds 230005 "${large[@]}" --redshifts 2
+simulate --seeds 230005 --boxsize 50 --nmesh $((2 * nmesh)) --redshifts 2
 pairs z2 2 "${train[@]}"
 for z in "${redshifts[@]}"; do
     pairs styled "$z" "${several[@]}"

@@ -53,17 +53,20 @@ class ConvexLevel(Level):
             for parameter in head.parameters():
                 nn.init.zeros_(parameter)
 
-    def informed(self, x, y, spacing) -> torch.Tensor:
-        return x + self.deform(upsample(deformation(y, spacing)))
+    def cells(self, y, spacing) -> torch.Tensor:
+        return deformation(y, spacing)
+
+    def informed(self, x, cells) -> torch.Tensor:
+        return x + self.deform(upsample(cells))
 
     def skip(self, y, x, spacing) -> torch.Tensor:
         return combine(y, self.mix(x), spacing)
 
-    def increments(self, x, y, spacing) -> torch.Tensor:
-        increments = super().increments(x, y, spacing)
+    def increments(self, x, cells) -> torch.Tensor:
+        increments = super().increments(x, cells)
         if self.gate is None:
             return increments
-        size = trim(upsample(log_size(deformation(y, spacing))), 1)
+        size = trim(upsample(log_size(cells)), 1)
         gates = 2 * torch.sigmoid(GATE_GAIN * self.gate(torch.cat([x, size], 1)))
         return increments * gates.repeat_interleave(3, 1)
 

@@ -36,20 +36,25 @@ class Level(nn.Module):
         x = self.noise0(x, noise0)
         # the same numbers: the paper's form to read and compare with, the faster one to train
         x = upsampled_convolution(x, self.conv0) if self.training else self.conv0(upsample(x))
-        x = self.act(self.informed(x, y, spacing))
+        cells = self.cells(y, spacing)
+        x = self.act(self.informed(x, cells))
         x = self.act(self.conv1(self.noise1(x, noise1)))
-        return x, self.skip(y, x, spacing) + self.increments(x, y, spacing)
+        return x, self.skip(y, x, spacing) + self.increments(x, cells)
 
-    def informed(self, x, y, spacing) -> torch.Tensor:
-        """The features `x` between the convolutions, with what the coarse fields `y` tell them."""
+    def cells(self, y, spacing) -> torch.Tensor | None:
+        """What the network is told of the cells between the coarse particles: nothing here."""
+        return None
+
+    def informed(self, x, cells) -> torch.Tensor:
+        """The features `x` between the convolutions, with what the `cells` tell them."""
         return x
 
     def skip(self, y, x, spacing) -> torch.Tensor:
         """The coarse fields `y` on the finer lattice, features `x` and LR spacing at hand."""
         return trim(upsample(y), 2)
 
-    def increments(self, x, y, spacing) -> torch.Tensor:
-        """What the features `x` add to the skip path, the coarse fields `y` at hand."""
+    def increments(self, x, cells) -> torch.Tensor:
+        """What the features `x` add to the skip path, the `cells` at hand."""
         return self.act(self.proj(x))
 
 

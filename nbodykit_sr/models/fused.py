@@ -270,17 +270,13 @@ class FusedLevel(nn.Module):
         if len(logits):
             y = combine_planes(y, logits, skip, self.spacing)
         else:
-            for axis in (3, 2, 1):
-                y = double(y, axis)
-            y = y[:, skip : skip + len(x)]
+            y = double(y)[:, skip : skip + len(x)]
         torch.add(y, p, out=fine[:, start:stop])
 
     def size(self, coarse, start, stop) -> torch.Tensor:
         """Log size of the cells between coarse planes, at the fine planes `start` to `stop`:
         (1, D, H, W), see `log_size`."""
         first, last = (start + 1) // 2, stop // 2 + 3
-        size = log_size(deformation(coarse[None, :, first:last], self.spacing))[0]
-        for axis in (3, 2, 1):
-            size = double(size, axis)
+        size = double(log_size(deformation(coarse[None, :, first:last], self.spacing))[0])
         skip = start + 1 - 2 * first
         return size[:, skip : skip + stop - start, 1:-1, 1:-1]

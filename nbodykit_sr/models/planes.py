@@ -138,11 +138,13 @@ def add_noise(x, noise, std, out) -> None:
     torch.addmm(x.view(-1, width), noise, std, out=out.view(-1, width))
 
 
-def double(y, axis) -> torch.Tensor:
-    """Cell-centred linear x2 along one axis, less its outer sites: N -> 2N - 2."""
-    n = y.shape[axis] - 1
-    left, right = y.narrow(axis, 0, n), y.narrow(axis, 1, n)
-    out = y.new_empty(*left.shape[: axis + 1], 2, *left.shape[axis + 1 :])
-    torch.lerp(left, right, 0.25, out=out.select(axis + 1, 0))
-    torch.lerp(left, right, 0.75, out=out.select(axis + 1, 1))
-    return out.flatten(axis, axis + 1)
+def double(y) -> torch.Tensor:
+    """Cell-centred trilinear x2 of fields (C, D, H, W), less the outer sites: N -> 2N - 2."""
+    for axis in (3, 2, 1):
+        n = y.shape[axis] - 1
+        left, right = y.narrow(axis, 0, n), y.narrow(axis, 1, n)
+        out = y.new_empty(*left.shape[: axis + 1], 2, *left.shape[axis + 1 :])
+        torch.lerp(left, right, 0.25, out=out.select(axis + 1, 0))
+        torch.lerp(left, right, 0.75, out=out.select(axis + 1, 1))
+        y = out.flatten(axis, axis + 1)
+    return y
