@@ -1,8 +1,9 @@
-"""Measure `generate` and `validate` against the size of the box: time, and peak memory of a rank.
+"""Measure `generate`, `halos` and `validate` against the size of the box, and where their time goes.
 
     python benchmarks/analysis.py LR_SNAPSHOT ... [--ranks 2] [--output FILE.json] [--scratch FOLDER]
 
-Each snapshot is super-resolved by the shipped model that fits it, and SR is compared with LR.
+Each snapshot is super-resolved by the shipped model that fits it, and SR is compared with LR: seconds
+and peak memory of a rank of whole commands, and CPU seconds of all ranks in each stage.
 """
 
 import argparse
@@ -13,34 +14,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from run import MPIRUN, finish, machine, report, save
+from stages import Clock
 
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 
 KB = 1024
 
 
-def rank(folder, *words):
-    """One rank of a command, which leaves its peak memory in a file of its own in `folder`."""
-    sys.argv = ["nbodykit-sr", *words]
+def rank(folder, command, *words):
+    """One rank of a command, which leaves what it took in a file of its own in `folder`."""
+    sys.argv = ["nbodykit-sr", command, *words]
+    clock = Clock()
+    if command != "generate":  # whose time is the network's
+        clock.watch()
     try:
         runpy.run_module("nbodykit_sr", run_name="__main__", alter_sys=True)
     finally:
+        clock.change()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB
-        Path(tempfile.mkstemp(dir=folder)[1]).write_text(str(peak))
+        took = {"memory": peak, "stages": clock.seconds}
+        Path(tempfile.mkstemp(dir=folder)[1]).write_text(json.dumps(took))
 
 
 def measured(ranks, *words):
-    """Seconds of a command on so many ranks, and the largest peak memory of one [bytes]."""
+    """What a command took on so many ranks: seconds, the largest peak memory of a rank [bytes], and
+    CPU seconds of all ranks by stage."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         command = [*MPIRUN, ranks, sys.executable, __file__, "--rank", folder, *words]
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begun
-        peaks = [int(path.read_text()) for path in Path(folder).iterdir()]
-    return {"seconds": seconds, "memory": max(peaks)}
+        took = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+    stages = sum((Counter(one["stages"]) for one in took), Counter())
+    memory = max(one["memory"] for one in took)
+    return {"seconds": seconds, "memory": memory, "stages": dict(stages)}
 
 
 def main():
@@ -60,10 +71,13 @@ def main():
             made, summary = Path(folder) / "SR", Path(folder) / "summary.json"
             words = ("generate", snapshot, made, "--seed", 1, "--json", summary)
             generate = measured(options.ranks, *words)
+            del generate["stages"]
+            halos = measured(options.ranks, "halos", made, Path(folder) / "HALOS")
             words = ("validate", "--sr", made, "--lr", snapshot, "--out", Path(folder) / "report")
             validate = measured(options.ranks, *words)
             particles = json.loads(summary.read_text())["particles"]
-        boxes.append({"particles": particles, "generate": generate, "validate": validate})
+        commands = {"generate": generate, "halos": halos, "validate": validate}
+        boxes.append({"particles": particles, **commands})
         save(options.output, results)
     print(report(results))
 

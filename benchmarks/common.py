@@ -11,13 +11,13 @@ import torch
 
 from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.card import ModelCard, save_model
-from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.models.generator import Generator
 
 PAPER = dict(channels=6, factor=8, chan_base=512, chan_min=64, chan_max=512)  # Li et al. 2021
 SMALL = dict(channels=6, factor=2, chan_base=16, chan_min=8, chan_max=16)
 
 
-def generator(network=DisplacementGenerator, **arguments):
+def generator(network=Generator, **arguments):
     """A network with random weights and noise amplitudes of about 0.1."""
     torch.manual_seed(1)
     network = network(**arguments)

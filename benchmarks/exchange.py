@@ -13,7 +13,7 @@ from mpi4py import MPI
 from nbodykit_sr.chunks import default_grid
 from nbodykit_sr.domain import LatticeDomain
 from nbodykit_sr.io.snapshot import open_snapshot
-from nbodykit_sr.models.displacement import PADDING
+from nbodykit_sr.models.generator import PADDING
 from nbodykit_sr.particles import find_lattice
 
 comm = MPI.COMM_WORLD

@@ -19,8 +19,7 @@ from training import measure_step
 from nbodykit_sr.chunks import Chunk
 from nbodykit_sr.inference import ChunkedInference, prepare
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.convex import ConvexGenerator
-from nbodykit_sr.models.displacement import PADDING, DisplacementGenerator
+from nbodykit_sr.models.generator import PADDING, Generator
 
 
 def agreement(device, arguments, side):
@@ -35,12 +34,12 @@ def agreement(device, arguments, side):
         return ChunkedInference(engine, network.factor, lattice, np.ones(6), 1, where)
 
     table = {}
-    for network, options in ((DisplacementGenerator, {}), (ConvexGenerator, {"spacing": 0.5})):
-        plain = generator(network, **arguments, **options)
+    for name, options in (("published", {}), ("convex", {"convex": 3, "spacing": 0.5})):
+        plain = generator(Generator, **arguments, **options)
         reference = inference(plain, cpu, "float32").fields(chunk, padded)
-        rows = table[network.__name__] = {}
+        rows = table[name] = {}
         for dtype in ("float32", "bfloat16"):
-            here = inference(generator(network, **arguments, **options), device, dtype)
+            here = inference(generator(Generator, **arguments, **options), device, dtype)
             fields = here.fields(chunk, padded).cpu()
             run = partial(here.fields, chunk, padded)
             seconds = min(timed(run, device) for _ in range(3))

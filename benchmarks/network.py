@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from nbodykit_sr.chunks import Chunk
 from nbodykit_sr.inference import ChunkedInference, one_thread, prepare
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.displacement import PADDING, standard_noise
+from nbodykit_sr.models.generator import PADDING, standard_noise
 
 clock = time.perf_counter
 
@@ -44,7 +44,7 @@ def multiplications(generator, shape):
 
     Parameters
     ----------
-    generator : DisplacementGenerator or FusedGenerator
+    generator : Generator or FusedGenerator
     shape : three ints
         LR sites of the chunk, without padding.
     """
@@ -115,7 +115,7 @@ def measure_chunk(side, plain, engines, rates, repeats):
     x, padded = lr[None].to(device), lr.numpy()
     noise = engines["float32"].noise(chunk)
     ways = {  # name: (what is run, chunks it makes)
-        "plain": (lambda: published(plain, x, standard_noise(plain.factor, x)).cpu(), 1),
+        "plain": (lambda: published(plain, x, standard_noise(plain, x)).cpu(), 1),
         "noise": (lambda: everywhere(lambda: engines["float32"].noise(chunk), workers), workers),
     }
     for dtype, engine in engines.items():

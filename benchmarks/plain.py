@@ -19,7 +19,7 @@ from common import published
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.blocks import trim
 from nbodykit_sr.models.card import load_model
-from nbodykit_sr.models.displacement import OUTPUT_TRIM, PADDING, standard_noise
+from nbodykit_sr.models.generator import OUTPUT_TRIM, PADDING, standard_noise
 
 
 def read(path, units_of):
@@ -61,7 +61,7 @@ def main():
             np.arange(s - PADDING, s + n + PADDING) % lattice.Nmesh for s, n in zip(start, shape)
         ]
         x = torch.from_numpy(lr[(slice(None), *np.ix_(*rows))])[None]
-        y = published(network, x, standard_noise(card.factor, x))[0]
+        y = published(network, x, standard_noise(network, x))[0]
         where = [slice(card.factor * s, card.factor * (s + n)) for s, n in zip(start, shape)]
         sr[(slice(None), *where)] = trim(y, OUTPUT_TRIM).numpy()
 

@@ -18,17 +18,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from common import PAPER, make_snapshot, median, run, save_weights
+from stages import tables
 
 from nbodykit_sr.chunks import ChunkGrid
+from nbodykit_sr.commands.plan import BASE_MEMORY, plan
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import atomic_file, disk
 from nbodykit_sr.io.layout import NBODYKIT
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
-from nbodykit_sr.models.displacement import PADDING
-from nbodykit_sr.plan import BASE_MEMORY, plan
+from nbodykit_sr.models.generator import PADDING
 from nbodykit_sr.version import __version__
 
 HERE = Path(__file__).parent
@@ -226,8 +228,7 @@ def big_boxes(results):
                 cost = plan(
                     ChunkGrid(Nmesh, side),
                     ranks,
-                    factor=PAPER["factor"],
-                    channels=PAPER["channels"],
+                    SimpleNamespace(**PAPER),
                     written=NBODYKIT.particle_bytes(("Position", "Velocity", "ID")),
                     chunk_seconds=seconds,
                     start_seconds=pieces["start seconds"] + sharing * Nmesh**3 / ranks,
@@ -332,17 +333,7 @@ def report(results):
         header = ["foretold", "on as many as", "hours", "memory a rank [GB]", "network [GB]"]
         text.append(table([*header, "disk [GB]"], rows))
     if "analysis" in results:
-        analysis = results["analysis"]
-        rows = []
-        for box in analysis["boxes"]:
-            both = [box[name] for name in ("generate", "validate")]
-            rows.append(
-                [f"{round(box['particles'] ** (1 / 3))}^3"]
-                + [f"{command['seconds']:.0f}" for command in both]
-                + [f"{command['memory'] / 1e9:.2f}" for command in both]
-            )
-        header = [f"particles ({analysis['ranks']} ranks)", "generate [s]", "validate [s]"]
-        text.append(table([*header, "generate [GB a rank]", "validate [GB a rank]"], rows))
+        text += tables(results["analysis"], table)
     if "disk" in results:
         d = results["disk"]
         text.append(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.blocks import halve, upsample, upsampled_convolution
 from nbodykit_sr.training.configuration import build
 from nbodykit_sr.training.displacement import DisplacementSystem
@@ -25,7 +26,7 @@ from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.features import energy_score, ordered
 from nbodykit_sr.training.loop import Trainer
 from nbodykit_sr.training.losses import shell_power
-from nbodykit_sr.training.pairs import write_pair
+from nbodykit_sr.training.pairs import describe_pair
 from nbodykit_sr.training.samples import Samples
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ PARTS = {
 
 
 def settings(folder, chan_base, device):
-    """The last run behind z2-small: score with PDFs and redshift space, critic with penalty."""
+    """Score with PDFs and redshift space, and a critic with penalty."""
     stage = dict(steps=1000, score=1.0, statistics=30.0)
     stage |= dict(adversarial="relativistic", adversarial_weight=0.05)
     return {
@@ -51,11 +52,9 @@ def settings(folder, chan_base, device):
         "pairs": {"train": [str(folder / "pair")]},
         "sample": {"crop": 6},
         "generator": dict(chan_base=chan_base, chan_min=32, noise_std=0.3, length=2.0),
-        "critic": dict(
-            blocks=3, chan_base=128, chan_min=16, density_factor=2, log_density=True, distances=True
-        ),
+        "critic": dict(blocks=3, chan_base=128, chan_min=16, density_factor=2, log_density=True),
         "score": dict(pdf=15.0, redshift=1.0, velocity=1.0, meshes=6),
-        "stage": [dict(stage, learning_rate=4e-4, critic_learning_rate=4e-4)],
+        "stage": [dict(stage, learning_rate=4e-4)],
     }
 
 
@@ -66,7 +65,10 @@ def make_pair(folder, Nmesh=16, factor=8):
     smooth = F.interpolate(torch.from_numpy(coarse)[None], Nmesh * factor, mode="nearest")[0]
     hr = smooth.numpy() + 0.1 * rng.normal(size=smooth.shape)
     lr = hr.reshape(6, Nmesh, factor, Nmesh, factor, Nmesh, factor).mean((2, 4, 6))
-    write_pair(folder, lr.astype("f4"), hr.astype("f4"), 25.0, 1 / 3, 0.28, source="random", seed=1)
+    folder.mkdir()
+    np.save(folder / "lr.npy", lr.astype("f4"))
+    np.save(folder / "hr.npy", hr.astype("f4"))
+    describe_pair(folder, LagrangianLattice(Nmesh, 25.0), factor, 1 / 3, 0.28, "random", seed=1)
 
 
 def seconds_of(work, device=CPU, repeats=3):

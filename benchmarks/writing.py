@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 from nbodykit_sr.io.layout import NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
-from nbodykit_sr.universe import Universe
+from nbodykit_sr.physics.universe import Universe
 
 SIZE, REPEATS = 128**3, 5
 

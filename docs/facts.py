@@ -2,8 +2,8 @@
 
     python docs/facts.py        # writes the marked parts of README.md anew
 
-The cards of the shipped models, the JSON files in benchmarks/results and those beside the scripts of
-this folder are the only places where these numbers stand.
+The cards of the shipped models, and the JSON files in benchmarks and benchmarks/results, are the only
+places where these numbers stand.
 """
 
 import json
@@ -32,7 +32,9 @@ def table(header, rows):
 def cards():
     """Cards of the shipped models: displacement first, then by redshift."""
     found = [read_card(path) for path in weights.shipped()]
-    return sorted(found, key=lambda card: (card.network == "density", *card.redshift))
+    # those for any redshift after those for some, the density emulator last
+    order = (99.0, 99.0)
+    return sorted(found, key=lambda card: (card.network == "density", *(card.redshift or order)))
 
 
 def caution(card):
@@ -76,71 +78,9 @@ def speed():
     )
 
 
-def measured(name):
-    """What the script ``docs/NAME.py`` measured."""
-    return json.loads((ROOT / "docs" / f"{name}.json").read_text())
-
-
-SIZES = ("32 to 100", "to 300", "to 1000", "more particles")
-
-
-def shares(found):
-    """The share of a halo's particles that stay together, over all halos of several boxes, by size."""
-    halos = np.array([one["halos"] for one in found])
-    share = (halos * [one["share"] for one in found]).sum(axis=0) / halos.sum(axis=0)
-    return [f"{s:.2f} ({n})" for s, n in zip(share, halos.sum(axis=0), strict=True)]
-
-
-def rms(values):
-    return f"{np.mean(np.square(values)) ** 0.5:.2f}"
-
-
-def together():
-    """How halos hold together from snapshot to snapshot, in HR, by one model and by the defaults."""
-    boxes = list(measured("series")["boxes"].values())
-    names = {"HR": ["HR"], "one": [f"`{boxes[0]['meetings']['0']['models'][0]}`"]}
-    rows = []
-    for step, told in boxes[0]["steps"].items():
-        for which in told:
-            found = [box["steps"][step][which] for box in boxes]
-            models = names.get(which) or [f"`{name}`" for name in found[0]["models"]]
-            wrong = "" if which == "HR" else rms([one["moved wrongly"] for one in found])
-            rows.append([step, ", then ".join(dict.fromkeys(models)), *shares(found), wrong])
-    return table(["z", "", *SIZES, "motion wrong by [Mpc/h]"], rows)
-
-
-def meetings():
-    """How far apart two shipped models put the same particles at one redshift."""
-    boxes = list(measured("series")["boxes"].values())
-    rows = []
-    for z in boxes[0]["meetings"]:
-        found = [box["meetings"][z] for box in boxes]
-        models = " and ".join(f"`{name}`" for name in found[0]["models"])
-        from_hr = [rms(values) for values in zip(*(one["from HR"] for one in found), strict=True)]
-        apart = rms([one["apart"] for one in found])
-        rows.append([z, models, apart, ", ".join(from_hr), *shares(found)])
-    return table(["z", "models", "apart [Mpc/h]", "from HR [Mpc/h]", *SIZES], rows)
-
-
-def in_cards():
-    """What the cards say of particles that stay together, by the model's name."""
-    entries = {}
-    for box, found in measured("series")["boxes"].items():
-        for step, told in found["steps"].items():
-            one = found["meetings"]["0"]["models"][0]
-            for models, made in ([one], told["one"]), (told["default"]["models"], told["default"]):
-                for name in set(models):
-                    entry = entries.setdefault(name, {"what": TOGETHER, "seed": 7})
-                    then = f" by {models[0]}, then {models[1]}" if len(set(models)) > 1 else ""
-                    entry[f"box {box}, z = {step}{then}"] = made["share"]
-                    entry[f"box {box}, z = {step}{then}, error of the mean"] = made["error"]
-                    entry[f"box {box}, z = {step}, HR"] = told["HR"]["share"]
-    return entries
-
-
 def galaxies():
     """Galaxies of one halo occupation in HR, SR and interpolated halos: how many, and P over HR's."""
-    found = measured("hod")
+    found = json.loads((ROOT / "benchmarks" / "hod.json").read_text())
     rows = []
     for box, made in found["boxes"].items():
         groups = {"HR": [made["HR"]], "interpolation": [made["interpolation"]]}
@@ -166,14 +106,6 @@ def spread(group, what):
     if len(group) == 1:
         return values[0], np.array(group[0][f"{what}, error"])
     return values.mean(axis=0), values.std(axis=0, ddof=1) / len(group) ** 0.5
-
-
-IN_CARDS = "particles of a halo that stay together"  # the entry of a card's evaluation
-TOGETHER = (
-    "mean share of a halo's particles that are in one halo at the later of two redshifts, for halos of 32 "
-    "to 100, to 300, to 1000 and more particles at the earlier; particle-mesh boxes of 25 Mpc/h that were "
-    "not trained on, but looked at to choose"
-)
 
 
 PARTS = {"models": models, "speed": speed}

@@ -9,14 +9,13 @@ import os
 import pkgutil
 import subprocess
 import sys
-from dataclasses import MISSING, fields, is_dataclass
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin
 
 from facts import ROOT, cards, caution, results, table
-from numpydoc.docscrape import ClassDoc
+from pydantic import BaseModel
 
-from nbodykit_sr import train
 from nbodykit_sr.__main__ import COMMANDS
+from nbodykit_sr.commands import train
 from nbodykit_sr.models.evaluation import REPORTS
 
 
@@ -124,29 +123,26 @@ def command(name):
 def system(name):
     """The settings of a training system, table by table."""
     path, _ = train.SYSTEMS[name]
-    configuration = pkgutil.resolve_name(f"nbodykit_sr.training.{path}")
+    configuration = pkgutil.resolve_name(f"nbodykit_sr.{path}")
     first, *tables = sections(configuration)
-    text = [f'# `system = "{name}"`\n', f"{ClassDoc(configuration)['Summary'][0]}\n", first[1]]
+    text = [f'# `system = "{name}"`\n', f"{configuration.__doc__}\n", first[1]]
     return "\n".join(text + [f"## {title}\n\n{rows}" for title, rows in tables])
 
 
 def sections(kind, title=""):
     """The (title, table) of a configuration and of each table within it."""
-    hints, rows, below = get_type_hints(kind), [], []
-    told = {}
-    for base in reversed(kind.__mro__):
-        if is_dataclass(base):
-            for entry in ClassDoc(base)["Attributes"]:
-                told |= {n.strip(): " ".join(entry.desc) for n in entry.name.split(",")}
-    for f in fields(kind):
-        inner = [one for one in (hints[f.name], *get_args(hints[f.name])) if is_dataclass(one)]
-        if inner:
-            many = inner[0] is not hints[f.name]
-            below += sections(inner[0], f"[[{f.name}]]" if many else f"[{f.name}]")
+    rows, below = [], []
+    bases = [base for base in kind.__mro__ if issubclass(base, BaseModel)]
+    for name, entry in kind.model_fields.items():
+        many = get_origin(entry.annotation) is tuple
+        inner = get_args(entry.annotation)[0] if many else entry.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            below += sections(inner, f"[[{name}]]" if many else f"[{name}]")
             continue
-        default = f.default if f.default is not MISSING else f.default_factory
-        shown = "needed" if default is MISSING else f"`{json.dumps(default)}`"
-        rows.append([f"`{f.name}`", shown, escaped(told.get(f.name, ""))])
+        shown = "needed" if entry.is_required() else f"`{json.dumps(entry.default)}`"
+        fields = [base.model_fields[name] for base in bases if name in base.model_fields]
+        said = next(field.description for field in fields if field.description)
+        rows.append([f"`{name}`", shown, escaped(said.replace("\n", " "))])
     return [(title, table(["setting", "default", "what it is"], rows)), *below]
 
 

@@ -15,13 +15,13 @@ import matplotlib
 import numpy as np
 from mpi4py import MPI
 
+from nbodykit_sr.commands.emulate import open_source
+from nbodykit_sr.density.mesh import SRMesh
+from nbodykit_sr.density.painting import LR_ORIGIN, paint
 from nbodykit_sr.diagnostics.power import comparison, power_spectrum
-from nbodykit_sr.emulate import open_source
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import save_figure
 from nbodykit_sr.io.preflight import FIGURE, prepare_output
-from nbodykit_sr.mesh import SRMesh
-from nbodykit_sr.painting import LR_ORIGIN, paint
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

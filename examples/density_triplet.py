@@ -17,28 +17,27 @@ from pathlib import Path
 import numpy as np
 from make_pairs import (
     A_START,
-    COSMOLOGY,
     OFFSET,
-    SIGMA8,
     header,
+    interpolated,
     is_there,
     power_table,
+    read_cosmology,
     simulate,
     write_snapshot,
 )
 from mpi4py import MPI
-from nbodykit.cosmology import Cosmology
 from nbodykit.lab import FieldMesh
 from pmesh.pm import ParticleMesh
 
+from nbodykit_sr.density.painting import LR_ORIGIN, initial_overdensity, paint
+from nbodykit_sr.density.triplets import write_triplet
 from nbodykit_sr.errors import InputError, agreement
 from nbodykit_sr.io.preflight import SNAPSHOT
 from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.painting import LR_ORIGIN, initial_overdensity, paint
-from nbodykit_sr.training.triplets import write_triplet
-from nbodykit_sr.universe import growth_factor
+from nbodykit_sr.physics.universe import growth_factor
 
 # Particle-mesh cells per particle cell, on a side: both runs have the same force mesh
 FORCE_MESH = {"LR": 4, "HR": 2}
@@ -51,7 +50,7 @@ def initial_mesh(lattice, cosmology, seed, comm):
     from.
     """
     pm = ParticleMesh([lattice.Nmesh] * 3, lattice.BoxSize, dtype="f4", comm=comm)
-    power = power_table(cosmology)
+    power = interpolated(*power_table(cosmology))
     growth = growth_factor(A_START, cosmology.Om0)
 
     def linear(k, v):
@@ -119,7 +118,7 @@ def main(argv=None, comm=MPI.COMM_WORLD):
     parser.add_argument("--nmesh", type=int, default=64, help="LR particles on a side (64)")
     parser.add_argument("--step", type=float, default=0.04, help="largest step in a (0.04)")
     args = parser.parse_args(argv)
-    cosmology = Cosmology(**COSMOLOGY).match(sigma8=SIGMA8)
+    cosmology = read_cosmology(None)
     coarse = LagrangianLattice(args.nmesh, args.boxsize, OFFSET)
     for seed in args.seeds:
         make(args.output, seed, coarse, cosmology, args.step, comm)

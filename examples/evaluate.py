@@ -55,11 +55,12 @@ def main():
         card = read_card(model)
         if not card.moves_particles:
             continue
-        low, high = card.redshift[0] - REDSHIFT_TOLERANCE, card.redshift[1] + REDSHIFT_TOLERANCE
+        low, high = card.redshift or (min(REDSHIFTS), max(REDSHIFTS))
         found = [
             report(model, card, z, boxes, options.folder)
             for z in REDSHIFTS
-            if low <= z <= high and all((box / f"LR_z{z}").exists() for box in boxes)
+            if low - REDSHIFT_TOLERANCE <= z <= high + REDSHIFT_TOLERANCE
+            and all((box / f"LR_z{z}").exists() for box in boxes)
         ]
         if found:
             run("evaluate", model, *found)

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from nbodykit_sr.emulate import open_source
+from nbodykit_sr.commands.emulate import open_source
+from nbodykit_sr.density.mesh import SRMesh
+from nbodykit_sr.density.network import DEFAULT_MODEL
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import save_figure
 from nbodykit_sr.io.preflight import FIGURE, prepare_output
-from nbodykit_sr.mesh import DEFAULT_MODEL, SRMesh
 from nbodykit_sr.models.density import KERNELS, PADDING, PADDING_HR
 
 matplotlib.use("Agg")
@@ -115,15 +116,15 @@ def main(argv=None):
         inputs = (args.lr, args.initial, args.model)
         prepare_output(path, None, FIGURE, overwrite=True, inputs=inputs, parents=True)
     sources = (open_source(path, MPI.COMM_SELF) for path in (args.lr, args.initial))
-    mesh = SRMesh(*sources, model=args.model)
+    way = SRMesh(*sources, model=args.model).way
     args.folder.mkdir(parents=True, exist_ok=True)
-    draw_kernels(mesh.network, paths["kernels"])
+    draw_kernels(way.network, paths["kernels"])
     pieces = []
-    for field, factor, padding in zip(mesh.inputs(), (1, 2), (PADDING, PADDING_HR), strict=True):
+    for field, factor, padding in zip(way.fields(), (1, 2), (PADDING, PADDING_HR), strict=True):
         values = np.asarray(field.value, dtype="f4")
         cells = np.arange(-padding, factor * SIDE + padding) % len(values)
         pieces.append(values[np.ix_(cells, cells, cells)])
-    draw_features(mesh.network, *pieces, paths["features"])
+    draw_features(way.network, *pieces, paths["features"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,15 @@
 
 writes ``pairs/SEED/LR_z2`` and ``pairs/SEED/HR_z2``, snapshots in MP-Gadget's layout, started
 from the same phases on cell-centred lattices: LR 16^3 and HR 128^3 in 25 Mpc/h by default, the
-resolutions of Li et al. 2021. One box takes about a minute on one core.
+resolutions of Li et al. 2021; and ``pairs/SEED/HR_IC``, HR's initial conditions, with the linear
+power spectrum at z = 0 that they were drawn from in ``pairs/SEED/power.txt``. One box takes about a
+minute on one core. The cosmology is that of Li et al. 2021, or one in a TOML file:
+
+    h = 0.6711
+    Omega0_b = 0.049
+    Omega0_cdm = 0.2685
+    n_s = 0.9624
+    sigma8 = 0.834
 
 Two things make a particle-mesh run of this size agree with MP-Gadget's TreePM from the same seed.
 The initial displacements come from a mesh of twice the lattice, as in MP-GenIC, so the modes
@@ -16,6 +24,7 @@ divided out. At z = 2 the HR power is then within 2% of TreePM's to k = 8 h/Mpc,
 
 import argparse
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +41,12 @@ from nbodykit_sr.io.checks import attributes
 from nbodykit_sr.io.preflight import SNAPSHOT, prepare_output
 from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.universe import RHO_CRITICAL
+from nbodykit_sr.physics.universe import RHO_CRITICAL
 
 # WMAP9, as in Li et al. 2021
-COSMOLOGY = {"h": 0.697, "Omega0_b": 0.0464, "Omega0_cdm": 0.235, "n_s": 0.971, "m_ncdm": []}
-SIGMA8 = 0.8256
+COSMOLOGY = {
+    "h": 0.697, "Omega0_b": 0.0464, "Omega0_cdm": 0.235, "n_s": 0.971, "sigma8": 0.8256
+}  # fmt: skip
 A_START = 0.01
 OFFSET = 0.5
 # Particle-mesh cells per particle cell, on a side: LR has few particles and can afford a mesh
@@ -69,16 +79,40 @@ class DeconvolvedStep(FastPMStep):
         state.a["F"] = af
 
 
-def power_table(cosmology):
-    """The linear power spectrum at z = 0 as a fast function of k [h/Mpc]; zero at k = 0."""
-    k = np.geomspace(1e-4, 1e3, 2000)
-    log_k, log_p = np.log(k), np.log(LinearPower(cosmology, 0.0)(k))
+def make_cosmology(entries):
+    """The flat cosmology of a table with the keys of `COSMOLOGY`."""
+    if set(entries) != set(COSMOLOGY):
+        raise InputError(f"the cosmology has {sorted(entries)}: {sorted(COSMOLOGY)} are needed")
+    entries = dict(entries)
+    sigma8 = entries.pop("sigma8")
+    return Cosmology(**entries, m_ncdm=[]).match(sigma8=sigma8)
 
-    def power(k):
+
+def read_cosmology(path):
+    """The cosmology of a TOML file, or that of Li et al. 2021 if `path` is None."""
+    if path is None:
+        return make_cosmology(COSMOLOGY)
+    try:
+        return make_cosmology(tomllib.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): a TOML file is needed") from None
+
+
+def power_table(cosmology):
+    """The linear power spectrum at z = 0: wavenumbers [h/Mpc] and power [(Mpc/h)^3]."""
+    k = np.geomspace(1e-4, 1e3, 2000)
+    return k, LinearPower(cosmology, 0.0)(k)
+
+
+def interpolated(k, power):
+    """A table of the power spectrum as a fast function of k [h/Mpc]; zero at k = 0."""
+    log_k, log_p = np.log(k), np.log(power)
+
+    def function(k):
         with np.errstate(divide="ignore"):
             return np.where(k > 0, np.exp(np.interp(np.log(k), log_k, log_p)), 0.0)
 
-    return power
+    return function
 
 
 def initial_state(solver, sites, power, seed, unitary, a):
@@ -165,7 +199,10 @@ def simulate(lattice, force_mesh, cosmology, seed, outputs, step, comm, unitary=
     pm = ParticleMesh([lattice.Nmesh] * 3, lattice.BoxSize, dtype="f4", comm=comm, resampler="cic")
     solver = Solver(pm, cosmology, B=force_mesh)
     sites = pm.generate_uniform_particle_grid(shift=lattice.offset, dtype="f4")
-    state = initial_state(solver, sites, power_table(cosmology), seed, unitary, A_START)
+    power = interpolated(*power_table(cosmology))
+    state = initial_state(solver, sites, power, seed, unitary, A_START)
+    if A_START in outputs:
+        yield A_START, state
     stepper = DeconvolvedStep(solver) if sharp else FastPMStep(solver)
     for action, start, at, end in leapfrog(time_steps(outputs, step)):
         stepper.run(action, start, at, end, state, None)
@@ -245,6 +282,7 @@ def arguments(argv=None):
     parser.add_argument("--nmesh", type=int, default=16, help="LR particles on a side (16)")
     parser.add_argument("--factor", type=int, default=8, help="HR per LR particle, on a side (8)")
     parser.add_argument("--step", type=float, default=0.01, help="largest step in a (0.01)")
+    parser.add_argument("--cosmology", type=Path, help="TOML file (that of Li et al. 2021)")
     parser.add_argument(
         "--unitary", action="store_true", help="fixed amplitudes, as MP-GenIC's default"
     )
@@ -261,24 +299,26 @@ def arguments(argv=None):
 def main(argv=None, comm=MPI.COMM_WORLD):
     """Make one LR and one HR snapshot for each seed and redshift; finished ones are kept."""
     args = arguments(argv)
-    cosmology = Cosmology(**COSMOLOGY).match(sigma8=SIGMA8)
-    redshifts = {1 / (1 + z): z for z in args.redshifts}
+    with agreement(comm):
+        cosmology = read_cosmology(args.cosmology)
+    times = {1 / (1 + z): f"z{z:g}" for z in args.redshifts}
     coarse = LagrangianLattice(args.nmesh, args.boxsize, OFFSET)
     lattices = {"LR": coarse, "HR": coarse.refine(args.factor)}
     for seed in args.seeds:
         for kind, lattice in lattices.items():
+            names = times | {A_START: "IC"} if kind == "HR" else times
             wanted = {
                 a: (
-                    args.output / f"{seed}" / f"{kind}_z{z:g}",
+                    args.output / f"{seed}" / f"{kind}_{name}",
                     header(lattice, a, cosmology, seed, args.unitary),
                 )
-                for a, z in redshifts.items()
+                for a, name in names.items()
             }
             missing = [a for a, snapshot in wanted.items() if not is_there(*snapshot, comm)]
             if not missing:
                 continue
             run = simulate(
-                lattice, FORCE_MESH[kind], cosmology, seed, list(redshifts), args.step, comm,
+                lattice, FORCE_MESH[kind], cosmology, seed, list(names), args.step, comm,
                 args.unitary, sharp=kind == "HR",
             )  # fmt: skip
             for a, state in run:
@@ -287,6 +327,10 @@ def main(argv=None, comm=MPI.COMM_WORLD):
                     write_snapshot(path, state, lattice, one, comm)
                     if comm.rank == 0:
                         print(f"{path}: {lattice.Nmesh}^3 particles at a = {a:.4f}", flush=True)
+        if comm.rank == 0:
+            table = np.transpose(power_table(cosmology))
+            title = "k [h/Mpc]  P [(Mpc/h)^3] at z = 0"
+            np.savetxt(args.output / f"{seed}" / "power.txt", table, header=title)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from nbodykit_sr.io.preflight import FIGURE, prepare_output
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-CRITICAL_DENSITY = 2.7754e11  # [h^2 Msun / Mpc^3]
 SMALLEST_HALO = 32  # [particles]
 THRESHOLDS = 10 ** np.arange(10.5, 13.1, 0.5)  # [Msun/h]
 
@@ -44,8 +43,7 @@ def halo_masses(catalogue):
     """Masses [Msun/h] of the FOF halos of at least `SMALLEST_HALO` particles."""
     halos = FOF(catalogue, linking_length=0.2, nmin=SMALLEST_HALO - 1).find_features()
     lengths = np.concatenate(catalogue.comm.allgather(halos["Length"].compute()))
-    volume = np.prod(catalogue.attrs["BoxSize"])
-    particle = np.ravel(catalogue.attrs["Omega0"])[0] * CRITICAL_DENSITY * volume / catalogue.csize
+    particle = catalogue.attrs["ParticleMass"] * 1e10
     return lengths[1:] * particle  # the first entry counts the particles in no halo
 
 

@@ -17,11 +17,11 @@ run python "$here/make_pairs.py" sims --seeds "${train[@]}" $test --unitary
 for seed in "${train[@]}" $test; do
     kind=train
     [ "$seed" = $test ] && kind=test
-    [ -e "pairs/$kind-$seed" ] || run python -m nbodykit_sr.train pairs \
+    [ -e "pairs/$kind-$seed" ] || run nbodykit-sr pairs \
         "sims/$seed/LR_z2" "sims/$seed/HR_z2" "pairs/$kind-$seed" --source particle-mesh --seed "$seed"
 done
-run python -m nbodykit_sr.train "$here/recipes/train_small.toml"
-python -m nbodykit_sr.train export runs/small small.safetensors
+run nbodykit-sr train "$here/recipes/train_small.toml"
+nbodykit-sr export runs/small small.safetensors
 run python -m nbodykit_sr.generate "sims/$test/LR_z2" SR --model small.safetensors --seed 1
 run python -m nbodykit_sr.generate "sims/$test/LR_z2" interpolated --model interpolate
 run python "$here/compare.py" "sims/$test/HR_z2" interpolated SR

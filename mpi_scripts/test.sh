@@ -40,14 +40,17 @@ step() {
         *) failed+=("$name") ;;
     esac
 }
-pytest="python -m pytest -q --color=no"
+pytest="python -m pytest -q --color=no --durations=15 --durations-min=5"
 test_ranks() { timeout -k 10 $limit $mpirun -n "$1" $pytest "${@:2}" </dev/null; }
 
 step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "import-linter" lint-imports --no-logo
 step "mypy" mypy
-step "1 process" timeout -k 10 $limit $pytest "${selection[@]}" "$@"
+# tests of one process side by side, file by file
+aside=()
+[ "$chosen" -gt 0 ] || aside=(--numprocesses=auto --dist=loadfile)
+step "1 process" timeout -k 10 $limit $pytest "${aside[@]}" "${selection[@]}" "$@"
 [ "$chosen" -gt 0 ] || step "docs" bash mpi_scripts/docs.sh $notebooks
 for n in 2 3 4; do
     step "$n ranks" test_ranks "$n" "${selection[@]}" "$@"

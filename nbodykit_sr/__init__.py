@@ -4,9 +4,16 @@ In the order in which data flows: a snapshot is opened, its particles are put on
 lattice, a generator is loaded, and the super-resolved catalogue is computed as it is looked at.
 """
 
+import os
 from importlib import import_module
 
 from .version import __version__
+
+# "4,2", threads at each level of nested loops, is a list that OpenMP takes; numexpr, which libraries
+# below import, takes a number
+_threads, *_nested = os.environ.get("OMP_NUM_THREADS", "").split(",")
+if _nested:
+    os.environ.setdefault("NUMEXPR_NUM_THREADS", _threads)
 
 # Where each public name lives. They are imported when they are asked for, so that networks and
 # training also run where there is torch but no MPI and no nbodykit.
@@ -14,16 +21,16 @@ _MODULES = {
     "open_snapshot": "io.snapshot",
     "cosmology": "io.snapshot",
     "LagrangianLattice": "lattice",
-    "Normalization": "normalization",
+    "Normalization": "physics.normalization",
     "site_noise": "noise",
-    "DisplacementGenerator": "models.displacement",
-    "ConvexGenerator": "models.convex",
+    "Generator": "models.generator",
     "DensityEmulator": "models.density",
     "ModelCard": "models.card",
     "load_generator": "models.loading",
     "save_model": "models.card",
     "SRCatalog": "catalog",
-    "SRMesh": "mesh",
+    "SRLightCone": "lightcone.catalog",
+    "SRMesh": "density.mesh",
     "open_halos": "io.groups",
     "InputError": "errors",
 }

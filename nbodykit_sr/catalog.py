@@ -3,31 +3,28 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from os import PathLike
 
 import dask
 import dask.array as da
 import numpy as np
-import torch
-from mpi4py import MPI
+from dask.utils import parse_bytes
 from nbodykit.base.catalog import CatalogSource
 
 from .chunks import Chunk, ChunkGrid, default_grid, region_of
-from .device import choose_device
-from .domain import LatticeDomain, node_ranks
-from .errors import InputError, agreement, require_same
-from .inference import ChunkedInference, prepare, widest_side
+from .domain import LatticeDomain
+from .errors import InputError, agreement, one_line, require_same
 from .io.layout import NBODYKIT
-from .models.card import ModelCard, fingerprint, interpolating
-from .models.displacement import PADDING
+from .io.snapshot import open_snapshot
+from .models.card import ModelCard
 from .models.evaluation import card_rows
 from .models.html import html_table
-from .models.loading import load_generator
 from .noise import check_seed
 from .particles import find_lattice
+from .physics.matter import MASS, particle_mass
+from .physics.universe import Universe
+from .preparation import ModelOptions, prepare_model
 from .provenance import Provenance, versions
-from .universe import Universe
-from .weights import choose, named
 from .zoom import lagrangian_region
 
 logger = logging.getLogger(__name__)
@@ -45,9 +42,10 @@ class SRCatalog(CatalogSource):
 
     Parameters
     ----------
-    source : nbodykit CatalogSource
+    source : nbodykit CatalogSource, str or Path
         Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize (3),
-        Redshift or Time, and Omega0. The communicator is taken from it.
+        Redshift or Time, and Omega0. The communicator is taken from it. A path is opened by
+        `open_snapshot`.
     model : str, optional
         A `.safetensors` or `.pt` file, the name of a shipped model, or "interpolate": trilinear
         interpolation. By default the shipped model for the snapshot's LR cell and redshift.
@@ -64,8 +62,8 @@ class SRCatalog(CatalogSource):
         The region is one of the evolved box, not of the lattice: chunks whose particles can reach it.
     flavour : {"map2map", "srs"}, optional
         For `.pt` files, see `load_generator`.
-    cache_size : float
-        Bytes of computed chunks that are kept, so that FFTPower and then FOF, or Position and
+    cache_size : float or str
+        Bytes, or "1GB", of computed chunks that are kept, so that FFTPower and then FOF, or Position and
         then Velocity, run the network once where it fits.
     factor : int, optional
         Resolution ratio: of the interpolation (8 by default), else checked against the model.
@@ -73,6 +71,14 @@ class SRCatalog(CatalogSource):
         Warn, instead of raising, where snapshot and model card disagree.
     progress : bool
         Show a bar, in a terminal or a notebook, while the network runs: rank 0's share.
+    phases : nbodykit CatalogSource, str or Path, optional
+        Initial conditions of an HR run of the same box, which a path opens: the catalogue has their
+        halos. Drawn from `seed` if not given. For models that are given the phases, as the next are.
+    power : str, optional
+        File of the linear power spectrum, see `LinearPower.read`.
+    sigma8, n_s : float, optional
+        Of the linear power spectrum by CLASS, without a file. By default the amplitude is measured
+        from the snapshot.
 
     Raises
     ------
@@ -97,10 +103,23 @@ class SRCatalog(CatalogSource):
         force=False,
         eulerian=False,
         progress=False,
+        phases=None,
+        power=None,
+        sigma8=None,
+        n_s=None,
     ):
+        if isinstance(source, str | PathLike):
+            source = open_snapshot(source)
+        if not isinstance(source, CatalogSource):
+            raise InputError(
+                f"source is of type {type(source).__name__}: a catalogue or the path of a snapshot is needed"
+            )
         self.comm = comm = source.comm
+        if isinstance(phases, str | PathLike):
+            phases = open_snapshot(phases, comm)
         with agreement(comm):
-            check_seed(seed)
+            seed = check_seed(seed)
+            cache_size = _bytes(cache_size)
             region = region_of(region)
             universe = Universe.of(source.attrs, "BoxSize", "a", "Omega0")
         options = dict(chunk=chunk, dtype=dtype, factor=factor, force=force)
@@ -109,19 +128,23 @@ class SRCatalog(CatalogSource):
         particles = find_lattice(source)
         if eulerian and region is not None:
             region = lagrangian_region(particles, region)
-        ready = _prepare(model, flavour, factor, particles, device, dtype or "float32", force)
-        card, grid = ready.card, _choose_grid(comm, particles.lattice, chunk, region, ready.widest)
-        domain = LatticeDomain(grid, comm, PADDING)
-        self.card, self.grid, self.chunks = card, grid, domain.chunks
+        dtype = dtype or "float32"
+        ready = prepare_model(
+            particles,
+            ModelOptions(
+                model, flavour, factor, device, dtype, force, phases, power, sigma8, n_s
+            ),
+        )  # fmt: skip
+        card, grid = ready.card, choose_grid(comm, particles.lattice, chunk, region, ready.widest)
+        domain = LatticeDomain(grid, comm, ready.generator.padding)
+        self.card, self.grid, self.chunks, self.power = card, grid, domain.chunks, ready.power
         self.lattice = particles.lattice.refine(card.factor)
-        self.inference = ready.inference(particles.lattice, seed)
+        self.inference = ready.inference(particles, grid, seed, phases)
         self.field = particles.field(domain, card.channels == 6)
         _warn_beyond(card, self.field)
         self._cache = _ChunkCache(self, cache_size, progress and comm.rank == 0)
         self._size = sum(piece.size for piece in self.chunks) * card.factor**3
         self.attrs.update(universe.attrs)
-        if "ParticleMass" in source.attrs:
-            self.attrs["ParticleMass"] = float(source.attrs["ParticleMass"]) / card.factor**3
         provenance = Provenance(
             layout=NBODYKIT.name,
             seed=str(seed),
@@ -132,13 +155,16 @@ class SRCatalog(CatalogSource):
             chunk=grid.side,
             offset=self.lattice.offset,
             Nmesh=self.lattice.Nmesh,
-            dtype=dtype or "float32",
+            dtype=dtype,
+            power=ready.power and ready.power.source,
+            initial=identity(phases),
             device=ready.device.type,
             region=region or (),
             source=str(source.attrs.get("source", repr(type(source).__name__))),
             versions=versions(),
         )
         self.attrs.update(provenance.to_attrs())
+        self.attrs["ParticleMass"] = particle_mass(self.attrs, self.lattice.size) / MASS
         CatalogSource.__init__(self, comm=comm)
 
     def __repr__(self):
@@ -184,48 +210,7 @@ class SRCatalog(CatalogSource):
         return da.concatenate(pieces)
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A model prepared for one snapshot: at its redshift and in its units, on this rank's device."""
-
-    card: ModelCard
-    hash: str
-    generator: torch.nn.Module
-    units: np.ndarray
-    device: torch.device
-    widest: int
-
-    def inference(self, lattice, seed):
-        return ChunkedInference(
-            self.generator, self.card.factor, lattice, self.units, seed, self.device
-        )
-
-
-def _prepare(model, flavour, factor, particles, device, dtype, force):
-    """Load the model, hold its card against the snapshot and make it ready. Collective."""
-    comm, universe = particles.catalog.comm, particles.universe
-    node = node_ranks(comm)
-    with agreement(comm):
-        cell, velocity = particles.lattice.cell, "Velocity" in particles.catalog.columns
-        network, card = load_model(
-            model, flavour, cell, universe.redshift, 6 if velocity else 3, factor
-        )
-        _check_fit(card, factor, cell, universe, velocity, force, comm)
-        network = network.at(universe.a)
-        units = np.ones(card.channels)
-        if card.network != "interpolate":
-            units = card.normalization(universe.Omega0).units(universe.a, card.channels)
-        device = choose_device(device, *node)
-        generator = prepare(network, device, dtype)
-        widest = widest_side(generator, device)
-        identity = fingerprint(network, card)
-    require_same(comm, model=identity, device=device.type)
-    if card.caution and comm.rank == 0:
-        logger.warning("%s: %s", card.name, card.caution)
-    return _Ready(card, identity, generator, units, device, comm.allreduce(widest, MPI.MIN))
-
-
-def _choose_grid(comm, lattice, chunk, region, widest):
+def choose_grid(comm, lattice, chunk, region, widest) -> ChunkGrid:
     """The chunks, of the side that was asked for or that fits. Collective."""
     with agreement(comm):
         if chunk is None:
@@ -238,6 +223,11 @@ def _choose_grid(comm, lattice, chunk, region, widest):
         if grid.side < alone.side:
             logger.warning("chunks made smaller, %d^3 sites, for %d ranks", grid.side, comm.size)
     return grid
+
+
+def identity(phases) -> str | None:
+    """Of initial conditions from a file, None of others."""
+    return phases.header.identity if hasattr(phases, "header") else None
 
 
 def _warn_beyond(card, field):
@@ -300,46 +290,18 @@ class _ChunkCache:
         return [one for one in following if one.index not in self.kept]
 
 
+def _bytes(size):
+    """A number of bytes, which may be in words: "1GB"."""
+    try:
+        number = float(parse_bytes(size) if isinstance(size, str) else size)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not number >= 0:
+        raise InputError(
+            f"cache_size is {one_line(repr(size), 40)}: a number of bytes, such as 1e9 or '1GB', is needed"
+        )
+    return min(number, 2.0**62)
+
+
 def _nbytes(columns):
     return sum(values.nbytes for values in columns.values())
-
-
-def load_model(
-    model, flavour, cell, redshift, channels, factor=None
-) -> tuple[torch.nn.Module, ModelCard]:
-    """The network and card that a user's `model` stands for.
-
-    Parameters
-    ----------
-    model : str or None
-        A path, the name of a shipped model, "interpolate", or None for the default model for this
-        cell and redshift.
-    flavour : str or None
-    cell, redshift : float
-        Of the snapshot: LR spacing [Mpc/h].
-    channels : int
-        What the snapshot has: 3, or 6 with velocities.
-    factor : int, optional
-        Of the interpolation.
-    """
-    interpolate = str(model) == "interpolate"
-    if (model is None or interpolate) and flavour is not None:
-        raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it by --model")
-    if interpolate:
-        return interpolating(channels, 8 if factor is None else factor)
-    model = choose(cell, redshift, channels) if model is None else named(model)
-    return load_generator(model, flavour)
-
-
-def _check_fit(card, factor, cell, universe, velocity, force, comm):
-    problem = card.disagreement(cell, universe.redshift, universe.Omega0)
-    if factor is not None and factor != card.factor:
-        problem = f"factor {factor} was asked for but model {card.name} has factor {card.factor}"
-    if card.channels == 6 and not velocity:
-        raise InputError(
-            f"model {card.name} has 6 channels but the snapshot has no Velocity, so 3: use a 3-channel model"
-        )
-    if problem and not force:
-        raise InputError(f"{problem}: choose a model that fits, or --force")
-    if problem and comm.rank == 0:
-        logger.warning("%s: going on as forced", problem)

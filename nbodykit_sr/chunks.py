@@ -1,7 +1,7 @@
 """The chunk grid: how a lattice is cut, independently of ranks and devices."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from numbers import Integral
 
@@ -122,13 +122,13 @@ class ChunkGrid:
         """Share the grid among ranks: a cuboid of rows for each, none empty.
 
         Orthogonal recursive bisection: any number of ranks up to the number of chunks works,
-        primes too.
+        primes too. A grid is bisected once: every rank asks for the blocks of all others.
 
         Returns
         -------
         list of three (first, last) pairs, one for each rank
         """
-        return _bisect([(0, n) for n in self.counts], ranks)
+        return list(_shared(self.counts, ranks))
 
     def select(self, region, cell: float) -> "ChunkGrid":
         """The chunks that meet a region.
@@ -194,13 +194,19 @@ def default_grid(
     return grid
 
 
+@lru_cache(maxsize=8)
+def _shared(counts, ranks):
+    """Blocks of a grid of so many rows along each axis."""
+    return tuple(_bisect([(0, n) for n in counts], ranks))
+
+
 def _bisect(block, ranks):
     if ranks == 1:
         return [block]
     counts = [last - first for first, last in block]
     if ranks > np.prod(counts):
         raise InputError(
-            f"{ranks} ranks share {np.prod(counts)} chunks: choose a smaller --chunk or fewer ranks"
+            f"{ranks} ranks share {np.prod(counts)} chunks: choose smaller chunks or fewer ranks"
         )
     best = None
     for axis, count in enumerate(counts):
@@ -210,10 +216,11 @@ def _bisect(block, ranks):
             share = round(ranks * left / (left + right))
             share = min(max(share, 1, ranks - right), left, ranks - 1)
             load = max(left / share, right / (ranks - share))
-            # lightest load first; then the cut through the longest axis, for compact blocks
-            if best is None or (load, -count) < best[:2]:
-                best = (load, -count, axis, cut, share)
-    _, _, axis, cut, share = best
+            # lightest load first; then the longest axis, and its middle, for compact blocks
+            order = (load, -count, abs(2 * cut - count))
+            if best is None or order < best[0]:
+                best = (order, axis, cut, share)
+    _, axis, cut, share = best
     left, right = list(block), list(block)
     middle = block[axis][0] + cut
     left[axis], right[axis] = (block[axis][0], middle), (middle, block[axis][1])

@@ -1,6 +1,7 @@
 """A rank's padded block of the Lagrangian lattice, and the exchange that fills it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from mpi4py import MPI
@@ -32,12 +33,22 @@ class LatticeDomain:
         """The rank's own chunks."""
         return self.grid.chunks(self.grid.blocks(self.comm.size)[self.comm.rank])
 
+    @cached_property
+    def _primary(self):
+        """First sites and shapes of the primary blocks of all ranks, (ranks, 3) each."""
+        blocks = np.array(self.grid.blocks(self.comm.size))  # (ranks, axes, first and last row)
+        start, shape = np.empty((2, len(blocks), 3), dtype="i8")
+        for axis, (rows, widths) in enumerate(zip(self.grid.rows, self.grid.widths)):
+            first, last = blocks[:, axis].T
+            before = np.concatenate([[0], np.cumsum(widths)])
+            start[:, axis] = np.array(rows)[first] * self.grid.side
+            shape[:, axis] = before[last] - before[first]
+        return start, shape
+
     def primary(self, rank: int) -> tuple:
         """First site and shape of a rank's primary block, in global sites."""
-        block = self.grid.blocks(self.comm.size)[rank]
-        start = [rows[first] * self.grid.side for rows, (first, _) in zip(self.grid.rows, block)]
-        shape = [w[first:last].sum() for w, (first, last) in zip(self.grid.widths, block)]
-        return np.array(start), np.array(shape)
+        start, shape = self._primary
+        return start[rank], shape[rank]
 
     def padded(self, rank: int) -> tuple:
         """First site and shape of a rank's padded block; the first site may be negative."""
@@ -52,7 +63,7 @@ class LatticeDomain:
         return data[(slice(None), *(slice(i, i + n) for i, n in zip(local, width)))]
 
     def exchange(self, site, values) -> np.ndarray:
-        """Bring every rank the values on its padded block.
+        """Bring every rank the values on its padded block. Collective.
 
         The padding may be wider than blocks, and the block with its padding wider than the
         box: sites then appear several times, once for each periodic image.
@@ -73,36 +84,73 @@ class LatticeDomain:
         InputError
             On every rank, if a site of a block has no value or more than one.
         """
-        N = self.grid.Nmesh
-        # A rank gets a site once, however many images of it its padded block holds. Axis by axis,
-        # as whole tables of sites would set the peak of memory in large boxes.
-        indices, counts = [], np.zeros(self.comm.size, dtype="i4")
-        for rank in range(self.comm.size):
-            inside = np.ones(len(site), dtype=bool)
-            for axis, (first, n) in enumerate(zip(*self.padded(rank), strict=True)):
-                inside &= (site[:, axis] - first) % N < min(n, N)
-            indices.append(np.flatnonzero(inside))
-            counts[rank] = len(indices[-1])
+        counts, indices = self.destinations(site)
         if self.comm.size > 1 or counts[0] < len(site):
-            layout = Layout(self.comm, len(site), counts, np.concatenate(indices))
+            layout = Layout(self.comm, len(site), counts, indices)
             site, values = layout.exchange(site, values)
         del indices
+        with agreement(self.comm):
+            return self.fill(site, values)
 
+    def destinations(self, site) -> tuple[np.ndarray, np.ndarray]:
+        """Who gets which of these sites: those in its padded block. Not collective.
+
+        A rank gets a site once, however many images of it its padded block holds.
+
+        Parameters
+        ----------
+        site : (n, 3) int64
+            In [0, Nmesh).
+
+        Returns
+        -------
+        counts : (ranks,) int32
+            Sites for each rank.
+        indices : (counts.sum(),) int64
+            Rows of `site`, rank after rank.
+        """
+        N = self.grid.Nmesh
+        starts, shapes = self._primary
+        within = [{}, {}, {}]  # of each axis: blocks share their few intervals
+        indices, counts = [], np.zeros(len(starts), dtype="i4")
+        for rank, block in enumerate(zip(starts - self.padding, shapes + 2 * self.padding)):
+            inside = None
+            for axis, (first, n) in enumerate(zip(*block, strict=True)):
+                if (first, n) not in within[axis]:
+                    within[axis][first, n] = (site[:, axis] - first) % N < min(n, N)
+                mask = within[axis][first, n]
+                inside = mask if inside is None else inside & mask
+            indices.append(np.flatnonzero(inside))
+            counts[rank] = len(indices[-1])
+        return counts, np.concatenate(indices)
+
+    def fill(self, site, values) -> np.ndarray:
+        """The padded block from the values that came for it. Not collective.
+
+        Returns
+        -------
+        (C, X, Y, Z) float32
+
+        Raises
+        ------
+        InputError
+            If a site of the block has no value or more than one.
+        """
+        N = self.grid.Nmesh
         start, shape = self.padded(self.comm.rank)
         unique = np.minimum(shape, N)
         local = np.zeros(len(site), dtype="i8")
         for axis in range(3):
             local *= unique[axis]
             local += (site[:, axis] - start[axis]) % N
-        with agreement(self.comm):
-            filled = np.bincount(local, minlength=np.prod(unique))
-            if (filled != 1).any():
-                worst = int(np.flatnonzero(filled != 1)[0])
-                where = (np.unravel_index(worst, unique) + start) % N
-                raise InputError(
-                    f"{(filled == 0).sum()} lattice sites have no particle and {(filled > 1).sum()} have "
-                    f"several, the first at site {tuple(int(i) for i in where)}: IDs are missing or repeated"
-                )
+        filled = np.bincount(local, minlength=np.prod(unique))
+        if (filled != 1).any():
+            worst = int(np.flatnonzero(filled != 1)[0])
+            where = (np.unravel_index(worst, unique) + start) % N
+            raise InputError(
+                f"{(filled == 0).sum()} lattice sites have no particle and {(filled > 1).sum()} have "
+                f"several, the first at site {tuple(int(i) for i in where)}: IDs are missing or repeated"
+            )
         field = np.empty((values.shape[1], np.prod(unique)), dtype="f4")
         for component, column in zip(field, values.T, strict=True):
             component[local] = column

@@ -1,4 +1,4 @@
-"""The exception for users' errors, and what all ranks must agree on before one raises it."""
+"""Errors of users and of single ranks, and how ranks agree before one raises."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +10,10 @@ class InputError(ValueError):
     The message is one line that names the quantity, its value, what was wanted and the remedy.
     The commands print it on rank 0 and exit with status 2.
     """
+
+
+class RankError(RuntimeError):
+    """A failure of one rank alone, midway: the whole job must end."""
 
 
 def one_line(error, limit: int = 200) -> str:
@@ -28,16 +32,20 @@ def agreement(comm) -> Iterator[None]:
 
     The block must hold no collective call: a rank that failed would leave the others in it.
     Collective on exit. An error that is no InputError is a defect of the program: it leaves
-    unchanged on the rank it came from, and the others are told where it happened.
+    unchanged on the rank it came from, and the others learn where it happened.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm or None
         None stands for a single rank.
     """
-    failure = None
+    failure: Exception | None = None
     try:
         yield
+    except PermissionError as error:
+        failure = InputError(
+            f"{error.filename or 'a file'} can't be opened: permission denied; ask its owner for the right"
+        )
     except Exception as error:
         failure = error
     message = None

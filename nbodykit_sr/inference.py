@@ -12,17 +12,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
 
 from .chunks import DEFAULT_SIDE, Chunk
 from .errors import InputError
 from .lattice import LagrangianLattice
 from .models import fused
 from .models.blocks import trim
-from .models.displacement import OUTPUT_TRIM, noise_layers
+from .models.generator import OUTPUT_TRIM
 from .noise import site_noise
+from .phases import Phases
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ class ChunkedInference:
     Attributes
     ----------
     generator : torch.nn.Module
-        ``generator(x, noise)``, on `device`.
+        ``generator(x, noise, psi)``, on `device`: see `Generator`.
     factor : int
     lattice : LagrangianLattice
         Of the LR field.
@@ -49,19 +53,22 @@ class ChunkedInference:
         What is 1 to the network: displacement [Mpc/h], velocity [km/s].
     seed : int
     device : torch.device
+    phases : Phases, OwnPhases or None
+        For a generator that is given them.
     """
 
-    generator: torch.nn.Module
+    generator: Any
     factor: int
     lattice: LagrangianLattice
     units: np.ndarray
     seed: int
     device: torch.device
+    phases: Any = None
 
-    def noise(self, chunk) -> list[torch.Tensor]:
+    def noise(self, chunk) -> list[Float32[Tensor, "1 1 _ _ _"]]:
         """The noise fields of a chunk, with the padding the generator wants."""
         fields = []
-        for layer, (refinement, padding) in enumerate(noise_layers(self.factor)):
+        for layer, (refinement, padding) in enumerate(self.generator.noise_layers):
             start = [refinement * s - padding for s in chunk.start]
             shape = [refinement * n + 2 * padding for n in chunk.shape]
             Nmesh = refinement * self.lattice.Nmesh
@@ -70,7 +77,7 @@ class ChunkedInference:
         return fields
 
     @torch.inference_mode()
-    def fields(self, chunk, padded) -> torch.Tensor:
+    def fields(self, chunk, padded: Float[np.ndarray, "c _ _ _"]) -> Float32[Tensor, "c x y z"]:
         """SR displacement (and velocity) of a chunk.
 
         Parameters
@@ -87,7 +94,10 @@ class ChunkedInference:
         units = units.view(-1, 1, 1, 1)
         x = torch.from_numpy(np.ascontiguousarray(padded)).to(self.device) / units
         with one_thread():
-            y = self.generator(x[None], self.noise(chunk))
+            psi = []
+            if self.phases is not None:
+                psi = self.phases.fields(chunk.start, chunk.shape, self.generator.octaves)
+            y = self.generator(x[None], self.noise(chunk), [one[None] for one in psi])
             return trim(y[0].float(), OUTPUT_TRIM).mul_(units)
 
     @torch.inference_mode()
@@ -134,26 +144,16 @@ class ChunkedInference:
         padded : callable
             Gives the padded LR fields of a chunk.
 
-        Yields
-        ------
-        (Chunk, dict of arrays)
+        Returns
+        -------
+        iterator of (Chunk, dict of arrays)
             As `particles` gives it.
         """
-        with ThreadPoolExecutor(self.workers, initializer=self._own_stream) as pool:
-            flight = deque()
-            try:
-                for chunk in chunks:
-                    task = pool.submit(self.particles, chunk, padded(chunk), position_dtype)
-                    flight.append((chunk, task))
-                    if len(flight) > self.workers:  # one waits, so that no thread ever does
-                        chunk, task = flight.popleft()
-                        yield chunk, task.result()
-                while flight:
-                    chunk, task = flight.popleft()
-                    yield chunk, task.result()
-            finally:
-                for _, task in flight:
-                    task.cancel()
+
+        def compute(chunk):
+            return self.particles(chunk, padded(chunk), position_dtype)
+
+        return side_by_side(compute, chunks, self.workers, self._own_stream)
 
     @property
     def workers(self) -> int:
@@ -165,11 +165,46 @@ class ChunkedInference:
         particles = self.factor**3 * int(np.prod(shape))
         columns = particles * (40 if self.generator.channels == 6 else 28)
         network = fused.working_memory(self.generator, shape)
-        return self.workers * network + (self.workers + 1) * columns
+        if isinstance(self.phases, Phases):
+            network += self.phases.working_memory(shape, self.generator.octaves)
+        return float(self.workers * network + (self.workers + 1) * columns)
 
     def _own_stream(self):
         if self.device.type == "cuda":
             torch.cuda.set_stream(torch.cuda.Stream(self.device))
+
+
+def side_by_side(compute, chunks, workers, initializer=None) -> Iterator[tuple[Chunk, Any]]:
+    """Compute chunks in threads, in order, each while others are written.
+
+    Parameters
+    ----------
+    compute : callable
+        Of a chunk.
+    chunks : iterable of Chunk
+    workers : int
+        Chunks computed at a time.
+    initializer : callable, optional
+        Run first in each thread.
+
+    Yields
+    ------
+    (Chunk, result)
+    """
+    with ThreadPoolExecutor(workers, initializer=initializer) as pool:
+        flight = deque()
+        try:
+            for chunk in chunks:
+                flight.append((chunk, pool.submit(compute, chunk)))
+                if len(flight) > workers:  # one waits, so that no thread ever does
+                    chunk, task = flight.popleft()
+                    yield chunk, task.result()
+            while flight:
+                chunk, task = flight.popleft()
+                yield chunk, task.result()
+        finally:
+            for _, task in flight:
+                task.cancel()
 
 
 @contextmanager

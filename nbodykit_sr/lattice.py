@@ -13,6 +13,13 @@ from .errors import InputError
 # MP-Gadget keeps a generation count in the top byte of the IDs of runs with star formation
 ID_BITS = 56
 
+# Positions up to this far from the middle of the box [boxes] are periodic images
+_OUTSIDE = 0.6
+
+# Where a particle is displaced further than this [boxes], half a box is too near to tell which
+# periodic image it came from
+FARTHEST = 0.45
+
 
 @dataclass(frozen=True)
 class LagrangianLattice:
@@ -80,11 +87,16 @@ class LagrangianLattice:
         Right as long as no particle travelled half a box.
         """
         difference = np.asarray(position, dtype=np.float64) - self.site_position(site)
-        return difference - self.BoxSize * np.rint(difference / self.BoxSize)
+        return nearest_image(difference, self.BoxSize)
 
     def position(self, site, displacement, dtype=np.float64) -> np.ndarray:
         """Positions in [0, BoxSize), (..., 3) `dtype`, comoving [Mpc/h]."""
         return wrap(self.site_position(site) + displacement, self.BoxSize, dtype)
+
+
+def nearest_image(difference, period) -> np.ndarray:
+    """Differences of periodic positions brought to within half a period of zero."""
+    return difference - period * np.rint(difference / period)
 
 
 def wrap(position, BoxSize: float, dtype=np.float64) -> np.ndarray:
@@ -92,9 +104,35 @@ def wrap(position, BoxSize: float, dtype=np.float64) -> np.ndarray:
 
     A float64 just under BoxSize can become BoxSize itself as float32: such a one is 0.
     """
-    wrapped = (position % BoxSize).astype(dtype)
+    wrapped = (position % BoxSize).astype(dtype, copy=False)
     wrapped[wrapped >= BoxSize] = 0
     return wrapped
+
+
+def periodic(position, BoxSize: float) -> np.ndarray:
+    """Positions of a code wrapped into [0, BoxSize).
+
+    Codes keep them from 0 or around it, and may let particles drift out until they are sorted anew.
+
+    Parameters
+    ----------
+    position : (n, 3) array
+        Comoving [Mpc/h].
+    BoxSize : float
+        Comoving [Mpc/h].
+
+    Raises
+    ------
+    InputError
+        If some lie further out than a tenth of the box, as in other units. NaN stays.
+    """
+    if all((abs(position - centre) > _OUTSIDE * BoxSize).any() for centre in (BoxSize / 2, 0)):
+        low, high = np.nanmin(position), np.nanmax(position)
+        raise InputError(
+            f"Position runs from {low:g} to {high:g} Mpc/h in a box of {BoxSize:g} Mpc/h: check the "
+            "units of the snapshot"
+        )
+    return wrap(position, BoxSize)
 
 
 def particle_ids(ids) -> np.ndarray:

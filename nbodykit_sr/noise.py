@@ -9,6 +9,8 @@ import math
 from numbers import Integral
 
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from .errors import InputError, one_line
 
@@ -16,6 +18,9 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+
+# Calls of Philox at a time on a CPU
+_CACHED = 1 << 16
 
 
 def philox(counter, key) -> tuple[torch.Tensor, ...]:
@@ -35,20 +40,15 @@ def philox(counter, key) -> tuple[torch.Tensor, ...]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        # the 64-bit products wrap into the sign bit of int64; masking after the shift undoes that
+        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c2 = ((second >> 32) ^ c1 ^ k0) & _MASK, ((first >> 32) ^ c3 ^ k1) & _MASK
+        c1, c3 = second & _MASK, first & _MASK
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
 
 
-def _multiply(x, constant):
-    # The 64-bit product wraps into the sign bit of int64; masking after the shift undoes that.
-    product = x * constant
-    return (product >> 32) & _MASK, product & _MASK
-
-
-def site_noise(seed, layer, start, shape, Nmesh, device="cpu") -> torch.Tensor:
+def site_noise(seed, layer, start, shape, Nmesh, device="cpu") -> Float32[Tensor, "x y z"]:
     """A cuboid of the standard-normal field of one noise layer.
 
     Parameters
@@ -67,16 +67,30 @@ def site_noise(seed, layer, start, shape, Nmesh, device="cpu") -> torch.Tensor:
     -------
     (n0, n1, n2) float32 tensor
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     i, j, k = (
         (torch.arange(n, device=device) + s) % Nmesh for s, n in zip(start, shape, strict=True)
     )
-    # One Philox call gives four words, so four normals: those of four neighbours along z.
-    block, position = torch.unique(k >> 2, return_inverse=True)
-    counter = (block, j[:, None], i[:, None, None], torch.full((), layer, device=device))
-    words = philox(counter, (seed & _MASK, seed >> 32))
-    four = torch.stack(_normal(*words[:2]) + _normal(*words[2:]), dim=-1)
-    return four[..., position, k & 3]
+    # one Philox call gives four words, so four normals: those of four neighbours along z
+    if Nmesh % 4 or not len(k):
+        block, place = torch.unique(k >> 2, return_inverse=True)
+        chosen = 4 * place + (k & 3)
+    else:  # neighbours all along, also over the edge of the box
+        skip = start[2] % 4
+        block = (start[2] % Nmesh // 4 + torch.arange(-(-(skip + len(k)) // 4), device=device)) % (
+            Nmesh // 4
+        )
+        chosen = slice(skip, skip + len(k))
+    key, level = (seed & _MASK, seed >> 32), torch.full((), layer, device=device)
+    out = torch.empty(*map(len, (i, j, k)), device=device)
+    step = len(i)
+    if out.is_cpu:  # some planes at a time stay in the caches
+        step = _CACHED // max(1, len(j) * len(block))
+    for slab, planes in zip(out.split(max(1, step)), i.split(max(1, step))):
+        words = philox((block, j[:, None], planes[:, None, None], level), key)
+        four = torch.stack(_normal(*words[:2]) + _normal(*words[2:]), dim=-1).flatten(-2)
+        slab.copy_(four[..., chosen])
+    return out
 
 
 def _normal(word0, word1):
@@ -87,9 +101,17 @@ def _normal(word0, word1):
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
-def check_seed(seed) -> None:
+def check_seed(seed) -> int:
+    """A seed as an int.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not (whole and 0 <= seed < 2**64):
         raise InputError(
             f"seed is {one_line(repr(seed), 40)}: an integer from 0 to 2^64 - 1 is needed"
         )
+    return int(seed)

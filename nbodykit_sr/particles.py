@@ -1,6 +1,7 @@
 """From a catalogue to particles on their Lagrangian lattice, whatever way their code numbers it."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 
@@ -10,8 +11,15 @@ from nbodykit.base.catalog import CatalogSource
 
 from .domain import LatticeDomain, LatticeField
 from .errors import InputError, agreement, one_line
-from .lattice import LagrangianLattice, cube_root, particle_ids
-from .universe import Universe
+from .lattice import (
+    FARTHEST,
+    LagrangianLattice,
+    cube_root,
+    nearest_image,
+    particle_ids,
+    periodic,
+)
+from .physics.universe import Universe
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +30,17 @@ _FIXED_POINT = 2**20
 # Measured offsets this close [cells] to a known convention are taken to be it.
 _OFFSET_TOLERANCE = 2e-3
 
-# Where a particle is displaced further than this, in boxes, half a box is too near to tell
-# which periodic image it came from.
-_REACH = 0.45
+# SWIFT gives gas the displacements of the dark matter it splits it from: the two patterns, half a
+# cell apart, attract each other, and the species move so far together [cells]: .016 at z = 2
+# measured, each in proportion to the mass of the other.
+_DRIFT = 0.05
 
 # Even at z = 0, in the calmest hundredth of the sites the displacement bends by less than this
 # [cells]: 0.06 at z = 4 to 0.15 at z = 0 measured, but 0.26 and more without a lattice.
 _BEND = 0.2
+
+# Two ranks whose first particles are the same, so many of them, hold the same particles
+_SAMPLE = 1024
 
 # Velocities are 0.99 (z = 99) to 1.5 (z = 0) times those of linear theory, measured; a factor
 # beyond this is one of units.
@@ -95,10 +107,10 @@ class LatticeParticles:
             self._check_velocity(values[1])
         largest = comm.allreduce(float(abs(self.displacement).max(initial=0)), op=MPI.MAX)
         field = domain.exchange(self.site, np.concatenate(values, axis=1))
-        if largest > _REACH * lattice.BoxSize:
+        if largest > FARTHEST * lattice.BoxSize:
             raise InputError(
                 f"a particle lies {largest:.4g} Mpc/h from its lattice site in a box of "
-                f"{lattice.BoxSize:g} Mpc/h: beyond {_REACH:g} boxes its periodic image is uncertain, or "
+                f"{lattice.BoxSize:g} Mpc/h: beyond {FARTHEST:g} boxes its periodic image is uncertain, or "
                 "its ID does not number the lattice (glass initial conditions?)"
             )
         _check_smooth(comm, lattice, field[:3])
@@ -138,6 +150,7 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
         On every rank, if the particles do not come from a lattice.
     """
     comm = catalog.comm
+    check_shared(catalog)
     with agreement(comm):
         universe = Universe.of(catalog.attrs, "BoxSize")
         box, Nmesh = universe.BoxSize, cube_root(catalog.csize)
@@ -149,11 +162,7 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
     with agreement(comm):
         position, ids = read_columns(catalog, "Position", "ID")
         ids = particle_ids(ids)
-        if len(position) and (abs(position - box / 2) > box * 0.501).any():
-            raise InputError(
-                f"Position runs from {position.min():g} to {position.max():g} Mpc/h in a box of "
-                f"{box:g} Mpc/h: check the units of the snapshot"
-            )
+        position = periodic(position, box)
     corner = LagrangianLattice(Nmesh, box, 0.0)
     last = comm.allreduce(int(ids.max()) if len(ids) else -1, op=MPI.MAX)
     first = comm.allreduce(int(ids.min()) if len(ids) else 2**62, op=MPI.MIN)
@@ -161,6 +170,27 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
     offset = _offset(comm, corner, corner.displacement(site, position), universe)
     lattice = LagrangianLattice(Nmesh, box, offset)
     return LatticeParticles(catalog, universe, lattice, site, lattice.displacement(site, position))
+
+
+def check_shared(catalog: CatalogSource) -> None:
+    """Refuse a catalogue of which every rank holds all particles, not a part of its own. Collective.
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    """
+    comm, some = catalog.comm, None
+    if comm.size == 1:
+        return
+    with suppress(Exception):  # whoever reads all of it says so
+        some = np.asarray(catalog["Position"][:_SAMPLE].compute()).tobytes()
+    first = comm.allgather((catalog.size, some))
+    if some and first.count(first[0]) == comm.size:
+        raise InputError(
+            f"all {comm.size} ranks hold the same {catalog.size} particles: give each a part of its own, "
+            "such as array[comm.rank :: comm.size], or name the snapshot's path"
+        )
 
 
 def read_columns(catalog: CatalogSource, *names: str) -> list:
@@ -253,8 +283,7 @@ def find_numbering(comm, corner, first, last, ids, position) -> Numbering:
     # mean square distance along each axis (rows) from each digit of the ID, the slowest first [cells]
     square = np.zeros((3, 3))
     for i, j in product(range(3), range(3)):
-        away = position[:, i] / corner.cell - site[:, j]
-        away -= corner.Nmesh * np.rint(away / corner.Nmesh)
+        away = nearest_image(position[:, i] / corner.cell - site[:, j], corner.Nmesh)
         square[i, j] = away @ away
     square = comm.allreduce(square) / max(comm.allreduce(len(ids)), 1)
     orders = list(permutations(range(3)))  # of the digits, along x, y, z
@@ -283,20 +312,18 @@ def _offset(comm, corner, displacement, universe):
             "lattice are shifted alike along all axes; the IDs do not number a lattice"
         )
     baryons = (universe.OmegaBaryon or 0) / (universe.Omega0 or 1)
-    conventions = {
-        f"{name}{shift_name}": start + shift
+    shifts = [("", 0.0, 0.0)]
+    if baryons:
+        shifts.append((", shifted by the gas", 0.5 * baryons, baryons))
+        shifts.append((", gas", -0.5 * (1 - baryons), 1 - baryons))
+    conventions = [
+        (start + shift, f"{name}{shift_name}", _OFFSET_TOLERANCE + _DRIFT * other)
         for name, start in (("cell corners", 0.0), ("cell centres", 0.5))
-        for shift_name, shift in (
-            ("", 0.0),
-            (", shifted by the gas", 0.5 * baryons),
-            (", gas", -0.5 * (1 - baryons)),
-        )
-    }
-    name, nearest = min(conventions.items(), key=lambda item: abs(item[1] - offset))
-    if abs(nearest - offset) < _OFFSET_TOLERANCE:
-        offset = nearest
-    else:
-        name = "no known convention"
+        for shift_name, shift, other in shifts
+    ]
+    near = [one for one in conventions if abs(one[0] - offset) < one[2]]
+    unknown = (offset, "no known convention", 0.0)
+    offset, name, _ = min(near, key=lambda one: abs(one[0] - offset), default=unknown)
     if comm.rank == 0:
         logger.info("lattice of %d^3 sites, offset %.5f cells (%s)", corner.Nmesh, offset, name)
     return offset

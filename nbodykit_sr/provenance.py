@@ -26,6 +26,7 @@ NAMES = {
     "Nmesh": "SRNmesh",
     "dtype": "SRDtype",
     "device": "SRDevice",
+    "power": "SRPower",
     "region": "SRRegion",
     "columns": "SRColumns",
     "subsample": "SRSubsample",
@@ -46,7 +47,7 @@ _REAL = ("offset", "origin", "mean", "subsample")
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a catalogue or mesh was made. What is not told, or does not apply, is None.
+    """How a catalogue or mesh was made. What is unknown, or does not apply, is None.
 
     Attributes
     ----------
@@ -68,6 +69,8 @@ class Provenance:
         SR sites on a side.
     dtype, device : str
         What the network was computed in, and on: "float32", "cpu".
+    power : str
+        The linear power spectrum that the phases were drawn from, in words.
     region : sequence
         Lagrangian part of the box, three (low, high) pairs [Mpc/h]; empty for the whole box.
     columns : str
@@ -83,7 +86,7 @@ class Provenance:
     input : str
         Identity of the input snapshot, see `SnapshotHeader.identity`.
     initial, initial_redshift : str
-        Of a mesh: identity of the initial conditions, and their redshift if the user told it.
+        Of a mesh: identity of the initial conditions, and their redshift if the user gave it.
     origin : float
         First point of a mesh [HR cells].
     mean : float
@@ -104,6 +107,7 @@ class Provenance:
     Nmesh: int | None = None
     dtype: str | None = None
     device: str | None = None
+    power: str | None = None
     region: tuple | list | None = None
     columns: str | None = None
     subsample: float | None = None
@@ -128,7 +132,7 @@ class Provenance:
         return cls(**{field: _read(field, attrs[n]) for field, n in NAMES.items() if n in attrs})
 
     def to_attrs(self) -> dict:
-        """As attributes, those that are told."""
+        """As attributes, those that are known."""
         attrs = {}
         for field, name in NAMES.items():
             value = getattr(self, field)

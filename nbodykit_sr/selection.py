@@ -48,12 +48,7 @@ class Selection:
         """Whether particles of these IDs, (n,) uint64, are kept, (n,) bool."""
         if self.subsample == 1:
             return np.ones(len(ids), dtype=bool)
-        # the finaliser of SplitMix64 (Steele et al. 2014): every bit of the ID moves all others
-        mixed = ids + np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        mixed ^= mixed >> np.uint64(31)
-        return mixed < np.uint64(int(self.subsample * 2**64))
+        return scrambled(ids) < np.uint64(int(self.subsample * 2**64))
 
     def count(self, chunk: Chunk, lattice: LagrangianLattice, factor: int) -> int:
         """Particles of a chunk, of LR sites, that are kept of the `factor` times finer lattice."""
@@ -65,6 +60,17 @@ class Selection:
         """The rows and columns that are kept."""
         kept = slice(None) if self.subsample == 1 else self.keeps(columns["ID"])
         return {name: columns[name][kept] for name in self.columns}
+
+
+def scrambled(ids: np.ndarray) -> np.ndarray:
+    """A number for each uint64, uint64: the finaliser of SplitMix64 (Steele et al. 2014).
+
+    Every bit of the ID moves all others.
+    """
+    mixed = ids + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def first_rows(counts: np.ndarray) -> np.ndarray:

@@ -15,7 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch read it
 
 import hypothesis
 import pytest
+from jaxtyping import install_import_hook
 from mpi4py import MPI
+
+# shapes and number formats that signatures name are checked at each call
+CHECKED = ("noise", "phases", "initial_conditions", "inference")
+install_import_hook([f"nbodykit_sr.{name}" for name in CHECKED], "beartype.beartype")
 
 WORLD = MPI.COMM_WORLD
 if WORLD.size > 1:

@@ -97,6 +97,25 @@ class Box:
             parameters["OmegaBaryon"] = self.attrs["OmegaBaryon"]
             file["PartType1"]["Masses"] = np.full(self.size, self.mass)
 
+    def gadget4_integers(self, path, bits):
+        """Gadget-4 with OUTPUT_COORDINATES_AS_INTEGERS."""
+        self.gadget4(path)
+        with h5py.File(f"{path}.hdf5", "a") as file:
+            del file["PartType1/Coordinates"]
+            whole = np.floor(self.position / self.box * 2.0**bits)
+            file["PartType1/Coordinates"] = whole.astype(f"u{bits // 8}")
+
+    def eagle(self, path):
+        """EAGLE: Time is the age, units in a group of their own, names in the singular."""
+        self.gadget_hdf5(path)
+        with h5py.File(f"{path}.hdf5", "a") as file:
+            header, units = file["Header"].attrs, file.create_group("Units").attrs
+            header["Time"], header["ExpansionFactor"] = 3.23, self.a
+            for name in [name for name in header if name.startswith("Unit")]:
+                units[name] = header[name]
+                del header[name]
+            file.move("PartType1/Velocities", "PartType1/Velocity")
+
     def swift(self, path, files=1):
         """SWIFT: comoving Mpc and Msun without h, peculiar velocities, arrays of one everywhere.
 
@@ -169,54 +188,70 @@ class Box:
             }
         )
 
-    def gadget_binary(self, path, files=1, format2=False):
-        """Gadget-1 and 2 binary, kpc/h."""
+    def gadget_binary(self, path, files=1, format2=False, order="<", gadget4=False, total=True):
+        """Gadget's binary, kpc/h; with the header of Gadget-4, or without the total of particles."""
         for number, rows in enumerate(self.cuts(files)):
             count = len(self.ids[rows])
-            header = np.zeros((), _BINARY_HEADER)
-            header["Npart"][1], header["Nall"][1] = count, self.size
+            kind = np.dtype(_GADGET4_HEADER if gadget4 else _BINARY_HEADER).newbyteorder(order)
+            header = np.zeros((), kind)
+            header["Npart"][1], header["Nall"][1] = count, self.size * total
             header["Massarr"][1] = self.mass
             header["Time"], header["Redshift"] = self.a, 1 / self.a - 1
             header["NumFiles"], header["BoxSize"] = files, self.box * 1000
-            header["Omega0"], header["OmegaLambda"] = (
-                self.attrs["Omega0"],
-                self.attrs["OmegaLambda"],
-            )
-            header["HubbleParam"] = self.h
+            if not gadget4:
+                for name in ("Omega0", "OmegaLambda", "HubbleParam"):
+                    header[name] = self.attrs[name]
             blocks = [
-                ("HEAD", header.tobytes().ljust(256, b"\0")),
-                ("POS ", (self.position[rows] * 1000).astype("f4").tobytes()),
-                ("VEL ", (self.velocity[rows] / np.sqrt(self.a)).astype("f4").tobytes()),
-                ("ID  ", self.ids[rows].astype("u4").tobytes()),
+                ("HEAD", header.tobytes().ljust(0 if gadget4 else 256, b"\0")),
+                ("POS ", (self.position[rows] * 1000).astype(order + "f4").tobytes()),
+                ("VEL ", (self.velocity[rows] / np.sqrt(self.a)).astype(order + "f4").tobytes()),
+                ("ID  ", self.ids[rows].astype(order + ("u8" if gadget4 else "u4")).tobytes()),
             ]
             with open(path if files == 1 else f"{path}.{number}", "wb") as file:
                 for name, content in blocks:
                     if format2:
-                        text = name.encode() + np.int32(len(content) + 8).tobytes()
-                        _record(file, text)
-                    _record(file, content)
+                        text = name.encode() + np.array(len(content) + 8, order + "i4").tobytes()
+                        _record(file, text, order)
+                    _record(file, content, order)
+
+    def parameters(self, folder):
+        """What Gadget writes beside its snapshots."""
+        told = {name: self.attrs[name] for name in ("Omega0", "OmegaLambda", "OmegaBaryon")}
+        told |= {"HubbleParam": self.h, "BoxSize": self.box * 1000, "OutputDir": "./out/"}
+        text = "".join(f"{name:<36}{value}\n" for name, value in told.items())
+        (folder / "parameters-usedvalues").write_text(text)
 
 
-_BINARY_HEADER = np.dtype(
-    [
-        ("Npart", "u4", 6),
-        ("Massarr", "f8", 6),
-        ("Time", "f8"),
-        ("Redshift", "f8"),
-        ("flags", "i4", 2),
-        ("Nall", "u4", 6),
-        ("FlagCooling", "i4"),
-        ("NumFiles", "i4"),
-        ("BoxSize", "f8"),
-        ("Omega0", "f8"),
-        ("OmegaLambda", "f8"),
-        ("HubbleParam", "f8"),
-    ]
-)
+_BINARY_HEADER = [
+    ("Npart", "u4", 6),
+    ("Massarr", "f8", 6),
+    ("Time", "f8"),
+    ("Redshift", "f8"),
+    ("flags", "i4", 2),
+    ("Nall", "u4", 6),
+    ("FlagCooling", "i4"),
+    ("NumFiles", "i4"),
+    ("BoxSize", "f8"),
+    ("Omega0", "f8"),
+    ("OmegaLambda", "f8"),
+    ("HubbleParam", "f8"),
+]
 
 
-def _record(file, content):
-    length = np.int32(len(content)).tobytes()
+_GADGET4_HEADER = [
+    ("Npart", "u8", 6),
+    ("Nall", "u8", 6),
+    ("Massarr", "f8", 6),
+    ("Time", "f8"),
+    ("Redshift", "f8"),
+    ("BoxSize", "f8"),
+    ("NumFiles", "i4"),
+    ("trees", "i4", 5),
+]
+
+
+def _record(file, content, order):
+    length = np.array(len(content), order + "i4").tobytes()
     file.write(length + content + length)
 
 

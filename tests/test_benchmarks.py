@@ -10,7 +10,7 @@ import pytest
 from bigfile import BigFile
 
 from nbodykit_sr.models.card import ModelCard, save_model
-from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.models.generator import Generator
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -33,7 +33,7 @@ def columns(path):
 @pytest.mark.slow
 def test_the_plain_way_makes_the_same_particles(common, tmp_path):
     """Without noise, which each draws in its own way, both give one catalogue."""
-    network = DisplacementGenerator(**common.SMALL)
+    network = Generator(**common.SMALL)
     card = ModelCard("quiet", "displacement", network.arguments, network.factor, network.channels)
     weights = tmp_path / "quiet.safetensors"
     save_model(weights, network, card)
@@ -49,6 +49,29 @@ def test_the_plain_way_makes_the_same_particles(common, tmp_path):
     moved = found["Position"] - expected["Position"]
     assert abs(moved - box * np.rint(moved / box)).max() < 1e-4
     np.testing.assert_allclose(found["Velocity"], expected["Velocity"], atol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["lattice", "shuffled"])
+def test_a_simulated_exchange_is_whole(common, order):
+    """What all ranks send is what all receive; each fills its block and has its chunks."""
+    import scale
+
+    from nbodykit_sr.chunks import ChunkGrid
+
+    grid, ranks = ChunkGrid(16, 4), 12
+    every = [scale.simulate(rank, grid, ranks, order) for rank in range(ranks)]
+    assert sum(one["sent"] for one in every) == sum(one["received"] for one in every) > 0
+    assert sum(one["chunks"] for one in every) == 64
+    assert all(0 < one["messages"] < ranks for one in every)
+
+
+def test_every_stage_is_timed(data, tmp_path):
+    """The functions are there, and their times and the rest are all of the command's."""
+    (tmp_path / "took").mkdir()
+    words = ["--rank", tmp_path / "took", "halos", data / "hr64_12p5_z2", tmp_path / "halos"]
+    subprocess.run([sys.executable, BENCHMARKS / "analysis.py", *words], check=True)
+    (took,) = (json.loads(path.read_text()) for path in (tmp_path / "took").iterdir())
+    assert took["stages"]["link"] > 0 < took["stages"]["overdensity"] and took["memory"] > 1e8
 
 
 def test_a_command_that_fails_is_told(common):

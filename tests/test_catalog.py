@@ -6,13 +6,14 @@ import torch
 from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower, SimulationBox2PCF
 from scipy.spatial import cKDTree
 
-from nbodykit_sr import InputError, SRCatalog, cosmology, open_snapshot
+from nbodykit_sr import InputError, SRCatalog, SRMesh, cosmology, open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.inference import ChunkedInference
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.models.card import ModelCard, save_model
-from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.models.generator import Generator
 from nbodykit_sr.models.loading import load_generator
+from nbodykit_sr.weights import FOLDER as WEIGHTS
 
 pytestmark = pytest.mark.mpi
 
@@ -101,6 +102,7 @@ def test_chunks_equal_the_whole_box(comm, data, weights):
     from nbodykit_sr.domain import LatticeDomain
     from nbodykit_sr.inference import ChunkedInference
     from nbodykit_sr.particles import find_lattice
+    from nbodykit_sr.physics.normalization import Normalization
 
     alone = comm.Split(comm.rank)
     snapshot = open_snapshot(data / "lr8_12p5_z2", alone)
@@ -110,7 +112,7 @@ def test_chunks_equal_the_whole_box(comm, data, weights):
     for side in (8, 4, 2):
         domain = LatticeDomain(ChunkGrid(8, side), alone, 3)
         field = particles.field(domain, True)
-        units = card.normalization(0.3).units(1 / 3, 6)
+        units = Normalization(card.Omega_m or 0.3, card.length).units(1 / 3, 6)
         inference = ChunkedInference(generator, 8, particles.lattice, units, 5, torch.device("cpu"))
         whole = np.empty((6, 64, 64, 64), "f4")
         for chunk in domain.chunks:
@@ -260,12 +262,12 @@ def test_more_ranks_than_default_chunks(comm, data):
     sr = SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), model="interpolate", factor=2)
     assert all(sr.comm.allgather(sr.size > 0))
     if comm.size > 1:
-        with pytest.raises(InputError, match="smaller --chunk or fewer ranks"):
+        with pytest.raises(InputError, match="smaller chunks or fewer ranks"):
             SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), model="interpolate", chunk=8)
 
 
 def model_file(comm, tmp_path, **card):
-    generator = DisplacementGenerator(channels=6, factor=2, chan_base=4, chan_min=2)
+    generator = Generator(channels=6, factor=2, chan_base=4, chan_min=2)
     path = tmp_path / "model.safetensors"
     if comm.rank == 0:
         save_model(
@@ -297,7 +299,6 @@ def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, capl
     "card",
     [
         dict(caution="Caution: few halos.", notes="All else."),
-        dict(notes="Caution: few halos.\nAll else."),
         dict(notes="Many halos."),
         {},
     ],
@@ -326,12 +327,55 @@ def test_a_caution_is_told(comm, snapshot, tmp_path, card, caplog):
         (dict(dtype="float16"), "dtype is 'float16'"),
         (dict(model="interpolate", factor=3), "factor is 3"),
         (dict(model="nowhere.safetensors"), "does not exist"),
+        (dict(model=WEIGHTS), "is a folder: give one in it, such as density_z0.safetensors"),
+        (dict(model=WEIGHTS.parent / "io"), "is a folder: give a .safetensors or .pt file"),
+        (dict(cache_size="1 furlong"), "cache_size is '1 furlong': a number of bytes"),
+        (dict(cache_size=-1), "cache_size is -1"),
+        (dict(cache_size=None), "cache_size is None"),
         (dict(region=((0, 1), (0, 1), (2, 2))), "region along z"),
     ],
 )
 def test_senseless_options(snapshot, options, message):
     with pytest.raises(InputError, match=message):
         SRCatalog(snapshot, **options)
+
+
+@pytest.mark.parametrize("source", [None, ["PART_008"], np.zeros((8, 3))])
+def test_what_is_no_snapshot(source):
+    with pytest.raises(InputError, match=f"source is of type {type(source).__name__}"):
+        SRCatalog(source)
+    with pytest.raises(InputError, match=f"lr is of type {type(source).__name__}"):
+        SRMesh(source, source)
+
+
+def test_what_people_write_in_python(comm, data, snapshot):
+    """Paths, numbers of numpy's types, bytes in words."""
+    wanted = all_columns(SRCatalog(snapshot, model="interpolate", factor=2))
+    path = data / "lr8_12p5_z2"
+    for source, options in (
+        (path, {}),
+        (str(path), dict(cache_size="1 GB")),
+        (open_snapshot(path, comm, dataset=1), dict(cache_size=np.inf, seed=np.uint64(0))),
+        (snapshot, dict(factor=np.int32(2), chunk=np.int64(4))),
+    ):
+        found = SRCatalog(source, model="interpolate", **{"factor": 2, **options})
+        for name, values in all_columns(found).items():
+            np.testing.assert_array_equal(values, wanted[name])
+    assert SRCatalog(path, model="interpolate", cache_size="2kB")._cache.limit == 2000
+
+
+def test_ranks_that_hold_the_same_particles(comm, snapshot):
+    """An array that every rank read whole: of 8 ranks even the number is that of a lattice."""
+    columns = {
+        name: np.concatenate(comm.allgather(snapshot[name].compute()))
+        for name in ("Position", "ID")
+    }
+    whole = ArrayCatalog(columns, comm=comm, **snapshot.attrs)
+    part = whole[comm.rank :: comm.size]
+    assert SRCatalog(part, model="interpolate", factor=2).csize == 16**3
+    if comm.size > 1:
+        with pytest.raises(InputError, match=f"all {comm.size} ranks hold the same 512 particles"):
+            SRCatalog(whole, model="interpolate", factor=2)
 
 
 def test_a_region_of_any_kind(snapshot, weights):
@@ -349,7 +393,7 @@ def test_ranks_that_disagree(comm, snapshot, tmp_path):
         return
     path = tmp_path / f"of rank {comm.rank}.safetensors"
     torch.manual_seed(comm.rank)  # whatever tests before left
-    generator = DisplacementGenerator(channels=6, factor=2, chan_base=4, chan_min=2)
+    generator = Generator(channels=6, factor=2, chan_base=4, chan_min=2)
     save_model(path, generator, ModelCard("m", "displacement", generator.arguments, 2, 6))
     for options, message in (
         (dict(seed=rank), "seed is 0 on rank 0 but 1 on rank 1: give all ranks the same"),

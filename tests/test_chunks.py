@@ -29,7 +29,7 @@ def test_chunks_tile_the_lattice_in_storage_order(grid):
 def test_every_rank_owns_chunks_and_every_chunk_a_rank(grid, ranks):
     chunks = int(np.prod(grid.counts))
     if ranks > chunks:
-        with pytest.raises(InputError, match="smaller --chunk or fewer ranks"):
+        with pytest.raises(InputError, match="smaller chunks or fewer ranks"):
             grid.blocks(ranks)
         return
     owned = [grid.chunks(block) for block in grid.blocks(ranks)]
@@ -41,6 +41,13 @@ def test_every_rank_owns_chunks_and_every_chunk_a_rank(grid, ranks):
 def test_the_load_is_balanced(ranks):
     loads = [len(ChunkGrid(64, 16).chunks(b)) for b in ChunkGrid(64, 16).blocks(ranks)]
     assert max(loads) <= 1.7 * 64 / ranks + 1
+
+
+@pytest.mark.parametrize("ranks, shape", [(64, (2, 2, 2)), (512, (1, 1, 1)), (32, (2, 2, 4))])
+def test_blocks_are_compact(ranks, shape):
+    """So that their padding, which is what ranks exchange, is small."""
+    for block in ChunkGrid(64, 8).blocks(ranks):
+        assert sorted(last - first for first, last in block) == sorted(shape)
 
 
 @pytest.mark.parametrize("Nmesh", [1, 2, 8, 16, 61, 64, 100, 640])

@@ -8,7 +8,7 @@ from nbodykit.lab import FOF
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.io.layout import GADGET_HDF5
 from nbodykit_sr.io.particles import SnapshotWriter
-from nbodykit_sr.universe import Universe
+from nbodykit_sr.physics.universe import Universe
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 COMM = MPI.COMM_SELF

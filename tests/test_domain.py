@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from nbodykit.lab import ArrayCatalog
 
+from nbodykit_sr import chunks
 from nbodykit_sr.chunks import ChunkGrid, default_grid
 from nbodykit_sr.domain import LatticeDomain
 from nbodykit_sr.errors import InputError
@@ -38,6 +39,18 @@ def test_padded_blocks_are_periodic(comm, Nmesh, side, padding):
     start, shape = domain.padded(comm.rank)
     wanted = np.moveaxis(np.indices(tuple(shape)), 0, -1) + start
     np.testing.assert_array_equal(np.moveaxis(block, 0, -1), label(wanted, Nmesh))
+
+
+def test_a_grid_is_bisected_once(comm):
+    """However often, and by however many ranks, it is asked for."""
+    domain = LatticeDomain(ChunkGrid(12, 3), comm, 2)
+    site = my_share(np.indices((12,) * 3).reshape(3, -1).T, comm)
+    chunks._shared.cache_clear()
+    for _ in range(3):
+        block = domain.exchange(site, label(site, 12))
+        for chunk in domain.chunks:
+            assert domain.cut(block, chunk).shape[1:] == tuple(np.array(chunk.shape) + 4)
+    assert chunks._shared.cache_info().misses == 1
 
 
 def test_holes_and_repeats_are_refused_by_all(comm):

@@ -8,9 +8,9 @@ from nbodykit_sr.chunks import DEFAULT_SIDE, ChunkGrid
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.inference import ChunkedInference, one_thread, prepare, widest_side
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.displacement import (
+from nbodykit_sr.models.generator import (
     PADDING,
-    DisplacementGenerator,
+    Generator,
     InterpolatingGenerator,
 )
 
@@ -45,7 +45,7 @@ def padded_of(field):
 
 def random_generator():
     torch.manual_seed(2)
-    generator = DisplacementGenerator(channels=6, factor=4, chan_base=32, chan_min=16)
+    generator = Generator(channels=6, factor=4, chan_base=32, chan_min=16)
     for level in generator.levels:
         torch.nn.init.normal_(level.noise0.std, 0, 0.1)
         torch.nn.init.normal_(level.noise1.std, 0, 0.1)
@@ -146,7 +146,7 @@ def test_a_stream_can_be_left():
     stream = engine.stream(ChunkGrid(N, 3).chunks(), lambda c: asked.append(c) or padded(c))
     next(stream)
     stream.close()
-    assert len(asked) == engine.workers + 1  # no more chunks in memory than that
+    assert 0 < len(asked) <= engine.workers + 1  # no more chunks in memory than that
 
 
 def test_one_thread_gives_the_others_back(threads):

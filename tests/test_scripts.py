@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from mpi4py import MPI
 
-from nbodykit_sr.command import check_launcher, enter
+from nbodykit_sr.commands.command import check_launcher, enter
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "mpi_scripts"
@@ -207,6 +208,32 @@ def test_mixed_launcher_and_library_are_named(tmp_path):
         MPIRUN=str(launcher),
     )
     assert "do not see each other" in output and str(launcher) in output
+
+
+OWN_MPI = Path(sys.prefix, "lib", "libmpi.so.40")
+
+
+@pytest.mark.skipif(not OWN_MPI.exists(), reason="the MPI of this environment is the site's")
+def test_an_mpi_of_ones_own_lies_in_the_environment():
+    """So no cache that is emptied takes it away, and it moves with what was built against it."""
+    code = """
+        import mpsort.binding, pfft.core
+        from mpi4py import MPI
+        print(*{line.split()[-1] for line in open("/proc/self/maps") if "libmpi.so" in line})
+        print(pfft.core.__file__, mpsort.binding.__file__)
+        """
+    loaded, built = run(sys.executable, "-c", dedent(code)).splitlines()
+    assert loaded == str(OWN_MPI.resolve())
+    for path in built.split():
+        assert b"$ORIGIN/../../.." in Path(path).read_bytes()
+
+
+@pytest.mark.skipif(not OWN_MPI.exists(), reason="the MPI of this environment is the site's")
+def test_an_mpi_of_ones_own_finds_its_help_texts(monkeypatch):
+    monkeypatch.delenv("OPAL_PREFIX", raising=False)
+    code = "from mpi4py import MPI; MPI.COMM_WORLD.Abort(3)"
+    said = run(sys.executable, "-c", code, status=3)
+    assert "MPI_ABORT was invoked" in said and "Sorry" not in said
 
 
 def test_first_python_of_the_readme_runs():

@@ -13,12 +13,10 @@ from nbodykit_sr import SRCatalog, open_snapshot, weights
 from nbodykit_sr.diagnostics import comparison, complex_field
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.card import ModelCard, load_model, read_card, save_model
-from nbodykit_sr.models.displacement import PADDING, DisplacementGenerator, standard_noise
+from nbodykit_sr.models.generator import Generator, layer_shapes, standard_noise
 from nbodykit_sr.models.loading import load_generator
 
-DISPLACEMENT = [
-    path for path in weights.shipped() if read_card(path).network.endswith("displacement")
-]
+DISPLACEMENT = [path for path in weights.shipped() if read_card(path).moves_particles]
 
 
 def test_shipped_models_say_what_they_are():
@@ -29,16 +27,33 @@ def test_shipped_models_say_what_they_are():
         assert card.training and card.evaluation and card.notes
 
 
+def test_hidden_files_are_no_models(tmp_path, monkeypatch):
+    """Of macOS, on disks of other systems: ``._x`` beside each file ``x``."""
+    tiny(tmp_path / "x.safetensors")
+    (tmp_path / "._x.safetensors").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(InputError, match="such as x.safetensors"):
+        load_generator(tmp_path)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    assert [path.name for path in weights.shipped()] == ["x.safetensors"]
+
+
 @pytest.mark.parametrize("path", DISPLACEMENT, ids=lambda path: path.stem)
 def test_shipped_displacement_models(path):
     network, card = load_generator(path)
-    side = 2 + 2 * PADDING
+    side = 2 + 2 * network.padding
     x = torch.zeros(1, card.channels, side, side, side)
-    style = (torch.tensor([0.5]),) if "styled" in card.network else ()
+    more = ()
+    if card.amplitude is not None:
+        more = ([torch.zeros(1, 3, *s) for s in layer_shapes(network.octaves, (2, 2, 2))],)
     with torch.no_grad():
-        made = network(x, standard_noise(card.factor, x), *style)
+        made = network(x, standard_noise(network, x), *more)
     assert made.shape[2] == card.factor * 2 + 6
     assert torch.isfinite(made).all()
+    if card.amplitude is not None:
+        # for all that no other is for
+        assert weights.choose(0.7, 1.7, card.channels) == path
+        assert network.coarser(2).factor == 2
+        return
     redshift = sum(card.redshift) / 2
     chosen = weights.choose(card.cell, redshift, card.channels)
     assert read_card(chosen).disagreement(card.cell, redshift) is None
@@ -46,7 +61,7 @@ def test_shipped_displacement_models(path):
 
 def tiny(path, chan=4):
     """Save a small model there."""
-    network = DisplacementGenerator(6, 2, chan, chan)
+    network = Generator(6, 2, chan, chan)
     save_model(path, network, ModelCard("x", "displacement", network.arguments, 2, 6))
 
 
@@ -84,7 +99,7 @@ def test_weights_are_not_left_in_part(tmp_path, before):
 
 def test_choice(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    network = DisplacementGenerator(6, 2, 4, 4)
+    network = Generator(6, 2, 4, 4)
     card = ModelCard("wide", "displacement", network.arguments, 2, 6, cell=1.5, redshift=(0, 4))
     save_model(tmp_path / "wide.safetensors", network, card)
     narrow = replace(card, name="narrow", redshift=(2, 2))
@@ -104,6 +119,9 @@ def test_no_models(tmp_path, monkeypatch):
         weights.choose(1.5, 2.0)
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="minutes without bfloat16 in hardware"
+)
 def test_bfloat16_leaves_the_power_of_the_shipped_model(data):
     """P(k) changes by less than 0.1% in every shell up to the Nyquist wavenumber of SR."""
     low = open_snapshot(data / "lr16_25_z2", MPI.COMM_SELF)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbodykit_sr import InputError, SRCatalog, open_snapshot
-from nbodykit_sr.generate import parse
+from nbodykit_sr.commands.generate_options import parse
 
 pytestmark = pytest.mark.mpi
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.training.configuration import build
 from nbodykit_sr.training.displacement import DisplacementSystem
 from nbodykit_sr.training.displacement_configuration import DisplacementConfiguration
-from nbodykit_sr.training.pairs import write_pair
+from nbodykit_sr.training.pairs import describe_pair
 
 
 def fields(seed=0, size=8, factor=2, channels=3):
@@ -31,7 +32,15 @@ def _along(axis):
 
 def make_pair(folder, seed=0, a=0.5, **options):
     lr, hr = fields(seed, **options)
-    return write_pair(folder, lr, hr, BoxSize=12.0, a=a, Omega_m=0.3, source="waves", seed=seed)
+    return write_pair(folder, lr, hr, a, seed)
+
+
+def write_pair(folder, lr, hr, a=0.5, seed=None):
+    folder.mkdir(parents=True)
+    np.save(folder / "lr.npy", lr)
+    np.save(folder / "hr.npy", hr)
+    lattice, factor = LagrangianLattice(lr.shape[1], 12.0), hr.shape[1] // lr.shape[1]
+    return describe_pair(folder, lattice, factor, a, 0.3, "waves", seed)
 
 
 def table(tmp_path, **changes):

@@ -3,14 +3,18 @@
 Functions on nbodykit catalogues and meshes, over MPI; each returns one `Statistic` or several.
 """
 
+from .bias import halo_bias
 from .bispectrum import angle_triangles, bispectrum, equilateral_triangles
 from .fields import complex_field, real_field, top_hat
 from .halo_matching import halo_sites, matching_by_mass, partners
-from .halo_structure import critical_density, density_profiles, halo_table, structure_by_mass
-from .halos import Halos, find_halos, mass_edges, mass_function, particle_mass
-from .pairs import halo_bias, pair_statistics
+from .halo_profiles import density_profiles
+from .halo_structure import halo_table, structure_by_mass
+from .halos import Halos, find_halos, particle_mass
+from .mass_function import mass_edges, mass_function
+from .pairs import pair_statistics
 from .pdf import density_pdf
-from .power import comparison, line_of_sight_power, power_spectrum, redshift_space_power
+from .power import comparison, power_spectrum
+from .redshift_space import line_of_sight_power, redshift_space_power
 from .seams import axis_quadrupoles, displacement_jumps
 from .statistic import Statistic, ensemble, ratio
 from .voids import find_voids, void_radii, void_size_function
@@ -31,7 +35,6 @@ __all__ = [
     "particle_mass",
     "mass_edges",
     "mass_function",
-    "critical_density",
     "halo_table",
     "structure_by_mass",
     "density_profiles",

@@ -1,9 +1,12 @@
 """What the figures of a report share: colours, bands, points, axes."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+
+if TYPE_CHECKING:  # those who measure and do not draw need no matplotlib
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by all; line styles tell them apart in print
 STYLE = {
@@ -15,74 +18,114 @@ RC: dict = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.f
 CLOSE = 0.1  # half width of the band that guides the eye in ratios
 
 
-def lab_map(name, hue, chroma=45.0) -> ListedColormap:
-    """A map of one hue whose CIELAB lightness grows evenly from dark to light.
+def shades(of) -> "Colormap":
+    """Dark to light for "matter" or "halos": as light as each other, and of another hue."""
+    from matplotlib import colormaps
 
-    Two of them have the same lightness everywhere: hue is free to say something else.
-    """
-    lightness = np.linspace(4, 97, 256)
-    colour = chroma * np.sin(np.pi * lightness / 100) ** 0.7
-    a, b = colour * np.cos(np.radians(hue)), colour * np.sin(np.radians(hue))
-    fy = (lightness + 16) / 116
-    f = np.stack([fy + a / 500, fy, fy - b / 200], axis=-1)
-    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * [0.9505, 1.0, 1.089]
-    matrix = [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]
-    linear = np.clip(xyz @ np.transpose(matrix), 0, 1)
-    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return ListedColormap(rgb, name)
+    return colormaps[{"matter": "Blues_r", "halos": "Oranges_r"}[of]]
 
 
-MATTER, HALOS = lab_map("matter", 265.0), lab_map("halos", 68.0, 70.0)
+def panels(rows, columns, width, height, **options) -> tuple["Figure", np.ndarray]:
+    """A figure of so many inches, and its axes, (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def stack(heights) -> tuple[Figure, np.ndarray]:
+def stack(heights) -> tuple["Figure", np.ndarray]:
     """Panels above each other with one x axis."""
-    figure = Figure(figsize=(6, 1.8 + 1.1 * sum(heights)), layout="constrained")
-    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
+    number, height = len(heights), 1.8 + 1.1 * sum(heights)
+    figure, axes = panels(number, 1, 6, height, sharex=True, height_ratios=heights)
     return figure, axes[:, 0]
 
 
-def with_ratio(results, name, x, y, draw) -> tuple[Figure, np.ndarray]:
-    """A panel to draw in; below it, where there is HR, the ratio to it."""
-    ratios = results.items(name)
-    figure, axes = stack((2, 1) if ratios else (2,))
-    for kind, one in ratios:
-        draw(axes[1], one, x, y, kind, "HR")
-    if ratios:
+def curves(axis, results, name, x, y, draw, **options) -> None:
+    """A column of a statistic, of all kinds that have it."""
+    for kind, statistic in results.items(name):
+        if y in statistic.columns:
+            draw(axis, statistic, x, y, kind, **options)
+
+
+def with_ratio(results, name, ratio, x, y, labels, draw) -> "Figure":
+    """A column of a statistic, of all kinds; below it, where there is HR, its ratio to HR's.
+
+    Parameters
+    ----------
+    results : Results
+    name, ratio : str
+        Of the statistic and of its ratio.
+    x, y : str
+        Columns.
+    labels : (str, str)
+        Of the axes.
+    draw : callable
+        `band` or `points`.
+    """
+    below = bool(results.items(ratio))
+    figure, axes = stack((2, 1) if below else (2,))
+    axes[0].set(xscale="log", yscale="log", ylabel=labels[1])
+    curves(axes[0], results, name, x, y, draw)
+    if below:
+        curves(axes[1], results, ratio, x, y, draw, reference="HR")
         axes[1].set(ylabel="ratio to HR", ylim=(0, 2))
         guide(axes[1])
-    return figure, axes
+    axes[-1].set_xlabel(labels[0])
+    legends(axes)
+    return figure
 
 
-def band(axis, one, x, y, kind, reference=None, seen=slice(None)) -> None:
+def against_mass(columns, statistics, labels=None) -> "Figure":
+    """A panel of points for each column, {name: label}, of the statistics of halos of each kind."""
+    rows = -(-len(columns) // 3)
+    figure, axes = panels(rows, 3, 8.4, 2.6 * rows)
+    for axis, (name, label) in zip(axes.ravel(), columns.items(), strict=True):
+        for kind, statistic in statistics.items():
+            if name in statistic.columns:
+                title = (labels or {}).get(kind, kind)
+                points(axis, statistic, "mass", name, kind, label=title)
+        axis.set(xscale="log", ylabel=label, xlabel=r"$M_{\rm FOF}$ [$M_\odot/h$]")
+    legends(axes[0, :1])
+    return figure
+
+
+def band(axis, statistic, x, y, kind, reference=None, seen=slice(None)) -> None:
     """A line with its 1-sigma band."""
     label = kind if reference is None else f"{kind}/{reference}"
-    x, value = one[x][seen], one[y][seen]
+    x, value = statistic[x][seen], statistic[y][seen]
     axis.plot(x, value, **STYLE[kind], label=label)
-    if y in one.errors:
-        error = one.errors[y][seen]
+    if y in statistic.errors:
+        error = statistic.errors[y][seen]
         colour = STYLE[kind]["color"]
         axis.fill_between(x, value - error, value + error, color=colour, alpha=0.2, lw=0)
 
 
-def points(axis, one, x, y, kind, reference=None, shift=0.015, label=None, zero=False) -> None:
-    """Points with error bars; kinds a little beside each other, zeros left out unless `zero`."""
+def points(axis, statistic, x, y, kind, reference=None, shift=0.015, label=None) -> None:
+    """Points with error bars; kinds a little beside each other, on a logarithmic axis no zeros."""
     label = label or (kind if reference is None else f"{kind}/{reference}")
-    good = np.isfinite(one[y]) & ((one[y] != 0) | (reference is not None) | zero)
+    good = np.isfinite(statistic[y]) & ((statistic[y] != 0) | (axis.get_yscale() != "log"))
     if not good.any():
         return
-    at = one[x][good] * (1 + shift * list(STYLE).index(kind))
-    error = one.errors[y][good] if y in one.errors else None
+    at = statistic[x][good] * (1 + shift * list(STYLE).index(kind))
+    error = statistic.errors[y][good] if y in statistic.errors else None
     style = {**STYLE[kind], "marker": {"HR": "o", "SR": "s", "LR": "^"}[kind], "ms": 3.5}
-    axis.errorbar(at, one[y][good], error, capsize=2, label=label, **style)
+    axis.errorbar(at, statistic[y][good], error, capsize=2, label=label, **style)
 
 
 def expected(axis, results, name, x, labels) -> None:
     """What theory expects, as thin grey lines: a label for each column drawn."""
-    for one in results.statistics.get("theory", {}).get(name, []):
+    for statistic in results["theory"].get(name, []):
         for (column, label), style in zip(labels.items(), ("-", "--", ":")):
-            if np.isfinite(one[column]).any():
-                axis.plot(one[x], one[column], color="0.5", lw=1, ls=style, label=label, zorder=0)
+            if np.isfinite(statistic[column]).any():
+                axis.plot(
+                    statistic[x],
+                    statistic[column],
+                    color="0.5",
+                    lw=1,
+                    ls=style,
+                    label=label,
+                    zorder=0,
+                )
 
 
 def guide(axis) -> None:
@@ -97,6 +140,8 @@ def resolved(results, kind, k) -> np.ndarray:
 
 def log_ticks(axis) -> None:
     """Plain numbers at 1, 2, 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())

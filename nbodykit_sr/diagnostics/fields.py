@@ -6,29 +6,30 @@ from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
+from nbodykit.base.catalog import CatalogSource
 from nbodykit.base.mesh import MeshSource
 from pmesh.pm import ComplexField, ParticleMesh, RealField
 
 from ..errors import InputError
-from ..universe import Universe
+from ..physics.matter import require_whole
+from ..physics.universe import Universe
+from .modes import multiplied, squares
 
 ROWS = 2**21  # of a column, read at once
 
 logger = logging.getLogger("nbodykit_sr.diagnostics")
 
 
-def real_field(source, Nmesh=None, position="Position") -> RealField:
+def real_field(source, Nmesh=None) -> RealField:
     """Density 1 + delta on a mesh, in float64, so that results agree between rank counts.
 
     Parameters
     ----------
     source : CatalogSource, MeshSource or pmesh field
         A catalogue is painted by cloud-in-cell without deconvolution, as in Li et al. 2021
-        (Eq. 1 and Fig. 3). A mesh or field is taken as it is.
+        (Eq. 1 and Fig. 3), `whole` as it must be. A mesh or field is taken as it is.
     Nmesh : int
         Cells a side; for catalogues only.
-    position : str
-        Column with the positions, comoving [Mpc/h].
 
     Returns
     -------
@@ -44,81 +45,106 @@ def real_field(source, Nmesh=None, position="Position") -> RealField:
     if Nmesh is None:
         raise InputError("a catalogue is painted on a mesh: give Nmesh, the cells a side")
     Universe.of(source.attrs, "BoxSize")
-    mesh = source.to_mesh(
-        Nmesh=Nmesh, resampler="cic", dtype="f8", position=position, compensated=False
-    )
+    mesh = whole(source).to_mesh(Nmesh=Nmesh, resampler="cic", dtype="f8", compensated=False)
     return mesh.compute(mode="real")
 
 
-def complex_field(source, Nmesh=None, position="Position") -> ComplexField:
+def complex_field(source, Nmesh=None) -> ComplexField:
     """Fourier transform of `real_field`, with the mean (the zero mode) as it is."""
     if isinstance(source, ComplexField):
         return source
-    return real_field(source, Nmesh, position).r2c()
+    return real_field(source, Nmesh).r2c()
+
+
+def density_field(catalog, Nmesh) -> RealField:
+    """`real_field` of a catalogue's particles, painted piece by piece as they are read. Collective."""
+    catalog = whole(catalog)
+    pm = particle_mesh(Nmesh, Universe.of(catalog.attrs, "BoxSize").BoxSize, catalog.comm)
+    field = pm.create(type="real", value=0)
+    for (position,) in batches_together(catalog, "Position"):
+        layout = pm.decompose(position, smoothing=1)  # cells, as cloud-in-cell needs
+        pm.paint(position, resampler="cic", hold=True, layout=layout, out=field)
+    field[...] *= float(Nmesh) ** 3 / catalog.csize
+    return field
 
 
 def top_hat(delta_k, radius) -> RealField:
     """A field smoothed by a spherical top-hat of `radius` [Mpc/h], as a RealField."""
-
-    def window(k, value):
-        x = radius * sum(ki**2 for ki in k) ** 0.5
-        small = x < 1e-3
-        x = np.where(small, 1.0, x)
-        return value * np.where(small, 1.0, 3 * (np.sin(x) - x * np.cos(x)) / x**3)
-
-    return delta_k.apply(window).c2r()
+    x = radius * 2 * np.pi / delta_k.BoxSize[0] * np.sqrt(squares(delta_k))
+    small = x < 1e-3
+    x = np.where(small, 1.0, x)
+    window = np.where(small, 1.0, 3 * (np.sin(x) - x * np.cos(x)) / x**3)
+    return multiplied(delta_k, window)
 
 
-def pieces(catalog, *names) -> Iterator[list[np.ndarray]]:
-    """Columns of this rank piece by piece, so that no more than one is in memory. Not collective.
+def nearest_image(offset, box) -> np.ndarray:
+    """Separations, an array that is changed in place, to the nearest periodic image."""
+    offset -= box * np.rint(offset / box)
+    return offset
 
-    Yields
-    ------
-    list of ndarray
-        The rows of each column, at most `ROWS`.
-    """
+
+def batches(catalog, *names) -> Iterator[list[np.ndarray]]:
+    """Columns of this rank, lists of at most `ROWS` rows of each, so that no more are in memory."""
     for start in range(0, catalog.size, ROWS):
         rows = [catalog[name][start : start + ROWS] for name in names]
         found = catalog.compute(*rows)
         yield found if len(names) > 1 else [found]
 
 
+def batches_together(catalog, *names) -> Iterator[list[np.ndarray]]:
+    """`batches`, as many on every rank, the last ones empty where there are no more. Collective."""
+    nothing = [np.zeros((0, *catalog[name].shape[1:]), catalog[name].dtype) for name in names]
+    parts = batches(catalog, *names)
+    for _ in range(catalog.comm.allreduce(-(-catalog.size // ROWS), op=MPI.MAX)):
+        yield next(parts, nothing)
+
+
+def selected(catalog) -> CatalogSource:
+    """The particles that Selection keeps. Collective; InputError unless Weight is the same for all."""
+    kept, least, most = [np.zeros(0, dtype=bool)], np.inf, -np.inf
+    for keep, weight in batches(catalog, "Selection", "Weight"):
+        kept.append(np.asarray(keep, dtype=bool))
+        least, most = min(least, weight.min()), max(most, weight.max())
+    comm = catalog.comm
+    least, most = comm.allreduce(least, MPI.MIN), comm.allreduce(most, MPI.MAX)
+    if least < most:
+        raise InputError(
+            f"Weight runs from {least:g} to {most:g}: particles of one weight are counted and linked; "
+            "delete the column, or select particles of one weight"
+        )
+    keep = np.concatenate(kept)
+    return catalog if comm.allreduce(bool(keep.all()), MPI.LAND) else catalog[keep]
+
+
+def whole(catalog) -> CatalogSource:
+    """`selected` particles, whose number is a mean density: tracers, or all of a box. Collective.
+
+    InputError of a part of a box.
+    """
+    catalog = selected(catalog)
+    if "ID" in catalog:  # tracers, such as halos, are as many as they are
+        require_whole(catalog.attrs, catalog.csize)
+    return catalog
+
+
 def read(catalog, name) -> np.ndarray:
     """A column of this rank, in memory once."""
     column = catalog[name]
     whole, start = np.empty(column.shape, column.dtype), 0
-    for (rows,) in pieces(catalog, name):
+    for (rows,) in batches(catalog, name):
         whole[start : start + len(rows)] = rows
         start += len(rows)
     return whole
 
 
-def spread(array, comm) -> np.ndarray:
-    """Rows redistributed evenly over the ranks, their global order kept. Collective."""
-    counts = np.array(comm.allgather(len(array)))
-    ends = np.cumsum(counts)
-    start, total = ends[comm.rank] - counts[comm.rank], int(ends[-1])
-    cuts = np.array([rank * total // comm.size for rank in range(1, comm.size)], dtype=int)
-    if np.array_equal(ends[:-1], cuts):
-        return array
-    parts = comm.alltoall(np.split(array, np.clip(cuts - start, 0, len(array))))
-    return np.concatenate(parts)
-
-
 def require_memory(comm, needed, purpose) -> None:
-    """Refuse what would not fit, before it is taken. Collective.
-
-    Parameters
-    ----------
-    needed : float
-        Bytes on this rank.
-    purpose : str
-        What for, with the option that lowers it.
+    """Refuse so many bytes on this rank if they would not fit, before they are taken. Collective.
 
     Raises
     ------
     InputError
-        If the ranks of any one node need together more than nine tenths of what it has free.
+        If the ranks of any node need together more than nine tenths of what it has free. `purpose`
+        says what for, with the option that lowers it.
     """
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     together = node.allreduce(float(needed))
@@ -146,11 +172,6 @@ def available_memory() -> float:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, float(limit.read_text()) - float(used.read_text()))
     return free
-
-
-def mesh_bytes(Nmesh, fields, comm) -> float:
-    """Bytes on a rank for so many float64 fields of Nmesh^3 cells."""
-    return 8 * fields * float(Nmesh) ** 3 / comm.size
 
 
 def particle_mesh(Nmesh, BoxSize, comm) -> ParticleMesh:

@@ -7,12 +7,15 @@ halos differ: how far SR can agree with HR is shown by how far two SR realisatio
 import numpy as np
 from mpi4py import MPI
 
-from ..errors import agreement
+from ..errors import InputError, agreement
 from ..lattice import LagrangianLattice, cube_root, particle_ids
 from ..particles import find_numbering
-from .fields import pieces
-from .halos import bins, deal, mean_and_error
-from .statistic import Statistic
+from . import drawing
+from .diagnostic import Diagnostic, of_halos, row
+from .fields import batches, nearest_image
+from .halos import deal
+from .mass_function import bins, mean_in_bins
+from .statistic import Statistic, ratio
 
 MERIT = 0.25  # shared^2 / (length length): as if each shared half of its sites with the other
 
@@ -41,17 +44,17 @@ def halo_sites(halos, catalog) -> tuple[np.ndarray, np.ndarray]:
     comm, size = catalog.comm, catalog.csize
     with agreement(comm):
         corner = LagrangianLattice(cube_root(size), halos.attrs["BoxSize"])
-        ids = particle_ids(halos.members["ID"])
+        ids = particle_ids(halos.particles["ID"])
         ends = np.array([2**62, 0])
-        for (every,) in pieces(catalog, "ID"):
+        for (every,) in batches(catalog, "ID"):
             every = particle_ids(every)
             ends = np.array([min(ends[0], every.min()), max(ends[1], every.max())])
     first, last = comm.allreduce(ends[0], MPI.MIN), comm.allreduce(ends[1], MPI.MAX)
-    position = halos.members["Position"]
+    position = halos.particles["Position"]
     numbering = find_numbering(comm, corner, int(first), int(last), ids, position)
     site = np.ravel_multi_index(numbering.site(corner, ids).T, (corner.Nmesh,) * 3)
     owner = site * comm.size // size
-    halo = deal(np.repeat(halos.index, halos.length[halos.index]), owner, comm)
+    halo = deal(halos.index[halos.owner], owner, comm)
     site = deal(site, owner, comm)
     order = np.argsort(site)
     return site[order], halo[order]
@@ -115,45 +118,37 @@ def matching_by_mass(halos, table, other, other_table, partner, shared, edges) -
         mass_scatter (standard deviation of ln M / M_ref), offset (mean distance of the centres
         [Mpc/h]); attrs matched, of all halos. NaN where there is none.
     """
-    which, number = bins(halos, edges), len(edges) - 1
-    found = partner >= 0
-    inside, mate = which >= 0, partner[found]
-    count = np.bincount(which[inside], minlength=number)
-    ratio = other.length[mate] * other.particle_mass / halos.mass[found]
+    which, found = bins(halos, edges), partner >= 0
+    number, mate = len(edges) - 1, partner[found]
+    count = np.bincount(which[which >= 0], minlength=number)
+    masses = other.length[mate] * other.particle_mass / halos.mass[found]
     offset = other_table["centre"][mate] - table["centre"][found]
-    offset -= halos.attrs["BoxSize"] * np.rint(offset / halos.attrs["BoxSize"])
     values = {
         "shared": shared[found] / halos.length[found],
-        "mass_ratio": ratio,
-        "log": np.log(ratio),
-        "offset": np.linalg.norm(offset, axis=1),
+        "mass_ratio": masses,
+        "offset": np.linalg.norm(nearest_image(offset, halos.attrs["BoxSize"]), axis=1),
+        "log": np.log(masses),
     }
-    at = np.where(which[found] >= 0, which[found], number)  # one bin more for those outside
-    sums = {
-        name: [np.bincount(at, one**power, number + 1)[:-1] for power in (0, 1, 2)]
-        for name, one in values.items()
-    }
-    means = {name: mean_and_error(*three) for name, three in sums.items()}
-    pairs = sums["log"][0]
+    means = {name: mean_in_bins(which[found], one, number) for name, one in values.items()}
+    _, error, pairs = means.pop("log")
     with np.errstate(divide="ignore", invalid="ignore"):
         matched = pairs / count
-        scatter = means["log"][1] * np.sqrt(pairs)
+        scatter = error * np.sqrt(pairs)
         errors = {
             "matched": np.sqrt(matched * (1 - matched) / count),
             "mass_scatter": scatter / np.sqrt(2 * (pairs - 1)),
         }
-    kept = ("shared", "mass_ratio", "offset")
     return Statistic(
         "halo matching",
         {
             "mass": np.sqrt(edges[1:] * edges[:-1]),
             "count": count,
             "matched": matched,
-            **{name: means[name][0] for name in kept},
+            **{name: one[0] for name, one in means.items()},
             "mass_scatter": scatter,
         },
         {"mass": "Msun/h", "offset": "Mpc/h"},
-        {**{name: means[name][1] for name in kept}, **errors},
+        {**{name: one[1] for name, one in means.items()}, **errors},
         {
             "edges": edges.tolist(),
             "merit": MERIT,
@@ -161,6 +156,89 @@ def matching_by_mass(halos, table, other, other_table, partner, shared, edges) -
             "particle_mass": halos.particle_mass,
         },
     )
+
+
+class Matching(Diagnostic):
+    """SR's halos with HR's, and with those of the first SR of their box: the noise floor."""
+
+    part = "halos"
+    name, title = "halo_matching", "Halos one by one"
+    shows = ("matching HR", "matching SR")
+    needs_halos = True
+    of_lr = False
+    criteria = {
+        "partners": of_halos(
+            "Halos with a partner, of what noise allows", "matching ratio", "matched"
+        )
+    }
+
+    def inside(self, subject, results) -> dict:
+        if "ID" not in subject.catalog:
+            return {}
+        try:
+            subject.sites = halo_sites(subject.halos, subject.catalog)
+        except InputError as error:
+            results.note(f"Halos of {subject.kind} are not matched: {error}.", subject)
+            return {}
+        found = {}
+        for other in subject.before if subject.kind == "SR" else ():
+            if other.sites is None:
+                continue
+            if other.halos.particle_mass * (1 + 1e-6) < subject.halos.particle_mass:
+                results.note("SR and HR have different lattices: their halos are not matched.")
+                continue
+            pairs = partners(
+                other.halos.length,
+                other.sites,
+                subject.halos.length,
+                subject.sites,
+                subject.catalog.comm,
+            )
+            found[f"matching {other.kind}"] = matching_by_mass(
+                other.halos, other.table, subject.halos, subject.table, *pairs, subject.edges
+            )
+        return found
+
+    def finish(self, results, catalogs) -> None:
+        floors = {one.attrs["box"]: one for one in results["SR"].get("matching SR", [])}
+        for one in results["SR"].get("matching HR", []):
+            box = one.attrs["box"]
+            if box in floors:
+                both = ratio(one, floors[box], ["matched"], ["mass"])
+                results.add("SR", "matching ratio", both, box)
+
+    def rows(self, results) -> list:
+        rows = []
+        for kind, others, meaning in (
+            ("HR", "SR", ""),
+            ("SR", "another SR", "The noise floor: no more can be asked of SR and HR"),
+        ):
+            shares = [one.attrs["matched"] for one in results["SR"].get(f"matching {kind}", ())]
+            if shares and None not in shares:  # None of a catalogue without halos
+                quantity = f"Share of {kind}'s halos with a partner in {others}"
+                rows.append(row(quantity, shares, meaning))
+        return rows
+
+    def caption(self, results) -> str:
+        caption = (
+            "Halos with the same phases, matched by the Lagrangian sites that they share: "
+            "share of halos with a partner, scatter of the partners' masses, and distance of "
+            "their centres. Small halos differ by the noise: no more can be asked than two "
+            f"realisations of SR share with each other.{results.scatter}"
+        )
+        return caption
+
+    def draw(self, results) -> "drawing.Figure":
+        columns = {
+            "matched": "share with a partner",
+            "mass_scatter": r"scatter of $\ln M$",
+            "offset": "distance of centres [Mpc/$h$]",
+        }
+        names = {"SR": "matching HR", "HR": "matching SR"}  # whose colours they are drawn in
+        found = {kind: dict(results.items(name)) for kind, name in names.items()}
+        statistics = {kind: one["SR"] for kind, one in found.items() if one}
+        labels = {"SR": "SR with HR", "HR": "SR with another SR"}
+        return drawing.against_mass(columns, statistics, labels)
 
 
 def _best(key, merit, number):

@@ -1,21 +1,23 @@
 """What halos are like inside: radii, profiles, concentrations, motions, shapes and pieces.
 
 Power spectra and even mass functions can be right while halos are smeared (Brennan et al. 2025):
-these statistics tell. All are of the particles that friends-of-friends linked.
+these statistics tell. They are of the particles that friends-of-friends linked, but r200 and the
+concentration, which are of all in the sphere.
 """
 
 import numpy as np
 from kdcount import cluster
 
-from ..universe import Universe
-from .halos import bins, mean_and_error
+from ..physics.universe import Universe
+from . import drawing
+from .centres import centre_particles
+from .diagnostic import Diagnostic, Ratio, of_halos
+from .fields import nearest_image
+from .mass_function import bins, mean_in_bins
+from .overdensity import CORE, spheres, threshold_densities
 from .statistic import Statistic
 
 FRACTIONS = (0.2, 0.5, 0.8)  # of a halo's particles, inside its radii
-OVERDENSITY = 200  # of a virialised halo, in critical densities
-SHRINK = 0.9  # of the sphere, from one centre to the next
-CORE = 0.05  # of the particles, at least, define the centre, ...
-FEWEST = 16  # ... and never fewer than these
 PIECE = 20  # particles of a piece of a halo, at least
 SHORTER = (0.5, 0.25)  # linking lengths of the pieces, in that of the halo
 CONCENTRATIONS = np.geomspace(0.1, 1000, 400)
@@ -27,59 +29,50 @@ UNITS = {
 }
 
 
-def critical_density(catalog) -> float:
-    """Critical density at the catalogue's redshift, per comoving volume [h^2 Msun / Mpc^3]."""
-    return Universe.of(catalog.attrs, "a", "Omega0").critical_density
-
-
-def halo_table(halos, density, comm) -> dict[str, np.ndarray]:
+def halo_table(halos, catalog) -> dict[str, np.ndarray]:
     """Every halo's numbers, one by one. Collective.
 
     Parameters
     ----------
     halos : Halos
-    density : float
-        Critical density, per comoving volume [h^2 Msun / Mpc^3]: `critical_density`.
-    comm : mpi4py.MPI.Comm
-        That of the catalogue.
+    catalog : CatalogSource
+        That of the halos, with attrs BoxSize, Omega0, Time or Redshift.
 
     Returns
     -------
     dict of str to ndarray
         A row for each halo, in the order of `halos.length`, the same on every rank: length;
-        centre (n, 3), comoving [Mpc/h], of the densest part by shrinking spheres (Power et al.
-        2003); r20, r50, r80, the radii about it that hold these shares of the particles [Mpc/h];
-        r200 [Mpc/h], where the mean density of the halo's particles falls to 200 `density`;
-        concentration, of the NFW profile whose half-mass radius within r200 is the halo's; axis,
-        c/a, and middle, b/a, the ratios of the axes of the second moments about the centre of
-        mass; core_2, core_4, the share of the halo's particles in its largest piece at one half
+        centre (n, 3), comoving [Mpc/h], see `centre_particles`; r20, r50, r80, the radii about it
+        that hold these shares of the particles [Mpc/h]; r200 [Mpc/h], that of M200c, see
+        `spherical_masses`; concentration, of the NFW profile whose half-mass radius within r200 is
+        the halo's; axis, c/a, and middle, b/a, the ratios of the axes of the second moments about
+        the centre of mass; core_2, core_4, the share of the halo's particles in its largest piece at one half
         and one quarter of the linking length, and pieces_2, pieces_4, the number of others of at
         least 20 particles; with Velocity also dispersion, of one component about their mean
         [km/s]. What a halo has not is NaN.
     """
-    position, count, halo = _local(halos)
-    start = np.cumsum(count) - count
+    position, count, halo = halos.particles["Position"], halos.count, halos.owner
     box = halos.attrs["BoxSize"]
-    offset = position - position[start][halo]
-    offset -= box * np.rint(offset / box)
-    centre = _centres(offset, halo, len(count))
-    table = {"centre": (position[start] + centre) % box}
-    radius = np.linalg.norm(offset - centre[halo], axis=1)
+    centre = position[centre_particles(halos)]
+    table = {"centre": centre % box}
+    offset = nearest_image(position - centre[halo], box)
+    radius = np.linalg.norm(offset, axis=1)
     radius = radius[np.lexsort((radius, halo))]  # ascending in each halo
     for share in FRACTIONS:
         inner = np.ceil(share * count - 1e-9).astype("i8")
-        table[f"r{100 * share:.0f}"] = radius[start + inner - 1]
-    table.update(_virial(radius, halo, start, halos.particle_mass, OVERDENSITY * density))
-    table["axis"], table["middle"] = _axes(offset, halo, len(count))
+        table[f"r{100 * share:.0f}"] = radius[halos.first + inner - 1]
+    table.update(_virial(halos, catalog, table["centre"]))
+    table["axis"], table["middle"] = _axes(offset - halos.means(offset)[halo], halo, len(count))
     length = halos.attrs["linking_length"] * halos.attrs["separation"]
     for divisor, shorter in zip((2, 4), SHORTER, strict=True):
         core, pieces = _pieces(position, halo, len(count), box, shorter * length)
         table[f"core_{divisor}"], table[f"pieces_{divisor}"] = core / count, pieces
-    if "Velocity" in halos.members:
-        velocity = halos.members["Velocity"].astype("f8")
-        velocity -= _means(velocity, halo, len(count))[halo]
+    if "Velocity" in halos.particles:
+        velocity = halos.particles["Velocity"].astype("f8")
+        velocity -= halos.means(velocity)[halo]
         square = np.bincount(halo, (velocity**2).sum(axis=1), len(count))
         table["dispersion"] = np.sqrt(square / 3 / (count - 1))
+    comm = catalog.comm
     order = np.argsort(np.concatenate(comm.allgather(halos.index)))
     whole = {name: np.concatenate(comm.allgather(one))[order] for name, one in table.items()}
     return {"length": halos.length, **whole}
@@ -100,68 +93,19 @@ def structure_by_mass(halos, table, edges) -> Statistic:
         from the scatter. Bins that the catalogue does not resolve, or leaves empty, are NaN.
     """
     names = [name for name in table if name not in ("length", "centre")]
-    which = bins(halos, edges)
+    which, number = bins(halos, edges), len(edges) - 1
     columns = {"mass": np.sqrt(edges[1:] * edges[:-1])}
-    columns["count"] = np.bincount(which[which >= 0], minlength=len(edges) - 1)
+    columns["count"] = np.bincount(which[which >= 0], minlength=number)
     errors = {}
     for name in names:
-        known = (which >= 0) & np.isfinite(table[name])
-        sums = [
-            np.bincount(which[known], table[name][known] ** power, len(edges) - 1)
-            for power in (0, 1, 2)
-        ]
-        columns[name], errors[name] = mean_and_error(*sums)
+        known = np.where(np.isfinite(table[name]), which, -1)
+        columns[name], errors[name], _ = mean_in_bins(known, table[name], number)
     return Statistic(
         "halo structure",
         columns,
         {"mass": "Msun/h", **{name: UNITS[name] for name in names if name in UNITS}},
         errors,
         {"edges": edges.tolist(), "particle_mass": halos.particle_mass, **halos.attrs},
-    )
-
-
-def density_profiles(halos, table, edges, radii, density, comm, scaled=False) -> Statistic:
-    """Stacked density profiles in bins of mass. Collective.
-
-    Parameters
-    ----------
-    edges : (n + 1,) array
-        Of mass [Msun/h].
-    radii : (m + 1,) array
-        Edges of the shells [Mpc/h], or in units of each halo's r200 if `scaled`.
-    density : float
-        Critical density, per comoving volume [h^2 Msun / Mpc^3].
-
-    Returns
-    -------
-    Statistic
-        Columns mass, radius (geometric centres) and density, in critical ones, each (n, m);
-        errors of the mean over halos.
-    """
-    position, count, halo = _local(halos)
-    unit = table["r200"][halos.index] if scaled else np.ones(len(count))
-    box = halos.attrs["BoxSize"]
-    offset = position - table["centre"][halos.index][halo]
-    offset -= box * np.rint(offset / box)
-    shell = np.searchsorted(radii, np.linalg.norm(offset, axis=1) / unit[halo], "right") - 1
-    number = len(radii) - 1
-    inside = (shell >= 0) & (shell < number) & np.isfinite(unit)[halo]
-    found = np.bincount(halo[inside] * number + shell[inside], minlength=len(count) * number)
-    volume = 4 * np.pi / 3 * np.diff(radii**3) * unit[:, None] ** 3
-    profile = found.reshape(-1, number) * halos.particle_mass / volume / density
-    which = np.where(np.isfinite(unit), bins(halos, edges)[halos.index], -1)
-    sums = np.zeros((3, len(edges) - 1, number))
-    for power in range(3):
-        np.add.at(sums[power], which[which >= 0], profile[which >= 0] ** power)
-    mean, error = mean_and_error(*comm.allreduce(sums))
-    centres = [np.sqrt(one[1:] * one[:-1]) for one in (edges, radii)]
-    mass, radius = np.meshgrid(*centres, indexing="ij")
-    return Statistic(
-        "density profiles",
-        {"mass": mass, "radius": radius, "density": mean},
-        {"mass": "Msun/h", "radius": "R200" if scaled else "Mpc/h", "density": "rho_c"},
-        {"density": error},
-        {"edges": edges.tolist(), "radii": radii.tolist()},
     )
 
 
@@ -173,58 +117,113 @@ def nfw_half_mass_radius(concentration) -> np.ndarray:
     return np.array(half)
 
 
-def _local(halos):
-    """Positions of this rank's members, particles of each halo, and whose each member is."""
-    count = halos.length[halos.index]
-    return halos.members["Position"], count, np.repeat(np.arange(len(count)), count)
+class Radii(Diagnostic):
+    """Radii of halos, in bins of mass: smeared halos have larger ones."""
 
-
-def _means(value, halo, number):
-    """Means over the particles of each halo, (number, 3)."""
-    count = np.bincount(halo, minlength=number)[:, None]
-    sums = np.stack([np.bincount(halo, value[:, i], number) for i in range(3)], axis=1)
-    return sums / np.maximum(count, 1)
-
-
-def _centres(offset, halo, number):
-    """Centres of spheres that shrink about the particles they hold, (number, 3)."""
-    count = np.bincount(halo, minlength=number)
-    least = np.maximum(FEWEST, np.ceil(CORE * count))
-    centre = _means(offset, halo, number)
-    radius = np.zeros(number)
-    np.maximum.at(radius, halo, np.linalg.norm(offset - centre[halo], axis=1))
-    while len(halo):
-        radius *= SHRINK
-        inside = np.linalg.norm(offset - centre[halo], axis=1) < radius[halo]
-        going = np.bincount(halo[inside], minlength=number) >= least
-        keep = inside & going[halo]
-        offset, halo = offset[keep], halo[keep]
-        centre = np.where(going[:, None], _means(offset, halo, number), centre)
-    return centre
-
-
-def _virial(radius, halo, start, particle_mass, threshold):
-    """r200 and concentration; radii ascend in each halo."""
-    rank = np.arange(len(radius)) - start[halo] + 1
-    within = rank * particle_mass >= threshold * 4 * np.pi / 3 * radius**3
-    number = np.zeros(len(start), dtype="i8")
-    np.maximum.at(number, halo[within], rank[within])
-    known = number >= FEWEST
-    r200 = np.cbrt(number * particle_mass / (threshold * 4 * np.pi / 3))
-    half = radius[start + np.maximum((number + 1) // 2, 1) - 1] if len(start) else r200
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # half-mass radii shrink with concentration
-        table = nfw_half_mass_radius(CONCENTRATIONS)
-        found = np.interp(-half / r200, -table, np.log(CONCENTRATIONS))
-    return {
-        "r200": np.where(known, r200, np.nan),
-        "concentration": np.where(known, np.exp(found), np.nan),
+    part = "halos"
+    name, title = "halo_radii", "Radii of halos"
+    shows = ("structure",)
+    needs_halos = True
+    criteria = {
+        name: of_halos(f"Radius of {name[1:]} % of a halo", "structure ratio", name)
+        for name in ("r20", "r50", "r80")
     }
+
+    def caption(self, results) -> str:
+        caption = (
+            "Means of the radii that hold 20, 50 and 80 % of a halo's particles, about its "
+            "centre. Power and numbers of halos can be right while halos are smeared (Brennan et "
+            "al. 2025): their radii are not."
+        )
+        caption += " Below: ratios to HR; grey: within 10 %." if results["HR"] else ""
+        return caption + (results.scatter or " Bars: errors of the means.")
+
+    def draw(self, results) -> "drawing.Figure":
+        heights = (2, 1) if results["HR"] else (2,)
+        shared = {"sharex": True, "sharey": "row", "height_ratios": heights}
+        height = 1.4 + 1.1 * sum(heights)
+        figure, axes = drawing.panels(len(heights), 3, 8.4, height, **shared)
+        what = ("structure", None), ("structure ratio", "HR")
+        for column, name in zip(axes.T, self.criteria, strict=True):
+            title = f"radius of {name[1:]} % of the particles"
+            column[0].set(title=title, xscale="log", yscale="log")
+            for axis, (statistic, reference) in zip(column, what):
+                for kind, measured in results.items(statistic):
+                    drawing.points(axis, measured, "mass", name, kind, reference)
+            for axis in column[1:]:
+                axis.set_ylim(0, 3)
+                drawing.guide(axis)
+            column[-1].set_xlabel(r"$M_{\rm FOF}$ [$M_\odot/h$]")
+        axes[-1, 0].set_ylabel("ratio to HR")
+        axes[0, 0].set_ylabel("$r$ [Mpc/$h$]")
+        drawing.legends(axes[0, :1])
+        return figure
+
+
+class Structure(Diagnostic):
+    """Concentrations, motions, shapes and pieces of halos, in bins of mass."""
+
+    part = "halos"
+    name, title = "halo_structure", "Halos inside"
+    shows = ("structure",)
+    needs_halos = True
+    ratios = {
+        "structure ratio": Ratio(
+            "structure", [*Radii.criteria, "concentration", "dispersion", "axis", "core_2"], "mass"
+        )
+    }
+    criteria = {
+        name: of_halos(title, "structure ratio", column)
+        for name, title, column in (
+            ("concentration", "Concentration of halos", "concentration"),
+            ("dispersion", "Velocity dispersion of halos", "dispersion"),
+            ("shape", "Axis ratio c/a of halos", "axis"),
+            ("core", "Share of a halo in its core", "core_2"),
+        )
+    }
+
+    def inside(self, subject, results) -> dict:
+        return {"structure": structure_by_mass(subject.halos, subject.table, subject.edges)}
+
+    def caption(self, results) -> str:
+        caption = (
+            "Means of NFW concentrations from half-mass radii, one-dimensional velocity "
+            "dispersions, ratios of the shortest to the longest axis, shares of a halo's "
+            "particles in the largest piece when it is linked at half the length, numbers of "
+            f"other pieces of at least {PIECE} particles, and R200."
+        )
+        return caption + (results.scatter or " Bars: errors of the means.")
+
+    def draw(self, results) -> "drawing.Figure":
+        columns = {
+            "concentration": "concentration $c_{200}$",
+            "dispersion": r"$\sigma_{\rm 1D}$ [km/s]",
+            "axis": "$c/a$",
+            "core_2": "share of the core",
+            "pieces_2": "pieces beside the core",
+            "r200": "$R_{200}$ [Mpc/$h$]",
+        }
+        figure = drawing.against_mass(columns, dict(results.items("structure")))
+        for axis in (figure.axes[1], figure.axes[5]):
+            if axis.has_data():
+                axis.set_yscale("log")
+        return figure
+
+
+def _virial(halos, catalog, centre):
+    """r200 and concentration, of spheres of so many particles that they are known."""
+    density = threshold_densities(Universe.of(catalog.attrs, "a", "Omega0"))["200c"]
+    mass, half = (one[:, 0] for one in spheres(halos, catalog, centre, [density]))
+    mass[mass < CORE * halos.particle_mass * (1 - 1e-9)] = np.nan
+    r200 = np.cbrt(3 * mass / (4 * np.pi * density))
+    # half-mass radii shrink with concentration
+    table = nfw_half_mass_radius(CONCENTRATIONS)
+    found = np.exp(np.interp(-half / r200, -table, np.log(CONCENTRATIONS)))
+    return {"r200": r200, "concentration": np.where(np.isfinite(r200), found, np.nan)}
 
 
 def _axes(offset, halo, number):
-    """Ratios of the shortest and of the middle to the longest axis."""
-    offset = offset - _means(offset, halo, number)[halo]
+    """Ratios of the shortest and of the middle to the longest axis, about the centre of mass."""
     moments = np.empty((number, 3, 3))
     for i in range(3):
         for j in range(3):

@@ -13,6 +13,8 @@ from nbodykit.lab import ArrayCatalog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..lattice import wrap
+
 SLAB = 2**22  # particles of a slab on a rank, about
 BINS = 4096  # of the histogram that tells where to cut
 
@@ -47,8 +49,7 @@ def link(
         Particles of each group, the largest first and of equal ones that with the first particle;
         the same on every rank.
     """
-    height = position[:, 2] % box
-    height[height >= box] = 0  # of the smallest negative numbers
+    height = wrap(position[:, 2], box, position.dtype)
     edges = _edges(height, box, 2 * linking_length, slab, comm)
     number = len(edges) - 1
     reach = linking_length * (1 + 1e-6)  # rounding must not lose a link

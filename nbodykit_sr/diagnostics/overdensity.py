@@ -5,42 +5,35 @@ from mpi4py import MPI
 from pmesh.domain import GridND
 from scipy.spatial import cKDTree
 
-from ..universe import RHO_CRITICAL, Universe
+from ..lattice import wrap
+from ..physics.universe import RHO_CRITICAL, Universe
+from .fields import nearest_image, read
 
 # So few particles do not tell where a sphere gets thinner
 CORE = 16
 
 # Spheres are looked for up to so many radii of the largest sphere expected
-_REACH = 2.0
+WIDEST = 2.0
 
 
 def virial_overdensity(Omega_m) -> float:
     """Density of a virialised sphere in critical ones (Bryan & Norman 1998, Eq. 6).
 
-    Parameters
-    ----------
-    Omega_m : float
-        Matter density parameter at the redshift in question, of a flat universe.
+    Omega_m is the matter density parameter at the redshift in question, of a flat universe.
     """
     x = Omega_m - 1
     return 18 * np.pi**2 + 82 * x - 39 * x**2
 
 
 def threshold_densities(universe: Universe) -> dict[str, float]:
-    """The densities that define M200m, M200c and Mvir, per comoving volume.
-
-    Returns
-    -------
-    dict
-        "200m", "200c", "vir" to densities [Msun/h / (comoving Mpc/h)^3].
-    """
+    """Densities that define M200m, M200c and Mvir, by "200m" ... [Msun/h / (comoving Mpc/h)^3]."""
     matter, critical = universe.Omega0 * RHO_CRITICAL, universe.critical_density
     virial = virial_overdensity(matter / critical)
     return {"200m": 200 * matter, "200c": 200 * critical, "vir": virial * critical}
 
 
-def spherical_masses(position, box, comm, particle_mass, centre, guess, densities) -> np.ndarray:
-    """Masses of the spheres about given centres whose mean density is each of `densities`.
+def spheres(halos, catalog, centre, densities) -> tuple[np.ndarray, np.ndarray]:
+    """Masses of the spheres about centres of halos whose mean density is each of `densities`.
 
     From the innermost `CORE` particles outwards, a sphere ends where it first gets thinner than
     that; where these are thinner already, further in. All particles count, whatever halo they are
@@ -48,53 +41,53 @@ def spherical_masses(position, box, comm, particle_mass, centre, guess, densitie
 
     Parameters
     ----------
-    position : (n, 3) array
-        This rank's particles, comoving [Mpc/h].
-    box : float
-        Side of the periodic box [Mpc/h].
-    comm : mpi4py.MPI.Comm
-    particle_mass : float
-        [Msun/h]
+    halos : Halos
+    catalog : CatalogSource
+        That of the halos.
     centre : (h, 3) array
-        This rank's centres, comoving [Mpc/h].
-    guess : (h,) array
-        Masses near those looked for, such as those of friends-of-friends [Msun/h].
+        Of this rank's halos, comoving [Mpc/h].
     densities : sequence of float
         [Msun/h / (comoving Mpc/h)^3]
 
     Returns
     -------
-    (h, len(densities)) float64
-        [Msun/h]; NaN where a sphere would be wider than twice that of the largest guess.
+    mass : (h, len(densities)) float64
+        [Msun/h]; NaN where a sphere would be wider than twice that of the largest halo.
+    half : (h, len(densities)) float64
+        Radius that holds half of it, comoving [Mpc/h].
     """
+    comm, box = catalog.comm, halos.attrs["BoxSize"]
     densities = np.asarray(densities, dtype="f8")
-    expected = _radius(np.asarray(guess, dtype="f8"), densities.min())
+    expected = _radius(halos.mass[halos.index], densities.min())
     largest = comm.allreduce(float(expected.max(initial=0)), op=MPI.MAX)
-    limit = min(_REACH * largest, 0.49 * box)
-    grid = GridND.uniform([box] * 3, comm=comm)
-    nearby = grid.decompose(position, smoothing=limit).exchange(np.asarray(position, dtype="f8"))
-    nearby %= box
-    nearby[nearby >= box] = 0
+    limit = min(WIDEST * largest, 0.49 * box)
+    # not GridND.uniform, which knows no boxes below 1
+    grid = GridND([np.linspace(0, box, comm.size + 1), [0, box], [0, box]], comm=comm)
+    position = read(catalog, "Position").astype("f8", copy=False)
+    nearby = wrap(grid.decompose(position, smoothing=limit).exchange(position), box)
     tree = cKDTree(nearby, boxsize=box)
     route = grid.decompose(centre, smoothing=0)
     found = [
-        _masses(tree, where, particle_mass, densities, radius, limit)
+        _masses(tree, where, halos.particle_mass, densities, radius, limit)
         for where, radius in zip(route.exchange(centre), route.exchange(expected), strict=True)
     ]
-    return route.gather(np.reshape(found, (-1, len(densities))), mode="any")
+    found = route.gather(np.reshape(found, (-1, 2 * len(densities))), mode="any")
+    mass, half = np.split(found, 2, axis=1)
+    return mass, half
 
 
 def _masses(tree, centre, particle_mass, densities, radius, limit):
     while True:
         radius = min(1.3 * radius, limit)
         away = tree.data[tree.query_ball_point(centre, radius)] - centre
-        away -= tree.boxsize[:3] * np.rint(away / tree.boxsize[:3])
+        away = nearest_image(away, tree.boxsize[:3])
         distance = np.sort(np.linalg.norm(away, axis=1))
         number = np.arange(1, len(distance) + 1)
         dense = distance <= _radius(number * particle_mass, densities[:, None])
         count = np.array([_edge(row) for row in dense])
         if (count <= len(distance)).all() or radius == limit:
-            return np.where(count <= len(distance), count * particle_mass, np.nan)
+            half = distance[np.minimum(count + 1, len(distance)) // 2 - 1]
+            return np.where(count <= len(distance), [count * particle_mass, half], np.nan)
 
 
 def _edge(dense):

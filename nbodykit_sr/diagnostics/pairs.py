@@ -1,24 +1,24 @@
-"""Two points in configuration space: correlation function, pairwise velocities, and halo bias.
+"""Two points in configuration space: correlation function and pairwise velocities.
 
 Pairs of particles are counted by a kd-tree on subsamples, the same Lagrangian sites of every
 catalogue. Each octave of separations has a subsample of its own that holds about as many pairs.
 """
 
 import numpy as np
-from nbodykit.lab import ArrayCatalog
 from scipy.spatial import cKDTree
 
-from ..lattice import particle_ids
-from ..universe import Universe
-from .fields import complex_field, pieces
-from .power import cross_power
+from ..lattice import particle_ids, wrap
+from ..physics.universe import Universe
+from ..selection import scrambled
+from . import drawing
+from .diagnostic import Criterion, Diagnostic, Ratio
+from .fields import batches, nearest_image, whole
 from .statistic import Statistic
 
 CLOSEST = 0.05  # separation, comoving [Mpc/h]
 BINS = 3  # in an octave
 PAIRS = 2e6  # aimed at in an octave
 LARGEST = 400_000  # particles of a subsample, about
-LARGE_SCALES = 4.5  # fundamental modes that bias is measured on
 
 
 def pair_statistics(catalog, pairs=PAIRS) -> Statistic:
@@ -40,7 +40,8 @@ def pair_statistics(catalog, pairs=PAIRS) -> Statistic:
         the number of pairs: sample variance, which catalogues of the same phases share, is not
         in them.
     """
-    box, comm = Universe.of(catalog.attrs, "BoxSize").BoxSize, catalog.comm
+    box, catalog = Universe.of(catalog.attrs, "BoxSize").BoxSize, whole(catalog)
+    comm = catalog.comm
     position, velocity = _subsample(catalog, LARGEST)
     octaves = max(1, int(np.log2(box / 4 / CLOSEST)))
     edges = CLOSEST * 2 ** (np.arange(octaves * BINS + 1) / BINS)
@@ -60,7 +61,7 @@ def pair_statistics(catalog, pairs=PAIRS) -> Statistic:
     count, random, first, second = sums
     with np.errstate(divide="ignore", invalid="ignore"):
         xi = count / random - 1
-        # each pair was met from both its ends
+        # each pair counts from both its ends
         error = (1 + xi) * np.sqrt(2 / count)
         columns = {"r": np.sqrt(edges[1:] * edges[:-1]), "xi": xi, "pairs": count / 2}
         errors = {"xi": error}
@@ -73,53 +74,51 @@ def pair_statistics(catalog, pairs=PAIRS) -> Statistic:
     return Statistic("pairs", columns, units, errors, {"subsample": len(position)})
 
 
-def halo_bias(halos, table, delta_k, least) -> Statistic:
-    """Bias of halos above so many particles, P_hm / P_mm on the largest scales. Collective.
+class Pairs(Diagnostic):
+    """Correlation function and pairwise velocities."""
 
-    Parameters
-    ----------
-    halos : Halos
-    table : dict
-        Of `halo_table`: the centres are used.
-    delta_k : pmesh.pm.ComplexField
-        Of all matter.
-    least : sequence of int
-        Particles of the smallest halo.
+    part = "pairs"
+    name, title = "pairs", "Pairs"
+    shows = ("pairs",)
+    step = "pairs"
+    ratios = {"pairs ratio": Ratio("pairs", ["xi", "v12", "sigma12"], "r")}
+    criteria = {
+        name: Criterion(title, "pairs ratio", name, "r", "Mpc/h", downwards=True)
+        for name, title in (
+            ("xi", "Correlation function"),
+            ("v12", "Mean pairwise velocity"),
+            ("sigma12", "Pairwise velocity dispersion"),
+        )
+    }
 
-    Returns
-    -------
-    Statistic
-        Columns particles, bias, count; errors of Gaussian fields, sqrt((P_hh / P_mm - b^2) /
-        modes). NaN where there is no halo.
-    """
-    comm, Nmesh = delta_k.pm.comm, int(delta_k.Nmesh[0])
-    rows, errors = [], []
-    for number in least:
-        many = halos.length >= number
-        rows.append([number, np.nan, many.sum()])
-        errors.append(np.nan)
-        if not many.any():
-            continue
-        centre = table["centre"][many][comm.rank :: comm.size]
-        box = [halos.attrs["BoxSize"]] * 3
-        tracers = complex_field(ArrayCatalog({"Position": centre}, comm=comm, BoxSize=box), Nmesh)
-        limit = LARGE_SCALES * 2 * np.pi / box[0]
-        powers = [
-            cross_power(*fields, limit)
-            for fields in ((tracers, delta_k), (delta_k, delta_k), (tracers, tracers))
-        ]
-        modes = powers[0][2]
-        cross, matter, halo = (np.average(one[1], weights=modes) for one in powers)
-        rows[-1][1] = cross / matter
-        errors[-1] = np.sqrt(max(halo / matter - (cross / matter) ** 2, 0) / modes.sum())
-    particles, bias, count = np.array(rows).T
-    return Statistic(
-        "halo bias",
-        {"particles": particles, "bias": bias, "count": count},
-        {},
-        {"bias": errors},
-        {"particle_mass": halos.particle_mass},
-    )
+    def measure(self, subject, results) -> dict:
+        return {"pairs": pair_statistics(subject.catalog)}
+
+    def caption(self, results) -> str:
+        caption = (
+            "Correlation function, mean radial velocity of pairs (negative where they approach) "
+            "and its dispersion, from pairs of the same Lagrangian sites in all catalogues."
+        )
+        return caption + (results.scatter or " Bands: errors of the number of pairs.")
+
+    def draw(self, results) -> "drawing.Figure":
+        figure, axes = drawing.panels(1, 3, 9, 3)
+        columns = {
+            "xi": r"$\xi$",
+            "v12": "mean pairwise velocity [km/s]",
+            "sigma12": "pairwise velocity dispersion [km/s]",
+        }
+        for axis, (name, label) in zip(axes[0], columns.items(), strict=True):
+            for kind, measured in results.items("pairs"):
+                if name in measured.columns:
+                    seen = measured["xi"] > 0 if name == "xi" else measured["pairs"] > 1
+                    drawing.band(axis, measured, "r", name, kind, seen=seen)
+            axis.set(xscale="log", xlabel="$r$ [Mpc/$h$]", ylabel=label)
+            drawing.log_ticks(axis)
+            axis.set_visible(axis.has_data())
+        axes[0, 0].set_yscale("log")
+        drawing.legends(axes[0, :1])
+        return figure
 
 
 def _subsample(catalog, number):
@@ -129,11 +128,11 @@ def _subsample(catalog, number):
     share = min(1.0, number / catalog.csize)
     first = sum(catalog.comm.allgather(catalog.size)[: catalog.comm.rank])
     taken = []
-    for piece in pieces(catalog, *names):
+    for piece in batches(catalog, *names):
         columns = dict(zip(names, piece, strict=True))
         rows = first + np.arange(len(piece[0]))
         first += len(piece[0])
-        key = _scramble(particle_ids(columns["ID"]) if "ID" in columns else rows)
+        key = scrambled(particle_ids(columns["ID"] if "ID" in columns else rows).astype("u8"))
         keep = key < np.uint64(share * (2**64 - 2**12))
         taken.append([key[keep], *(columns[name][keep] for name in names if name != "ID")])
     every = [piece for many in catalog.comm.allgather(taken) for piece in many]
@@ -142,31 +141,35 @@ def _subsample(catalog, number):
     return position[order], velocity[0][order].astype("f8") if velocity else None
 
 
-def _scramble(number):
-    """A random 64-bit number for each integer (splitmix64, Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        z = np.asarray(number).astype("u8") + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _count(position, velocity, edges, box, comm):
-    """Ordered pairs of this rank's particles with all, and sums of v and v^2, (3, bins)."""
-    position = position % box
-    mine = np.arange(comm.rank, len(position), comm.size)
-    near = cKDTree(position[mine], boxsize=box).sparse_distance_matrix(
-        cKDTree(position, boxsize=box), edges[-1], output_type="ndarray"
-    )
-    near = near[(near["v"] >= edges[0]) & (near["v"] < edges[-1])]
-    bins = np.searchsorted(edges, near["v"], "right") - 1
+    """This rank's share of the ordered pairs, and sums of v and v^2, (3, bins).
+
+    Each pair is met once: among the rank's own particles, or with those of the half of the other
+    ranks that comes after it, in a ring.
+    """
+    position = wrap(position, box, position.dtype)
+    ahead = (np.arange(len(position)) - comm.rank) % comm.size
+    mine = np.flatnonzero(ahead == 0)
+    # of two ranks that are opposite each other the first has their pairs
+    other = np.flatnonzero((ahead > 0) & (2 * ahead < comm.size + (2 * comm.rank < comm.size)))
+    tree = cKDTree(position[mine], boxsize=box)
+    pairs = mine[tree.query_pairs(edges[-1], output_type="ndarray")].T
+    if len(other):
+        near = tree.sparse_distance_matrix(
+            cKDTree(position[other], boxsize=box), edges[-1], output_type="ndarray"
+        )
+        pairs = np.concatenate([pairs, [mine[near["i"]], other[near["j"]]]], axis=1)
+    one, two = pairs
+    offset = nearest_image(position[two] - position[one], box)
+    distance = np.sqrt(np.einsum("ij,ij->i", offset, offset))
+    bins = np.searchsorted(edges, distance, "right")
     sums = np.zeros((3, len(edges) - 1))
-    sums[0] = np.bincount(bins, minlength=len(edges) - 1)
+    sums[0] = np.bincount(bins, minlength=len(edges) + 1)[1:-1]
     if velocity is not None:
-        one, other = mine[near["i"]], near["j"]
-        offset = position[other] - position[one]
-        offset -= box * np.rint(offset / box)
-        speed = ((velocity[other] - velocity[one]) * offset).sum(axis=1) / near["v"]
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # of a pair in one place, which is in no bin
+            speed = np.einsum("ij,ij->i", velocity[two] - velocity[one], offset) / distance
         for power in (1, 2):
-            sums[power] = np.bincount(bins, speed**power, len(edges) - 1)
-    return sums
+            sums[power] = np.bincount(bins, speed**power, len(edges) + 1)[1:-1]
+    return 2 * sums

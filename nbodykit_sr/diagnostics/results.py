@@ -7,48 +7,41 @@ import numpy as np
 from ..errors import InputError
 from .statistic import Statistic, ensemble
 
+PACKAGES = (  # that measure and draw
+    "nbodykit",
+    "pmesh",
+    "pfft-python",
+    "kdcount",
+    "bigfile",
+    "mpi4py",
+    "numpy",
+    "matplotlib",
+)
 KINDS = ("HR", "LR", "SR")  # drawn in this order, SR on top
 SPHERE = 2  # radius of the PDF's sphere, at least, in mean separations
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the statistics are measured; `choose` fills in what fits a box.
+    """How the statistics are measured; `choose` fills in what fits a box."""
 
-    Attributes
-    ----------
-    Nmesh : int
-        Cells a side of the mesh of all statistics.
-    kmax : float
-        Largest wavenumber [h/Mpc].
-    radius : float
-        Of the top-hat of the density PDF, comoving [Mpc/h].
-    zooms : tuple of float
-        Widths of the pictures, the whole box first, comoving [Mpc/h].
-    k1, k2 : float
-        Sides of the bispectrum's triangles [h/Mpc].
-    linking_length, nmin
-        Of FOF: in mean separations; the fewest particles of a halo.
-    void_threshold : float
-        Mean delta of a void is below this.
-    sigma8, n_s : float or None
-        Of the initial conditions, for what theory expects, where the catalogues do not tell.
-    """
-
-    Nmesh: int
-    kmax: float
-    radius: float
-    zooms: tuple
-    k1: float
+    Nmesh: int  # cells a side of the mesh of all statistics
+    kmax: float  # largest wavenumber [h/Mpc]
+    radius: float  # of the top-hat of the density PDF, comoving [Mpc/h]
+    zooms: tuple  # widths of the pictures, the whole box first, comoving [Mpc/h]
+    k1: float  # sides of the bispectrum's triangles [h/Mpc]
     k2: float
-    linking_length: float = 0.2
-    nmin: int = 32
-    void_threshold: float = -0.7
-    sigma8: float | None = None
+    linking_length: float = 0.2  # of FOF, in mean separations
+    nmin: int = 32  # the fewest particles of a halo
+    void_threshold: float = -0.7  # mean delta of a void is below this
+    sigma8: float | None = None  # for what theory expects, where the catalogues do not tell
     n_s: float | None = None
+    parts: tuple = ()  # of `registry.parts`: what is measured; all if empty
 
     @classmethod
-    def choose(cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None) -> "Settings":
+    def choose(
+        cls, BoxSize, particles, Nmesh=None, kmax=None, zooms=None, quick=False
+    ) -> "Settings":
         """The papers' settings where the box holds them, scaled to the box where not.
 
         Parameters
@@ -57,9 +50,11 @@ class Settings:
             [Mpc/h].
         particles : int
             Of the finest catalogue: the mesh has as many cells, as in Li et al. 2021.
+        quick : bool
+            Half as many cells a side.
         """
         if Nmesh is None:
-            Nmesh = 2 * int(np.clip(round(particles ** (1 / 3) / 2), 8, 512))
+            Nmesh = 2 * int(np.clip(round(particles ** (1 / 3) / (4 if quick else 2)), 8, 512))
         if Nmesh < 8 or Nmesh % 2:
             raise InputError(f"mesh is {Nmesh}: an even number of cells a side from 8 is needed")
         fundamental = 2 * np.pi / BoxSize
@@ -90,31 +85,19 @@ class Settings:
 class Results:
     """What was measured.
 
-    Attributes
-    ----------
-    settings : Settings
-    statistics : dict of str to dict of str to list of Statistic
-        By kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of its box.
-        Of kind "theory" is what theory expects, "power" and "halos", one each where it can be told.
-    pictures : dict of str to list of Picture
-        By title; the first box.
-    notes : list of str
-        What was left out, and why.
-    reference : "HR", "LR" or None
-        What SR is compared with, mode by mode.
-    lr_nyquist : float or None
-        Wavenumber where the LR lattice ends [h/Mpc].
+    Statistics are by kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of
+    its box. Of kind "theory" is what theory expects, "power" and "halos", one each where it is known.
     """
 
     settings: Settings
     statistics: dict = field(default_factory=dict)
-    pictures: dict = field(default_factory=dict)
-    notes: list = field(default_factory=list)
-    reference: str | None = None
-    lr_nyquist: float | None = None
+    pictures: dict = field(default_factory=dict)  # of the first box, lists of `Picture` by title
+    notes: list = field(default_factory=list)  # what was left out, and why
+    reference: str | None = None  # "HR" or "LR": what SR is compared with, mode by mode
+    lr_nyquist: float | None = None  # wavenumber where the LR lattice ends [h/Mpc]
 
     def __getitem__(self, kind):
-        return self.statistics[kind]
+        return self.statistics.get(kind, {})
 
     def add(self, kind, name, statistic, box) -> None:
         """Keep what was measured of a catalogue of the box of this number."""
@@ -123,15 +106,28 @@ class Results:
 
     def reference_of(self, name, one) -> Statistic | None:
         """HR's statistic of this name in the box of `one`; None if there is none."""
-        many = self.statistics.get("HR", {}).get(name, [])
+        many = self["HR"].get(name, [])
         return next((other for other in many if other.attrs["box"] == one.attrs["box"]), None)
+
+    def references(self, name, number) -> list | None:
+        """A number, of a function, of HR for each SR catalogue, in its own box; None without HR."""
+        many = [self.reference_of(name, one) for one in self["SR"][name]]
+        return None if None in many else [number(one) for one in many]
 
     def items(self, name) -> list[tuple[str, Statistic]]:
         """(kind, its `ensemble`) of a statistic, for the kinds that have it."""
-        kinds = [kind for kind in KINDS if name in self.statistics.get(kind, {})]
-        return [(kind, ensemble(self.statistics[kind][name])) for kind in kinds]
+        return [(kind, ensemble(self[kind][name])) for kind in KINDS if name in self[kind]]
 
-    def note(self, text) -> None:
+    @property
+    def scatter(self) -> str:
+        """What bands are where several SR catalogues were measured, for captions; else empty."""
+        many = max(map(len, self["SR"].values()), default=1)
+        return f" SR: mean and standard deviation of {many} catalogues." if many > 1 else ""
+
+    def note(self, text, subject=None) -> None:
+        """Say what was left out, and why; of `subject`, a `Subject`, if it is of that alone."""
+        if subject is not None:
+            subject.notes.append(text)
         if text not in self.notes:
             self.notes.append(text)
 

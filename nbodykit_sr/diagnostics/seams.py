@@ -1,13 +1,14 @@
 """Tests for artefacts: jumps at chunk faces, and anisotropy along the lattice axes."""
 
 import numpy as np
-from mpi4py import MPI
 
 from ..errors import InputError, agreement
 from ..lattice import LagrangianLattice, cube_root, particle_ids
-from ..universe import Universe
-from .fields import ROWS, complex_field, pieces
-from .power import line_of_sight_power
+from ..physics.universe import Universe
+from . import drawing
+from .diagnostic import Diagnostic
+from .fields import batches_together, complex_field, nearest_image
+from .modes import k_sums, moment, pole
 from .statistic import Statistic
 
 
@@ -50,8 +51,7 @@ def displacement_jumps(catalog, chunk, factor=1) -> Statistic:
         here = field[i].astype("f8")
         beside = field[i + 1], np.roll(here, -1, axis=0), np.roll(here, -1, axis=1)
         for axis, there in enumerate(beside):
-            jump = there - here
-            jump -= box * np.rint(jump / box)
+            jump = nearest_image(there - here, box)
             square = (jump**2).sum(axis=-1)
             if axis == 0:
                 planes[0, first + i] = square.sum()
@@ -98,16 +98,95 @@ def axis_quadrupoles(source, Nmesh=None, kmax=None) -> Statistic:
     Statistic
         Columns k, x, y, z; errors for a Gaussian field, sqrt(10 / modes).
     """
-    field = complex_field(source, Nmesh)
-    columns, modes = {}, None
-    for axis, name in enumerate("xyz"):
-        poles, _ = line_of_sight_power(field, axis, None, kmax)
-        columns = {"k": poles["k"], **columns, name: poles["power_2"] / poles["power_0"]}
-        modes = poles["modes"]
+    terms = (moment(0, 0), *(moment(axis, 1) for axis in range(3)))
+    k, modes, power, *moments = k_sums([complex_field(source, Nmesh)], kmax, *terms)
+    ratios = [pole(2, (power, one)) / power for one in moments]
     error = np.sqrt(10 / modes)
     return Statistic(
-        "axis quadrupoles", columns, {"k": "h/Mpc"}, {name: error for name in "xyz"}, {}
+        "axis quadrupoles",
+        {"k": k, **dict(zip("xyz", ratios, strict=True))},
+        {"k": "h/Mpc"},
+        {name: error for name in "xyz"},
     )
+
+
+class Seams(Diagnostic):
+    """Jumps at the faces of chunks and quadrupoles about the axes; of HR at the same places, as a control."""
+
+    part = "seams"
+    name, title = "seams", "Seams and symmetry"
+    shows = ("quadrupoles",)
+    step = "seams and axes"
+    of_lr = False
+
+    def measure(self, subject, results) -> dict:
+        found = {"quadrupoles": axis_quadrupoles(subject.delta, kmax=results.settings.kmax)}
+        chunk, factor = subject.made.chunk, subject.made.factor
+        if chunk is None or factor is None or "ID" not in subject.catalog:
+            missing = (
+                "The SR header does not say in which chunks it was made: jumps across chunk faces "
+                "are left out."
+            )
+            results.note(missing, subject)
+            return found
+        try:
+            found["jumps"] = displacement_jumps(subject.catalog, chunk * factor, factor)
+        except InputError as error:
+            results.note(
+                f"Jumps across chunk faces are left out for {subject.kind}: {error}.", subject
+            )
+        return found
+
+    def rows(self, results) -> list:
+        found = []
+        for kind in ("SR", "HR"):
+            for one in results[kind].get("jumps", [])[:1]:
+                if np.isfinite(one.attrs["excess"]):
+                    excess, error = (100 * one.attrs[key] for key in ("excess", "excess_error"))
+                    found.append(f"{kind} {excess:+.1f} ± {error:.1f} %")
+        quantity = "Displacement jumps at chunk faces, excess over interior ones"
+        meaning = "0 within the error: no seams"
+        row = {"quantity": quantity, "value": ", ".join(found), "orientation": meaning}
+        return [row] if found else []
+
+    def caption(self, results) -> str:
+        jumps = (
+            "Left: rms difference of the displacements of neighbouring particles against their "
+            "place in the chunk they were made in: the last, across the chunk's face, must not "
+            "stand out from others of its phase in an LR cell. Right: r"
+        )
+        caption = (
+            (jumps if "jumps" in results["SR"] else "R")
+            + "eal-space quadrupole about each axis of the box: none may be preferred beyond the "
+            "chance of the phases"
+            + (", which HR shares (dotted)" if results["HR"] else "")
+            + ". Gaussian errors are the least there can be."
+        )
+        return caption
+
+    def draw(self, results) -> "drawing.Figure":
+        jumps = dict(results.items("jumps"))
+        figure, axes = drawing.panels(1, 2 if jumps else 1, 7.4 if jumps else 4.2, 3.2)
+        left, right = axes[0, 0], axes[0, -1]
+        drawing.curves(left, results, "jumps", "place", "rms", drawing.points, shift=0)
+        if jumps:
+            left.axvline(next(iter(jumps.values())).attrs["chunk"], color="0.6", lw=1, ls="--")
+            left.set(xlabel="site in the chunk (dashed: its face)", ylabel="rms jump [Mpc/$h$]")
+            left.set_ylim(0, 1.15 * max(one["rms"].max() for one in jumps.values()))
+            left.legend(loc="lower left")
+        many = dict(results.items("quadrupoles"))
+        k, error = many["SR"]["k"], results["SR"]["quadrupoles"][0].errors["x"]
+        right.fill_between(k, -2 * error, 2 * error, color="0.9", label=r"$2\sigma$, Gaussian")
+        for name, colour in (("x", "#0072B2"), ("y", "#009E73"), ("z", "#CC79A7")):
+            right.plot(k, many["SR"][name], color=colour, lw=1.2, label=f"SR, {name}")
+            if "HR" in many:
+                right.plot(k, many["HR"][name], color=colour, lw=1, ls=":")
+        limit = np.nanpercentile(np.abs([many["SR"][name] for name in "xyz"]), 90)
+        right.set(xscale="log", xlabel=r"$k$ [$h$/Mpc]", ylabel=r"$P_2/P_0$, real space")
+        right.set_ylim(-2 * limit, 2 * limit)
+        drawing.log_ticks(right)
+        right.legend(ncols=2)
+        return figure
 
 
 def _rms(squares):
@@ -131,10 +210,7 @@ def _displacement_slab(catalog, lattice, comm):
     start, stop = starts[comm.rank], starts[comm.rank + 1]
     number = stop - start + (stop > start)
     slab = np.full((number * Nmesh**2, 3), np.nan, dtype="f4")
-    parts = pieces(catalog, "Position", "ID")
-    nothing = [np.zeros((0, 3)), np.zeros(0, "i8")]
-    for _ in range(comm.allreduce(-(-catalog.size // ROWS), op=MPI.MAX)):
-        position, ids = next(parts, nothing)
+    for position, ids in batches_together(catalog, "Position", "ID"):
         ids = particle_ids(ids)
         with agreement(comm):
             if len(ids) and (ids.min() < 1 or ids.max() > Nmesh**3):

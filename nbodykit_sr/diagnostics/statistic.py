@@ -34,15 +34,15 @@ class Statistic:
     attrs: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for kind in ("columns", "errors"):
-            arrays = {key: np.asarray(value) for key, value in getattr(self, kind).items()}
-            object.__setattr__(self, kind, arrays)
+        for group in ("columns", "errors"):
+            arrays = {key: np.asarray(value) for key, value in getattr(self, group).items()}
+            object.__setattr__(self, group, arrays)
         shapes = {value.shape for value in (*self.columns.values(), *self.errors.values())}
         if len(shapes) > 1:
             raise ValueError(f"columns and errors of {self.name!r} have several shapes: {shapes}")
-        strangers = (set(self.units) | set(self.errors)) - set(self.columns)
-        if strangers:
-            raise ValueError(f"units or errors of {self.name!r} without a column: {strangers}")
+        unknown = (set(self.units) | set(self.errors)) - set(self.columns)
+        if unknown:
+            raise ValueError(f"units or errors of {self.name!r} without a column: {unknown}")
 
     def __getitem__(self, column):
         return self.columns[column]
@@ -61,8 +61,8 @@ class Statistic:
     def from_dict(cls, state) -> "Statistic":
         """The inverse of `to_dict`; None becomes NaN."""
         restored = dict(state)
-        for kind in ("columns", "errors"):
-            restored[kind] = {key: _array(value) for key, value in state[kind].items()}
+        for group in ("columns", "errors"):
+            restored[group] = {key: _array(value) for key, value in state[group].items()}
         return cls(**restored)
 
     def save(self, path) -> None:

@@ -9,7 +9,7 @@ from colossus.lss.mass_function import massFunction
 from nbodykit.cosmology import Cosmology, HalofitPower, LinearPower
 
 from ..errors import InputError
-from ..universe import Universe
+from ..physics.universe import Universe
 from .statistic import Statistic
 
 # Side of a box that halofit is compared with [Mpc/h]: smaller ones lack modes that matter. At 25
@@ -30,16 +30,7 @@ FUNCTIONS = {
 
 
 def primordial(attrs, sigma8=None, n_s=None) -> Universe:
-    """The flat universe of a catalogue whose power spectrum is known.
-
-    Parameters
-    ----------
-    attrs : dict
-        Of the catalogue; sigma8 and n_s are taken from it where they are not given.
-
-    Returns
-    -------
-    Universe
+    """The flat `Universe` of a catalogue whose sigma8 and n_s are known, or are in its attrs.
 
     Raises
     ------
@@ -74,16 +65,14 @@ def theory_power(universe, k, Nmesh=None, BoxSize=None) -> Statistic:
         Columns k, linear, power, dimensionless (of the latter).
     """
     cosmology = Cosmology(
-        h=universe.h,
-        Omega0_b=universe.OmegaBaryon,
-        Omega0_cdm=universe.Omega0 - universe.OmegaBaryon,
+        **universe.boltzmann,
         n_s=universe.n_s,
-        m_ncdm=[],
         P_k_max=max(LARGEST_K, 1.2 * float(np.max(k))),
     ).match(sigma8=universe.sigma8)
     window = 1.0 if Nmesh is None else mesh_window(k * BoxSize / Nmesh)
     linear, power = (
-        kind(cosmology, universe.redshift)(k) * window for kind in (LinearPower, HalofitPower)
+        spectrum(cosmology, universe.redshift)(k) * window
+        for spectrum in (LinearPower, HalofitPower)
     )
     return Statistic(
         "power in theory",
@@ -116,6 +105,8 @@ def theory_mass_function(universe, edges, volume) -> Statistic:
     inside = (np.arange(SAMPLES) + 0.5) / SAMPLES
     masses = 10 ** (np.log10(edges[:-1, None]) + inside * width[:, None])
     columns = {"mass": np.sqrt(edges[1:] * edges[:-1])}
+    constant = (universe.w0, universe.wa) == (-1, 0)
+    fluid = {} if constant else {"de_model": "w0wa", "w0": universe.w0, "wa": universe.wa}
     before = colossus.current_cosmo  # colossus has one cosmology for all: give it back
     try:
         colossus.setCosmology(
@@ -128,6 +119,7 @@ def theory_mass_function(universe, edges, volume) -> Statistic:
             ns=universe.n_s,
             relspecies=False,
             persistence="",
+            **fluid,
         )
         for model, (mdef, options) in FUNCTIONS.items():
             density = np.log(10) * massFunction(
@@ -142,13 +134,7 @@ def theory_mass_function(universe, edges, volume) -> Statistic:
 
 
 def mesh_window(phase) -> np.ndarray:
-    """Part of the power that cloud-in-cell painting leaves, mean over directions.
-
-    Parameters
-    ----------
-    phase : array
-        k times the cell of the mesh.
-    """
+    """Part of the power that cloud-in-cell leaves at k times the cell, mean over directions."""
     index = np.arange(DIRECTIONS) + 0.5  # points of a Fibonacci spiral on the sphere
     z, turn = 1 - 2 * index / DIRECTIONS, np.pi * (1 + np.sqrt(5)) * index
     ring = np.sqrt(1 - z**2)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, one_line
+from . import registry
+from .diagnostic import Criterion
 from .results import Results
 from .statistic import ensemble
 
@@ -15,81 +17,14 @@ TOLERANCES = (0.05, 0.1, 0.25)
 
 
 @dataclass(frozen=True)
-class Measure:
-    """Where a verdict comes from: a column of a statistic of SR that is 1 in a faithful catalogue.
-
-    Attributes
-    ----------
-    title : str
-        What is compared.
-    statistic, column, x : str
-        Names in `Results`; `x` is the abscissa.
-    unit : str
-        Of the abscissa; masses become particles of HR.
-    downwards : bool
-        Whether it is trusted from the largest x downwards, or from the smallest upwards.
-    """
-
-    title: str
-    statistic: str
-    column: str
-    x: str
-    unit: str
-    downwards: bool = False
-
-
-def _halo(title, column, statistic="structure ratio"):
-    return Measure(title, statistic, column, "mass", "particles", downwards=True)
-
-
-MEASURES = {
-    "power": Measure("Power spectrum", "comparison", "ratio", "k", "h/Mpc"),
-    "correlation": Measure("Correlation of phases", "comparison", "correlation", "k", "h/Mpc"),
-    "monopole": Measure("Redshift-space monopole", "multipole ratio", "power_0", "k", "h/Mpc"),
-    "xi": Measure("Correlation function", "pairs ratio", "xi", "r", "Mpc/h", True),
-    "v12": Measure("Mean pairwise velocity", "pairs ratio", "v12", "r", "Mpc/h", True),
-    "sigma12": Measure(
-        "Pairwise velocity dispersion", "pairs ratio", "sigma12", "r", "Mpc/h", True
-    ),
-    "bispectrum": Measure(
-        "Equilateral bispectrum", "bispectrum ratio", "bispectrum", "k1", "h/Mpc"
-    ),
-    "halos": _halo("Number of halos", "dn_dlogM", "halo ratio"),
-    "r20": _halo("Radius of 20 % of a halo", "r20"),
-    "r50": _halo("Radius of 50 % of a halo", "r50"),
-    "r80": _halo("Radius of 80 % of a halo", "r80"),
-    "concentration": _halo("Concentration of halos", "concentration"),
-    "dispersion": _halo("Velocity dispersion of halos", "dispersion"),
-    "shape": _halo("Axis ratio c/a of halos", "axis"),
-    "core": _halo("Share of a halo in its core", "core_2"),
-    "partners": _halo("Halos with a partner, of what noise allows", "matched", "matching ratio"),
-    "bias": Measure("Bias of halos", "bias ratio", "bias", "particles", "particles", True),
-    "voids": Measure("Number of voids", "void ratio", "dn_dlnR", "radius", "Mpc/h", True),
-}
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """How far SR departs from HR, from where it is trusted most onwards.
+    """How far SR departs from HR, from where it is trusted most onwards."""
 
-    Attributes
-    ----------
-    name, title, unit : str
-    downwards : bool
-        As in `Measure`.
-    x : (n,) float64
-        In order of trust; of bins of mass the lower edge, in particles.
-    deviation, error : (n,) float64
-        Of the ratio from 1, and its one-sigma error: from the scatter between boxes if there are
-        several, else the larger of the statistic's own and of the scatter between realisations.
-    """
-
-    name: str
-    title: str
-    unit: str
-    downwards: bool
-    x: np.ndarray
-    deviation: np.ndarray
+    criterion: Criterion
+    x: np.ndarray  # (n,) in order of trust; of bins of mass the lower edge, in particles
+    deviation: np.ndarray  # (n,) of the ratio from 1
+    # (n,) one sigma: from the scatter between boxes if there are several, else the larger of the
+    # statistic's own and of the scatter between realisations
     error: np.ndarray
 
     def reach(self, within: float, sigmas: float = 0.0) -> float:
@@ -105,9 +40,9 @@ class Verdict:
             So many errors are added to each deviation: with 1 and -1 the ends of the reach's
             one-sigma interval.
         """
-        told = self.tells(within)
-        x = self.x[told]
-        broken = np.abs(self.deviation[told]) + sigmas * self.error[told] > within
+        known = self.tells(within)
+        x = self.x[known]
+        broken = np.abs(self.deviation[known]) + sigmas * self.error[known] > within
         first = int(np.argmax(broken)) if broken.any() else len(x)
         return float(x[first - 1]) if first else np.nan
 
@@ -122,12 +57,14 @@ class Verdict:
 
     def place(self, x: float) -> str:
         """An abscissa in words."""
-        symbol = {"particles": "", "h/Mpc": "k = "}.get(self.unit, "r = ")
-        return f"{symbol}{self.number(x)} {self.unit}"
+        symbol = {"particles": "", "h/Mpc": "k = "}.get(self.criterion.unit, "r = ")
+        return f"{symbol}{self.number(x)} {self.criterion.unit}"
 
     def number(self, x: float) -> str:
         """An abscissa without its unit; a dash where there is none."""
-        return "–" if np.isnan(x) else f"{x:.0f}" if self.unit == "particles" else f"{x:.3g}"
+        return (
+            "–" if np.isnan(x) else f"{x:.0f}" if self.criterion.unit == "particles" else f"{x:.3g}"
+        )
 
     def text(self, within: float) -> str:
         """The verdict in words, with the interval of its reach."""
@@ -143,7 +80,7 @@ class Verdict:
 
     @property
     def _to(self):
-        return "down to" if self.downwards else "to"
+        return "down to" if self.criterion.downwards else "to"
 
     def worst_text(self) -> str:
         """The largest deviation in words."""
@@ -155,9 +92,9 @@ class Verdict:
         """For JSON; `reach` holds value, lower and upper end for each tolerance."""
         i = self.worst
         return {
-            "title": self.title,
-            "unit": self.unit,
-            "downwards": self.downwards,
+            "title": self.criterion.title,
+            "unit": self.criterion.unit,
+            "downwards": self.criterion.downwards,
             "reach": {
                 f"{within:g}": {
                     "reach": self.reach(within),
@@ -183,31 +120,24 @@ def verdicts(results: Results) -> dict[str, Verdict]:
     if results.reference != "HR":
         return {}
     found = {}
-    for name, measure in MEASURES.items():
-        many = results["SR"].get(measure.statistic, [])
-        if not many or measure.column not in many[0].columns:
+    for name, criterion in registry.criteria().items():
+        many = results["SR"].get(criterion.statistic, [])
+        if not many or criterion.column not in many[0].columns:
             continue
-        x, value, error = _measured(many, measure)
-        known = np.isfinite(value) & np.isfinite(error)
-        if known.any():
-            order = np.flatnonzero(known)[:: -1 if measure.downwards else 1]
-            found[name] = Verdict(
-                name,
-                measure.title,
-                measure.unit,
-                measure.downwards,
-                x[order],
-                value[order] - 1,
-                error[order],
-            )
+        x, value, error = _measured(many, criterion)
+        known = np.flatnonzero(np.isfinite(value) & np.isfinite(error))
+        if len(known):
+            order = known[:: -1 if criterion.downwards else 1]
+            found[name] = Verdict(criterion, x[order], value[order] - 1, error[order])
     return found
 
 
 def headline(found: dict[str, Verdict], within: float) -> list[tuple[str, str]]:
-    """The verdicts in few words: (how far, of what), what is told alike together."""
+    """The verdicts in few words: (how far, of what), those that say the same together."""
     good, alike = [], {"nowhere": [], "too few to tell": []}
     for one in found.values():
-        title, text = one.title[0].lower() + one.title[1:], one.text(within)
+        title, text = one.criterion.title, one.text(within)
+        title = title[0].lower() + title[1:]
         heading = next((key for key in alike if text.startswith(key)), None)
         if heading is None:
             good.append(f"{title} {text}")
@@ -229,14 +159,14 @@ def broken(found: dict[str, Verdict], limits: dict) -> list[str]:
     for name, limit in limits.items():
         if name not in found:
             raise InputError(
-                f"the limit on {name} cannot be judged, as it was not measured: what was is "
+                f"the limit on {name} is on what was not measured: there is "
                 f"{', '.join(found) or 'nothing, without --hr'}"
             )
         verdict, within, to = found[name], limit["within"], limit["to"]
-        told = verdict.x[verdict.tells(within)]
-        wanted = f"{verdict.title}: {100 * within:g} % wanted to {verdict.place(to)}"
-        sign, slack = -1 if verdict.downwards else 1, 1e-9 * to
-        asked = told[sign * told <= sign * to + slack]
+        known = verdict.x[verdict.tells(within)]
+        wanted = f"{verdict.criterion.title}: {100 * within:g} % wanted to {verdict.place(to)}"
+        sign, slack = -1 if verdict.criterion.downwards else 1, 1e-9 * to
+        asked = known[sign * known <= sign * to + slack]
         if sign * to - slack > sign * verdict.x[-1]:
             lines.append(f"{wanted}, measured to {verdict.place(verdict.x[-1])}")
         elif not len(asked):
@@ -258,9 +188,10 @@ def read_limits(path) -> dict:
         limits = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"cannot read the limits in {path}: {error}") from None
+    criteria = registry.criteria()
     for name, limit in limits.items():
-        if name not in MEASURES:
-            raise InputError(f"{path} limits {name!r}: one of {', '.join(MEASURES)} is needed")
+        if name not in criteria:
+            raise InputError(f"{path} limits {name!r}: one of {', '.join(criteria)} is needed")
         numbers = isinstance(limit, dict) and {
             key: value
             for key, value in limit.items()
@@ -269,7 +200,7 @@ def read_limits(path) -> dict:
         if not numbers or set(limit) != {"within", "to"} or set(numbers) != set(limit):
             raise InputError(
                 f"the limit on {name} in {path} is {limit}: positive numbers `within`, such as "
-                f"0.1, and `to` [{MEASURES[name].unit}] are needed"
+                f"0.1, and `to` [{criteria[name].unit}] are needed"
             )
     return limits
 
@@ -320,17 +251,17 @@ def side_by_side(documents: list[dict], within: float = 0.1) -> list[tuple]:
     return rows
 
 
-def _measured(many, measure):
+def _measured(many, criterion):
     """Abscissa, ratio and error of a statistic of all catalogues."""
     mean = ensemble(many)
     if len({one.attrs["box"] for one in many}) > 1:
-        error = mean.errors[measure.column]
+        error = mean.errors[criterion.column]
     else:
-        own = [one.errors[measure.column] for one in many]
+        own = [one.errors[criterion.column] for one in many]
         error = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
         if len(many) > 1:  # what the own one leaves out, as of pairs, realisations may show
-            error = np.fmax(error, mean.errors[measure.column])
-    x = mean[measure.x]
-    if measure.x == "mass":
+            error = np.fmax(error, mean.errors[criterion.column])
+    x = mean[criterion.x]
+    if criterion.x == "mass":
         x = np.asarray(mean.attrs["edges"])[:-1] / mean.attrs["particle_mass"]
-    return x, mean[measure.column], error
+    return x, mean[criterion.column], error

@@ -7,16 +7,20 @@ compared on a grain far above rounding, ties go to the lower voxel index, and di
 integers of voxels.
 """
 
+from itertools import product
+
 import numpy as np
 from nbodykit.lab import ArrayCatalog
-from scipy.spatial import cKDTree
 
 from ..errors import InputError
+from . import drawing
+from .diagnostic import Criterion, Diagnostic, Ratio, row
 from .fields import complex_field, top_hat
 from .statistic import Statistic
 
 GRAIN = 1e-8  # of 1 + delta: far above the rounding of an FFT, far below any physics
-BATCH = 4096  # candidates a rank shows to the others at a time
+BATCH = 4096  # candidates a rank shows to the others at a time, about
+PART = 2**17  # voxels that are marked at a time
 
 
 def find_voids(source, radii, threshold=-0.7, Nmesh=None) -> ArrayCatalog:
@@ -42,17 +46,12 @@ def find_voids(source, radii, threshold=-0.7, Nmesh=None) -> ArrayCatalog:
     radii = np.sort(np.unique(np.asarray(radii, dtype=float)))[::-1]
     if not len(radii) or radii[0] >= box / 2 or radii[-1] <= 0:
         raise InputError(f"void radii are {radii}: between 0 and half the box, {box / 2} Mpc/h")
-    cell = box / Nmesh
-    found = {}
-    for radius in radii:
+    cell, found, taken = box / Nmesh, {}, None
+    for step, radius in enumerate(radii):
         smooth = top_hat(field, radius)
-        index = np.stack(np.nonzero(smooth.value < 1 + threshold), axis=-1)
-        grade = np.rint(smooth.value[tuple(index.T)] / GRAIN).astype("i8")
-        index = index + np.asarray(smooth.start)
-        for earlier, (centres, _) in found.items():
-            clear = _apart(index, centres, (radius + earlier) / cell, Nmesh)
-            index, grade = index[clear], grade[clear]
-        centres, grades = _lowest_first(index, grade, 2 * radius / cell, Nmesh, comm)
+        if taken is None:
+            taken = _Taken(smooth.start, smooth.value.shape, radii / cell, Nmesh)
+        centres, grades = _lowest_first(smooth, threshold, step, taken, comm)
         if len(centres):
             found[radius] = centres, grades
     centres = np.concatenate([np.zeros((0, 3), int), *(one for one, _ in found.values())])
@@ -107,54 +106,125 @@ def void_size_function(voids) -> Statistic:
     )
 
 
-def _lowest_first(index, grade, apart, Nmesh, comm):
-    """Greedy choice over all ranks of the lowest candidates that are `apart` voxels apart.
+class Voids(Diagnostic):
+    """Number of spherical voids against their radius."""
 
-    Every round each rank shows its lowest few; all walk the merged list as far as it is
-    complete, and strike out what the new centres cover.
+    part = "voids"
+    name, title = "voids", "Voids"
+    shows = ("voids",)
+    step = "voids"
+    of_lr = False
+    ratios = {"void ratio": Ratio("voids", ["dn_dlnR"], "radius")}
+    criteria = {
+        "voids": Criterion("Number of voids", "void ratio", "dn_dlnR", "radius", "Mpc/h", True)
+    }
+
+    def measure(self, subject, results) -> dict:
+        radii = void_radii(results.settings.zooms[0], results.settings.Nmesh)
+        voids = find_voids(subject.delta, radii, results.settings.void_threshold)
+        return {"voids": void_size_function(voids)}
+
+    def rows(self, results) -> list:
+        many = results["SR"].get("voids", [])
+        if not many:
+            return []
+        against = results.references("voids", lambda one: one.attrs["total"])
+        quantity = "Voids in SR" + (" / in HR" if results["HR"] else "")
+        return [row(quantity, [one.attrs["total"] for one in many], digits=0, against=against)]
+
+    def caption(self, results) -> str:
+        caption = (
+            "Number density of spherical, non-overlapping voids whose mean density contrast is "
+            f"below {results.settings.void_threshold} (finder of Banerjee & Dalal 2016)."
+        )
+        return caption + (results.scatter or " Bars: Poisson errors.")
+
+    def draw(self, results) -> "drawing.Figure":
+        labels = r"$R$ [Mpc/$h$]", r"$dn/d\ln R$ [$h^3$ Mpc$^{-3}$]"
+        figure = drawing.with_ratio(
+            results, "voids", "void ratio", "radius", "dn_dlnR", labels, drawing.points
+        )
+        drawing.log_ticks(figure.axes[-1])
+        return figure
+
+
+class _Taken:
+    """How far voids reach on a rank's part of the mesh, from `start`, of a `shape`, in voxels.
+
+    `radii` are those tried, descending, in voxels.
     """
-    flat = np.ravel_multi_index(tuple(index.T), (Nmesh,) * 3) if len(index) else index[:, 0]
-    order = np.lexsort((flat, grade))
-    index, key = index[order], np.stack([grade[order], flat[order]], axis=-1)
-    chosen, grades = [np.zeros((0, 3), int)], [np.zeros(0, int)]
+
+    def __init__(self, start, shape, radii, Nmesh):
+        self.index = [np.arange(first, first + n) for first, n in zip(start, shape, strict=True)]
+        self.radii, self.Nmesh = radii, Nmesh
+        # of each voxel, how many of the radii are too large for a void about it
+        self.steps = np.zeros(tuple(shape), dtype=np.min_scalar_type(len(radii)))
+
+    def free(self, voxel, step) -> np.ndarray:
+        """Which voxels, (n, 3) of this part, may be centres of voids of the radius of this step."""
+        place = tuple(at - index[0] for at, index in zip(voxel.T, self.index))
+        return self.steps[place] <= step
+
+    def add(self, centre, step) -> None:
+        """A void of the radius of this step: no other may overlap it."""
+        bounds = ((self.radii + self.radii[step]) * (1 - 1e-9)) ** 2  # descend
+        near = np.arange(int(bounds[step]) + 2)
+        steps = np.searchsorted(-bounds, -near).astype(self.steps.dtype)
+        runs = []
+        for index, at in zip(self.index, centre, strict=True):
+            square = _periodic(index - at, self.Nmesh) ** 2
+            here = np.flatnonzero(square < bounds[step])
+            ends = np.flatnonzero(np.diff(here) > 1) + 1
+            runs.append([(square[one], one) for one in np.split(here, ends) if len(one)])
+        for (x, i), (y, j), (z, k) in product(*runs):
+            plane = y[:, None] + z
+            rows = max(1, PART // plane.size)
+            for first in range(0, len(x), rows):
+                square = x[first : first + rows, None, None] + plane
+                rows_here = slice(i[first], i[first] + len(square))
+                part = self.steps[rows_here, j[0] : j[-1] + 1, k[0] : k[-1] + 1]
+                np.maximum(part, steps[np.minimum(square, near[-1])], out=part)
+
+
+def _lowest_first(smooth, threshold, step, taken, comm):
+    """Greedy choice over all ranks of the lowest voxels of which none is taken by a void.
+
+    Every round each rank shows its lowest few; all walk the merged list as far as it is complete.
+    """
+    shape = (int(smooth.Nmesh[0]),) * 3
+    low = np.nonzero((smooth.value < 1 + threshold) & (taken.steps <= step))
+    grade = np.rint(smooth.value[low] / GRAIN).astype("i8")
+    flat = np.ravel_multi_index([at + first for at, first in zip(low, smooth.start)], shape)
+    key, size = np.sort(grade * np.prod(shape) + flat), np.prod(shape)  # by grade, then by index
+    del low, grade, flat
+    bound = (2 * taken.radii[step] * (1 - 1e-9)) ** 2
+    chosen, grades, first = [np.zeros((0, 3), int)], [np.zeros(0, int)], 0
     while True:
-        shown = comm.allgather((index[:BATCH], key[:BATCH], len(key) > BATCH))
-        merged = np.concatenate([one[0] for one in shown])
-        if not len(merged):
-            return np.concatenate(chosen), np.concatenate(grades)
-        keys = np.concatenate([one[1] for one in shown])
-        ends = [tuple(one[1][-1]) for one in shown if one[2]]  # beyond these more may come
-        order = np.lexsort(keys.T[::-1])
-        merged, keys = merged[order], keys[order]
+        shown, stop = [], first
+        while stop < len(key) and sum(map(len, shown)) < BATCH:
+            piece = key[stop : stop + BATCH]
+            voxel = np.stack(np.unravel_index(piece % size, shape), axis=-1)
+            shown.append(piece[taken.free(voxel, step)])
+            stop += len(piece)
+        more = key[stop - 1] if stop < len(key) else None
+        every = comm.allgather((np.concatenate([key[:0], *shown]), more))
+        merged = np.sort(np.concatenate([one for one, _ in every]))
+        ends = [last for _, last in every if last is not None]  # beyond these more may come
         if ends:
-            complete = _not_after(keys, min(ends))
-            merged, keys = merged[complete], keys[complete]
-        alive, new = np.ones(len(merged), bool), []
-        for i in range(len(merged)):
-            if alive[i]:
-                new.append(i)
-                alive[i:] &= _square(merged[i:] - merged[i], Nmesh) >= (apart * (1 - 1e-9)) ** 2
-        chosen.append(merged[new])
-        grades.append(keys[new, 0])
-        keep = _apart(index, merged[new], apart, Nmesh) & ~_not_after(key, keys[-1])
-        index, key = index[keep], key[keep]
+            merged = merged[merged <= min(ends)]
+            first = np.searchsorted(key, min(ends), side="right")
+        voxel = np.stack(np.unravel_index(merged % size, shape), axis=-1)
+        while len(merged):
+            chosen.append(voxel[:1])
+            grades.append(merged[:1] // size)
+            taken.add(voxel[0], step)
+            apart = (_periodic(voxel - voxel[0], shape[0]) ** 2).sum(axis=-1) >= bound
+            merged, voxel = merged[apart], voxel[apart]
+        if not ends:
+            return np.concatenate(chosen), np.concatenate(grades)
 
 
-def _not_after(keys, last):
-    """Which (grade, flat index) are not after `last` in their order."""
-    return (keys[:, 0] < last[0]) | ((keys[:, 0] == last[0]) & (keys[:, 1] <= last[1]))
-
-
-def _apart(index, centres, distance, Nmesh):
-    """Which voxels are at least `distance` voxels from all centres, periodically."""
-    if not len(index) or not len(centres):
-        return np.ones(len(index), bool)
-    bound = distance * (1 - 1e-9)
-    nearest, _ = cKDTree(centres, boxsize=Nmesh).query(index, distance_upper_bound=bound)
-    return ~np.isfinite(nearest)
-
-
-def _square(difference, Nmesh):
-    """Squared periodic distance in voxels, integer."""
+def _periodic(difference, Nmesh):
+    """Distance in voxels along an axis, integer."""
     difference = np.abs(difference)
-    return (np.minimum(difference, Nmesh - difference) ** 2).sum(axis=-1)
+    return np.minimum(difference, Nmesh - difference)

@@ -49,21 +49,68 @@ def save_figure(figure, path) -> None:
 
 
 @contextmanager
-def disk(path, *kinds) -> Iterator[None]:
-    """What the disk refuses is an InputError.
+def disk(path) -> Iterator[None]:
+    """What the disk refuses to take, in the folder or file `path`, is an InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{path} can't be written: {reason}; make room or rights there") from None
+
+
+@contextmanager
+def readable(path) -> Iterator[None]:
+    """Say why an input cannot be read where its name or a missing right is the reason.
+
+    What may not be looked into seems not to be there, or to be damaged.
 
     Parameters
     ----------
     path : path
-        That is written.
-    *kinds : types
-        Of exceptions by which libraries tell it, besides OSError.
+
+    Raises
+    ------
+    InputError
+        At once if its name is not UTF-8; where the block fails for want of a right, in place of
+        what it raised; in place of any OSError.
     """
+    check_name(path)
     try:
         yield
-    except (OSError, *kinds) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise InputError(f"{path} can't be written: {reason}; make room or rights there") from None
+    except (InputError, OSError) as error:
+        if denied := _denied(os.path.realpath(path)):
+            raise InputError(
+                f"{denied} can't be read: permission denied; ask its owner for the right, or for a copy"
+            ) from None
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} can't be read: {error.strerror or one_line(error)}") from None
+
+
+def check_name(path) -> None:
+    """Refuse a path that is not UTF-8: bigfile and the provenance of an output can't hold it."""
+    path = os.path.abspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the path {ascii(path)} is not UTF-8: rename it, or move it") from None
+
+
+def _denied(path):
+    """The first folder or file above, at or in a place that this user may not read, or None."""
+    for folder in reversed(Path(path).parents):
+        if not os.path.lexists(folder):
+            return None
+        if not os.access(folder, os.X_OK):
+            return folder
+    if os.path.lexists(path) and not os.access(path, os.R_OK):
+        return path
+    for root, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            inside, right = os.path.join(root, name), os.R_OK | (os.X_OK if name in folders else 0)
+            if os.path.exists(inside) and not os.access(inside, right):
+                return inside
+    return None
 
 
 def sync(folder) -> None:

@@ -3,54 +3,53 @@
 import os
 import shutil
 
-import bigfile
 import numpy as np
 
 from ..errors import agreement
 from .atomic import atomic_file, disk
-from .checks import attributes, check_block, header_text
+from .checks import attributes_text, check_block, header_text
 from .rows import RowFiles
+
+# A block of no rows, as the library makes one for attributes alone
+_NO_ROWS = np.dtype(("<i8", (0,)))
 
 
 class BlockFile(RowFiles):
-    """Blocks of one number of rows; see `RowFiles`. `bigfile.Error` is raised too."""
+    """Blocks of one number of rows; see `RowFiles`.
+
+    The library writes nothing here: it refuses a blank anywhere in a path, takes no path that is
+    not UTF-8, and does not look whether the disk took what it wrote.
+    """
 
     def create(self) -> None:
-        with bigfile.File(self.folder, create=True) as file:
-            for name, dtype in self.columns.items():
-                with file.create(name, dtype, self.size, len(self.edges) - 1):
-                    pass
+        os.makedirs(self.folder, exist_ok=True)
         for name, dtype in self.columns.items():
-            for number, (first, last) in enumerate(zip(self.edges, self.edges[1:])):
-                os.truncate(self._file(name, number), (last - first) * dtype.itemsize)
+            os.makedirs(os.path.join(self.folder, name))
+            for number, rows in enumerate(np.diff(self.edges)):
+                open(self._file(name, number), "xb").close()
+                os.truncate(self._file(name, number), rows * dtype.itemsize)
 
     def seal(self, name: str, sums: list) -> None:
         """Give a block its header with the checksums of its files, and no attributes."""
         totals = np.zeros(len(self.edges) - 1, dtype="u8")
         for number, part in sums:
             totals[number] += np.uint64(part)
-        dtype, folder = self.columns[name], os.path.join(self.folder, name)
-        with atomic_file(os.path.join(folder, "header"), own=True) as file:
-            file.write(header_text(dtype, np.diff(self.edges), totals).encode())
-        with atomic_file(os.path.join(folder, "attr-v2"), own=True):
-            pass  # since it was made, it may have been damaged
-        check_block(folder, members=int(np.prod(dtype.shape)))
+        dtype = self.columns[name]
+        self._write(name, "header", header_text(dtype, np.diff(self.edges), totals))
+        self._write(name, "attr-v2", "")  # it may be there, damaged
+        check_block(os.path.join(self.folder, name), members=int(np.prod(dtype.shape)))
 
     def describe(self, name: str, attrs: dict) -> None:
         """Give a block its attributes; if it is none of the columns it is made."""
-        folder = os.path.join(self.folder, name)
-        if name in self.columns:
-            if os.path.exists(os.path.join(folder, "attr-v2")):
-                os.remove(os.path.join(folder, "attr-v2"))
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        with bigfile.File(self.folder) as file:
-            with file[name] if name in self.columns else file.create(name) as block:
-                for key, value in attrs.items():
-                    block.attrs[key] = value
-        # the library does not look whether the disk took it
-        if attributes(folder).keys() != attrs.keys():
-            raise OSError(f"the attributes of {name} were not written")
+        if name not in self.columns:
+            shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+            os.mkdir(os.path.join(self.folder, name))
+            self._write(name, "header", header_text(_NO_ROWS, (), ()))
+        self._write(name, "attr-v2", attributes_text(attrs))
+
+    def _write(self, name: str, file: str, text: str) -> None:
+        with atomic_file(os.path.join(self.folder, name, file), own=True) as opened:
+            opened.write(text.encode())
 
     def _place(self, name: str, number: int, row: int) -> tuple[str, int]:
         offset = (row - self.edges[number]) * self.columns[name].itemsize
@@ -79,7 +78,7 @@ def write_rows(folder, columns, comm) -> None:
     counts = comm.allgather(len(next(iter(columns.values()))))
     dtypes = {name: (rows.dtype, rows.shape[1:]) for name, rows in columns.items()}
     store = BlockFile(os.fspath(folder), dtypes, sum(counts))
-    with agreement(comm), disk(folder, bigfile.Error):
+    with agreement(comm), disk(folder):
         if comm.rank == 0:
             store.create()
     with agreement(comm), disk(folder):
@@ -89,7 +88,7 @@ def write_rows(folder, columns, comm) -> None:
             for name, rows in columns.items()
         }
     sums = comm.gather(sums)
-    with agreement(comm), disk(folder, bigfile.Error):
+    with agreement(comm), disk(folder):
         if comm.rank == 0:
             for name in columns:
                 store.seal(name, [part for one in sums for part in one[name]])
@@ -97,6 +96,6 @@ def write_rows(folder, columns, comm) -> None:
 
 def write_header(folder, attrs, comm) -> None:
     """Make the block Header of a BigFile. Collective; raises as `write_rows` does."""
-    with agreement(comm), disk(folder, bigfile.Error):
+    with agreement(comm), disk(folder):
         if comm.rank == 0:
             BlockFile(os.fspath(folder), {}, 0).describe("Header", attrs)

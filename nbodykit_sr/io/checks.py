@@ -19,6 +19,11 @@ CHECKSUMS = "checksums"
 _LONGEST_HEADER = 2**24
 _DTYPE = re.compile(r"[<>=|]?(f4|f8|i4|i8|u4|u8|i1|u1|i2|u2|S1|a1|b1|c8|c16)")
 
+# An attribute may be of any type of numpy's but objects: texts of any length, times, plain bytes
+_ATTRIBUTE = re.compile(r"[<>=|]?([abcfiuSV][1-9]\d{0,4}|[mM]8(\[\w{1,4}\])?)")
+# What comes before a value as people read it, and the bytes up to which it is given
+_HUMANE, _SHOWN = "#HUMANE", 128
+
 # Bytes read at a time for a checksum
 _PIECE = 2**24
 
@@ -146,7 +151,8 @@ def attributes(folder) -> dict:
     Returns
     -------
     dict
-        Name to an array, or a str where Python wrote one.
+        Name to an array; to a str where a text was written, by Python as it is or as one of
+        numpy's. Characters one by one, as MP-Gadget writes texts, stay an array.
 
     Raises
     ------
@@ -161,18 +167,66 @@ def attributes(folder) -> dict:
     if not os.path.exists(path):
         return found
     for line in _lines(path, "latin-1"):
-        match = re.match(r"(\S+) (\S+) (\d{1,9}) ([0-9A-Fa-f]*)( #HUMANE|$)", line)
-        if not match or not _DTYPE.fullmatch(match[2]):
+        match = re.match(rf"([^ \t]+) (\S+) (\d{{1,9}}) ([0-9A-Fa-f]*)( {_HUMANE}|$)", line)
+        dtype = _attribute_dtype(match[2]) if match else None
+        if match is None or dtype is None:
             raise InputError(f"{path} has the line {line[:60]!r}: it is damaged")
-        text = match[2].endswith("a1")
-        dtype = np.dtype("S1" if text else match[2])
+        name = match[1].encode("latin-1").decode("utf-8", "replace")
         if len(match[4]) != 2 * dtype.itemsize * int(match[3]):
-            raise InputError(f"{path}: attribute {match[1][:40]} is cut short: it is damaged")
-        if match[1] in found:
-            raise InputError(f"{path} has {match[1][:40]} twice: it is damaged")
-        values = np.frombuffer(bytes.fromhex(match[4]), dtype)
-        found[match[1]] = values.tobytes().decode("utf-8", "replace") if text else values
+            raise InputError(f"{path}: attribute {name[:40]} is cut short: it is damaged")
+        if name in found:
+            raise InputError(f"{path} has {name[:40]} twice: it is damaged")
+        content = bytes.fromhex(match[4])
+        values = np.frombuffer(content, dtype)
+        if "a" in match[2] or (dtype.kind == "S" and len(values) == 1):
+            found[name] = content.decode("utf-8", "replace").rstrip("\0")
+        elif dtype.kind == "S" and dtype.itemsize > 1:
+            found[name] = np.array([one.decode("utf-8", "replace") for one in values])
+        else:
+            found[name] = values
     return found
+
+
+def _attribute_dtype(text):
+    """The numpy type that the library calls by this name, or None."""
+    if not _ATTRIBUTE.fullmatch(text):
+        return None
+    try:
+        return np.dtype(text.replace("a", "S"))  # a text that Python wrote, character by character
+    except TypeError:
+        return None
+
+
+def attributes_text(attrs) -> str:
+    """Attributes as the library writes them, in the order of their names.
+
+    Empty ones are left out: the library writes them, and can open the block no more.
+
+    Parameters
+    ----------
+    attrs : dict
+        Name to a str, or to numbers or texts of numpy's.
+    """
+    text = ""
+    for name, value in sorted(attrs.items()):
+        if isinstance(value, str):
+            values, dtype = np.frombuffer(value.encode() or b"\0", "S1"), "<a1"
+        else:
+            values = np.ravel(value)
+            values = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
+            dtype = values.dtype.str.replace("|", "<")
+        if not _ATTRIBUTE.fullmatch(dtype):
+            raise TypeError(f"attribute {name} is of type {dtype}")
+        content = values.tobytes()
+        shown = "..."
+        if len(content) <= _SHOWN and values.dtype.kind == "S":
+            shown = content.partition(b"\n")[0].decode("utf-8", "replace").replace("\0", "")
+        elif len(content) <= _SHOWN:
+            shown = " ".join(map(str, values.tolist()))
+        if len(values):
+            line = f"{name} {dtype} {len(values)} {content.hex().upper()}"
+            text += f"{line} {_HUMANE} [ {shown} ]\n"
+    return text
 
 
 def header_text(dtype, rows, sums) -> str:

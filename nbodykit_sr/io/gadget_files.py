@@ -7,11 +7,25 @@ import numpy as np
 from h5py import h5d, h5p
 
 from ..provenance import NAMES
-from .formats.hdf5 import DIGEST, attributes_of, opened
+from .formats.hdf5 import CARD, DIGEST, attributes_of, opened
 from .rows import RowFiles, write_at
 
 # Readable by every HDF5 since 1.8 of 2008; from then on the format keeps checksums of its metadata
 _VERSIONS = ("v108", "v108")
+
+# What readers of Gadget-4 look for in the group Parameters; in the Header it is for all others
+_PARAMETERS = (
+    *("BoxSize", "Omega0", "OmegaLambda", "OmegaBaryon", "HubbleParam"),
+    *("UnitLength_in_cm", "UnitMass_in_g", "UnitVelocity_in_cm_per_s"),
+)
+
+# What Gadget-4 says of a dataset: powers of a and h that make it physical, those of its unit, and
+# the attribute of the header that is this unit in cgs
+_SCALINGS = ("a_scaling", "h_scaling", "length_scaling", "mass_scaling", "velocity_scaling")
+_UNITS = {
+    "Coordinates": ((1.0, -1.0, 1.0, 0.0, 0.0), "UnitLength_in_cm"),
+    "Velocities": ((0.5, 0.0, 0.0, 0.0, 1.0), "UnitVelocity_in_cm_per_s"),
+}
 
 
 class GadgetFiles(RowFiles):
@@ -30,6 +44,7 @@ class GadgetFiles(RowFiles):
     size : int
     header : dict
         Attributes of the group Header but those of a file; NumPart_Total is of one type alone.
+        The model card goes to a group of its own, cosmology and units to Gadget-4's, too.
     """
 
     def __init__(self, folder: str, columns: dict, size: int, header: dict) -> None:
@@ -45,19 +60,34 @@ class GadgetFiles(RowFiles):
         at_once.set_fill_time(h5d.FILL_TIME_NEVER)
         for number, rows in enumerate(np.diff(self.edges)):
             with h5py.File(self._file(number), "w", libver=_VERSIONS, locking=False) as file:
-                header = file.create_group("Header")
-                total = self.header["NumPart_Total"]
-                header.attrs["NumPart_ThisFile"] = np.where(total, rows, 0).astype(total.dtype)
-                header.attrs["NumFilesPerSnapshot"] = np.int32(len(self.edges) - 1)
-                for key, value in self.header.items():
-                    # of a fixed length, a text is in what the format keeps checksums of
-                    header.attrs[key] = (
-                        np.bytes_(value.encode()) if isinstance(value, str) else value
-                    )
+                for group, attrs in self._groups(rows).items():
+                    _describe(file.create_group(group), attrs)
                 file.create_dataset(DIGEST, (1,), "S64", dcpl=at_once)
                 file.flush()  # so that the header comes before the rows, see `preflight.Kind`
                 for name, dtype in self.columns.items():
-                    file.create_dataset(name, (rows, *dtype.shape), dtype.base, dcpl=at_once)
+                    shape = (rows, *dtype.shape)
+                    column = file.create_dataset(name, shape, dtype.base, dcpl=at_once)
+                    _describe(column, self._units(name.rpartition("/")[2]))
+
+    def _groups(self, rows):
+        """Groups and their attributes, of a file with so many rows."""
+        total = self.header["NumPart_Total"]
+        counts = {
+            "NumPart_ThisFile": np.where(total, rows, 0).astype(total.dtype),
+            "NumPart_Total_HighWord": np.zeros_like(total),  # the total itself has 64 bits
+            "NumFilesPerSnapshot": np.int32(len(self.edges) - 1),
+        }
+        card = {key: value for key, value in self.header.items() if key == NAMES["card"]}
+        header = {key: value for key, value in self.header.items() if key not in card}
+        parameters = {key: header[key] for key in _PARAMETERS if key in header}
+        return {"Header": counts | header, "Parameters": parameters, CARD: card}
+
+    def _units(self, name):
+        """Attributes of a dataset, where it has units."""
+        if name not in _UNITS:
+            return {}
+        powers, unit = _UNITS[name]
+        return {**dict(zip(_SCALINGS, powers, strict=True)), "to_cgs": self.header[unit]}
 
     def describe(self, name: str, attrs: dict) -> None:
         """Write the digest; the other attributes are there, if nothing damaged them since."""
@@ -81,3 +111,9 @@ class GadgetFiles(RowFiles):
 
     def _file(self, number: int) -> str:
         return os.path.join(self.folder, f"snapshot.{number}.hdf5")
+
+
+def _describe(group, attrs):
+    """Give a group or dataset attributes; of a fixed length, texts have checksums as well."""
+    for key, value in attrs.items():
+        group.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value

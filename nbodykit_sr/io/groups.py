@@ -1,19 +1,31 @@
 """Halo products as BigFile, in MP-Gadget's group layout and units."""
 
+import logging
 import os
 
 import numpy as np
+from nbodykit import transform
 from nbodykit.lab import BigFileCatalog
 from nbodykit.source.catalog.halos import HaloCatalog
 
 from ..errors import InputError
+from .atomic import readable
 from .blocks import write_header, write_rows
 from .checks import attributes
 from .formats.header import RawHeader, catalogue_attrs
 from .layout import mpgadget_header
 from .snapshot import cosmology
 
+logger = logging.getLogger(__name__)
+
 KPC, MASS = 1e3, 1e-10  # of Mpc/h and Msun/h, in MP-Gadget's units
+
+# In which the columns of an opened catalogue are, so that it is understood where it is saved
+UNITS = {
+    "UnitLength_in_cm": 3.085678e24,
+    "UnitVelocity_in_cm_per_s": 1e5,
+    "UsePeculiarVelocity": 1,
+}
 
 # Columns of a group or of its particles: block, number format, factor to MP-Gadget's units
 GROUPS = {
@@ -27,6 +39,7 @@ GROUPS = {
     "Mass200m": ("Mass200m", "f4", MASS),
     "Mass200c": ("Mass200c", "f4", MASS),
     "MassVir": ("MassVir", "f4", MASS),
+    "Cut": ("Cut", "u4", 1),
 }
 MEMBERS = {
     "GroupID": ("GroupID", "u4", 1),
@@ -85,7 +98,25 @@ def _converted(table, columns):
     }
 
 
-def open_halos(path, comm=None, mdef="vir") -> HaloCatalog:
+class Halos(HaloCatalog):
+    """An nbodykit HaloCatalog that populates whatever its mass definition.
+
+    The column MassVir [Msun/h] stands beside Mass: halotools wants virial masses and radii in
+    every table of halos, and nbodykit's table has those of its own definition alone.
+    """
+
+    def to_halotools(self, BoxSize=None):  # noqa: ANN201, a class of the optional halotools
+        """nbodykit's table for halotools, with the columns halo_mvir and halo_rvir in any case."""
+        halos = HaloCatalog.to_halotools(self, BoxSize)
+        if self.attrs["mdef"] != "vir":
+            mass = self["MassVir"]
+            radius = transform.HaloRadius(mass, self.cosmo, self.attrs["redshift"], mdef="vir")
+            virial = self.compute(mass, radius)
+            halos.halo_table["halo_mvir"], halos.halo_table["halo_rvir"] = virial
+        return halos
+
+
+def open_halos(path, comm=None, mdef="vir") -> Halos:
     """Halos that `nbodykit-sr halos` found, as an nbodykit HaloCatalog.
 
     Parameters
@@ -97,9 +128,10 @@ def open_halos(path, comm=None, mdef="vir") -> HaloCatalog:
 
     Returns
     -------
-    HaloCatalog
-        Position (of the densest particle) [comoving Mpc/h], Velocity (of the centre of mass)
-        [peculiar km/s], Mass [Msun/h]; its `populate` takes nbodykit's HOD models.
+    Halos
+        Position (of the centre) [comoving Mpc/h], Velocity (of the centre of mass; NaN
+        where the particles had none) [peculiar km/s], Mass, MassVir [Msun/h]; its `populate` takes
+        nbodykit's HOD models.
 
     Raises
     ------
@@ -110,14 +142,29 @@ def open_halos(path, comm=None, mdef="vir") -> HaloCatalog:
     if mdef not in masses:
         raise InputError(f"mdef is {mdef!r}: one of {', '.join(masses)} is needed")
     path = os.fspath(path)
-    raw = RawHeader(path, attributes(os.path.join(path, "Header")))
-    if "NumFOFGroupsTotal" not in raw:
-        raise InputError(f"{path} holds no halos: make them with nbodykit-sr halos")
+    with readable(path):
+        raw = RawHeader(path, attributes(os.path.join(path, "Header")))
+        if "NumFOFGroupsTotal" not in raw:
+            raise InputError(f"{path} holds no halos: make them with nbodykit-sr halos")
     catalog = BigFileCatalog(path, dataset="FOFGroups/", header="Header", comm=comm)
     box, a = raw.numbers("BoxSize") / KPC, raw.scale_factor()
-    catalog.attrs.update(catalogue_attrs(path, raw, box, a))
+    catalog.attrs.clear()  # of the units of the file, and of its particles
+    catalog.attrs.update(catalogue_attrs(path, raw, box, a), **UNITS)
     catalog["Position"] = catalog["CenterPosition"] / KPC
-    catalog["Velocity"] = catalog["MassCenterVelocity"]
+    catalog["Velocity"] = _velocity(catalog)
     catalog["HaloMass"] = catalog[masses[mdef]].reshape(-1) / MASS
     mdef = "vir" if mdef == "fof" else mdef
-    return HaloCatalog(catalog, cosmology(catalog.attrs), 1 / a - 1, mdef=mdef, mass="HaloMass")
+    halos = Halos(catalog, cosmology(catalog.attrs), 1 / a - 1, mdef=mdef, mass="HaloMass")
+    halos["MassVir"] = catalog["MassVir"].reshape(-1) / MASS
+    return halos
+
+
+def _velocity(catalog):
+    """Velocities of groups, (n, 3) [km/s]; without any they are not known, rather than zero."""
+    if "MassCenterVelocity" in catalog.columns:
+        return catalog["MassCenterVelocity"]
+    if catalog.comm.rank == 0:
+        logger.warning(
+            "the halos have no velocities: Velocity is NaN, theirs and of galaxies in them"
+        )
+    return np.full((catalog.size, 3), np.nan, dtype="f4")

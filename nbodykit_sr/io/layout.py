@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..provenance import NAMES, Provenance
-from ..universe import Universe
+from ..physics.matter import MASS, particle_mass
+from ..physics.universe import Universe
+from ..provenance import NAMES
 from .blocks import BlockFile
 from .gadget_files import GadgetFiles
 from .rows import RowFiles
@@ -79,36 +80,10 @@ class Layout:
             return GadgetFiles(folder, columns, size, header)
         return BlockFile(folder, columns, size)
 
-    def header(self, sr, source, command, size, selection) -> dict:
-        """Attributes of the Header of an SR catalogue: the layout's own, and how it was made.
-
-        Parameters
-        ----------
-        sr : SRCatalog
-        source : SnapshotCatalog
-            What it was made from.
-        command : str
-            The command that makes it again.
-        size : int
-            Particles that are written.
-        selection : Selection
-            Which they are.
-        """
-        provenance = replace(
-            Provenance.from_attrs(sr.attrs),
-            command=command,
-            layout=self.name,
-            input=source.header.identity,
-            columns=None if selection.columns == sr.names else ",".join(selection.columns),
-            subsample=None if selection.subsample == 1 else selection.subsample,
-        )
-        attrs = self.attributes(sr.attrs, size, source.header.raw)
-        return {**attrs, **_plain(provenance.to_attrs())}
-
 
 def nbodykit_header(attrs: dict, size: int, raw: dict) -> dict:
     """The attributes of the catalogue as they are."""
-    return _plain(attrs)
+    return plain(attrs)
 
 
 def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
@@ -117,7 +92,7 @@ def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
     Parameters
     ----------
     attrs : dict
-        Of a catalogue: box, time, cosmology, ParticleMass [1e10 Msun/h].
+        Of a catalogue: box, time, cosmology, and what `matter.particle_mass` reads.
     size : int
         Its particles.
     raw : dict
@@ -134,45 +109,62 @@ def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
     }
     counts = np.array([0, size, 0, 0, 0, 0], dtype="u8")
     masses = np.zeros(6)
-    masses[1] = attrs.get("ParticleMass", 0.0)
+    masses[1] = particle_mass(attrs, size) / MASS
     universe = Universe.of(attrs, "BoxSize", "a", "Omega0", "OmegaLambda", "OmegaBaryon", "h")
-    told = {name: np.ravel(value)[:1] for name, value in universe.attrs.items()}
+    values = {name: np.ravel(value)[:1] for name, value in universe.attrs.items()}
     header.update(
-        BoxSize=told["BoxSize"] * 1000,
-        Time=told["Time"],
-        TimeIC=np.ravel(raw.get("TimeIC", told["Time"])),
+        BoxSize=values["BoxSize"] * 1000,
+        Time=values["Time"],
+        TimeIC=np.ravel(raw.get("TimeIC", values["Time"])),
         TotNumPart=counts,
         TotNumPartInit=counts,
         MassTable=masses,
-        Omega0=told["Omega0"],
-        OmegaLambda=told["OmegaLambda"],
-        OmegaBaryon=told["OmegaBaryon"],
-        HubbleParam=told["HubbleParam"],
+        Omega0=values["Omega0"],
+        OmegaLambda=values["OmegaLambda"],
+        OmegaBaryon=values["OmegaBaryon"],
+        HubbleParam=values["HubbleParam"],
         UnitLength_in_cm=np.array([3.085678e21]),
         UnitMass_in_g=np.array([1.989e43]),
         UnitVelocity_in_cm_per_s=np.array([1e5]),
         UsePeculiarVelocity=np.array([1], dtype="i4"),
     )
-    # MP-Gadget's own knows of radiation, but is that of the file's velocity convention
+    header.update(_mpgadget_energies(universe, header))
+    # MP-Gadget's own is that of the file's velocity convention
     if "RSDFactor" not in header or not np.ravel(raw.get("UsePeculiarVelocity", 0))[0]:
-        header["RSDFactor"] = 1 / (told["Time"] * universe.hubble) * 1000
+        header["RSDFactor"] = 1 / (values["Time"] * universe.hubble) * 1000
     return header
+
+
+def _mpgadget_energies(universe, header):
+    """Dark energy that is no constant, radiation and neutrinos, by MP-Gadget's names."""
+    energies = {}
+    if (universe.w0, universe.wa) != (-1, 0):
+        energies = {"OmegaLambda": 0.0, "OmegaFld": universe.OmegaLambda}
+        energies |= {"W0_Fld": universe.w0, "WA_Fld": universe.wa}
+    if universe.Omega_r and "CMBTemperature" not in header:
+        energies["OmegaUR"] = universe.Omega_r
+    if universe.m_nu:
+        energies["m_nu"] = universe.m_nu
+    return {name: np.ravel(np.asarray(value, "f8")) for name, value in energies.items()}
 
 
 def gadget_header(attrs: dict, size: int, raw: dict) -> dict:
     """A Header of Gadget-4's, with cosmology and units where all of its readers find them."""
-    told = mpgadget_header(attrs, size, {})
+    values = mpgadget_header(attrs, size, {})
+    values["OmegaLambda"] = np.ravel(attrs["OmegaLambda"])
     scalars = ("BoxSize", "Time", "Omega0", "OmegaLambda", "OmegaBaryon", "HubbleParam")
+    rare = {name: attrs[name] for name in ("w0", "wa", "Omega_r", "m_nu") if name in attrs}
     units = ("UnitLength_in_cm", "UnitMass_in_g", "UnitVelocity_in_cm_per_s")
     return {
-        "NumPart_Total": told["TotNumPart"],
-        "MassTable": told["MassTable"],
-        "Redshift": 1 / told["Time"][0] - 1,
-        **{name: told[name][0] for name in (*scalars, *units)},
+        "NumPart_Total": values["TotNumPart"],
+        "MassTable": values["MassTable"],
+        "Redshift": 1 / values["Time"][0] - 1,
+        **{name: values[name][0] for name in (*scalars, *units)},
+        **rare,
     }
 
 
-def _plain(attrs):
+def plain(attrs: dict) -> dict:
     """Attributes as BigFile takes them, without those that are None."""
     return {
         name: value if isinstance(value, str) else np.asarray(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, agreement
 from ..provenance import NAMES
+from .atomic import check_name, readable
 
 # Far beyond where a mark stands
 _LONGEST = 2**24
@@ -61,6 +62,13 @@ CATALOGUE = Kind(
     (("Header/attr-v2", NAMES["model_hash"]), ("snapshot.0.hdf5", NAMES["model_hash"])),
     resumable=True,
 )
+CONE = Kind(
+    "cone",
+    rf"checksums|(Header|Position|Velocity|ID|Replica|Aemit|RA|DEC|Redshift|RedshiftObserved|Weight)/{_BLOCK}"
+    r"|maps/shell\.\d+\.fits|figures/\w+\.png",
+    (("Header/attr-v2", "ConeObserver"),),
+    resumable=True,
+)
 MESH = Kind(
     "mesh", rf"checksums|Field/{_BLOCK}", (("Field/attr-v2", NAMES["model_hash"]),), resumable=True
 )
@@ -70,6 +78,11 @@ REPORT = Kind(
     "report",
     r"report\.(html|json)|figures/\w+\.(png|pdf)",
     (("report.json", '"nbodykit_sr"'),),
+)
+KEPT = Kind(
+    "kept",
+    rf"results\.json|arrays\.npz|(Site|Halo)/{_BLOCK}",
+    (("results.json", '"nbodykit_sr"'),),
 )
 PAIR = Kind("pair", r"(lr|hr|initial)\.npy|manifest\.json")
 SNAPSHOT = Kind("snapshot", rf"{CATALOGUE.files}|{MESH.files}")
@@ -98,6 +111,8 @@ def prepare_output(
     with agreement(comm):
         if comm is None or comm.rank == 0:
             path = os.fspath(path).rstrip("/") or "/"
+            for name in (path, *inputs):
+                check_name(name)
             _check_parent(path, parents)
             for name in inputs:
                 _check_apart(path, name)
@@ -106,7 +121,7 @@ def prepare_output(
                 _check_partial(path, kind, overwrite, resume)
 
 
-def stranger(folder, files) -> str | None:
+def foreign_file(folder, files) -> str | None:
     """A file in a folder whose path there is none of `files`, or None. Links are no files."""
 
     def refuse(error):
@@ -127,7 +142,7 @@ def check_partial(path, kind) -> None:
     found: str | None
     if os.path.islink(partial) or not os.path.isdir(partial):
         found = "no folder of an unfinished run"
-    elif found := stranger(partial, kind.staged):
+    elif found := foreign_file(partial, kind.staged):
         found = f"not of this command: it holds {found}"
     if found:
         raise InputError(f"{partial} is {found}: move it away, or choose another output")
@@ -137,8 +152,9 @@ def _check_parent(path, parents):
     parent = os.path.dirname(os.path.abspath(path))
     while parents and not os.path.lexists(parent):
         parent = os.path.dirname(parent)
-    if not os.path.isdir(parent):
-        raise InputError(f"the folder {parent} of output {path} does not exist: make it first")
+    with readable(parent):
+        if not os.path.isdir(parent):
+            raise InputError(f"the folder {parent} of output {path} does not exist: make it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(
             f"the folder {parent} of output {path} can't be written to: choose another"
@@ -165,11 +181,12 @@ def _check_existing(path, kind, asked):
         raise InputError(f"output {path} exists: remove it or choose another name")
     if not asked:
         raise InputError(f"output {path} exists: choose another name or --overwrite")
-    if not kind.marked(path):
-        raise InputError(
-            f"output {path} exists and is no {kind.name} of this command: it is not overwritten"
-        )
-    if kind.files and (found := stranger(path, kind.files)):
+    with readable(path):
+        if not kind.marked(path):
+            raise InputError(
+                f"output {path} exists and is no {kind.name} of this command: it is not overwritten"
+            )
+    if kind.files and (found := foreign_file(path, kind.files)):
         raise InputError(
             f"output {path} holds {found}, which is not of the {kind.name}: move that away first"
         )

@@ -8,7 +8,8 @@ from nbodykit import CurrentMPIComm
 from nbodykit.base.catalog import CatalogSource
 
 from ..errors import agreement
-from ..universe import Universe
+from ..physics.matter import MASS, snapshot_mass
+from ..physics.universe import Universe
 from .checks import check_sums
 from .formats import read_header
 
@@ -28,6 +29,7 @@ class SnapshotCatalog(CatalogSource):
     def __init__(self, header, comm):
         self.comm = comm
         self.attrs.update(header.attrs)
+        self.attrs["ParticleMass"] = snapshot_mass(header.attrs, header.size) / MASS
         self.header = header
         self._start = comm.rank * header.size // comm.size
         self._size = (comm.rank + 1) * header.size // comm.size - self._start
@@ -85,8 +87,9 @@ def open_snapshot(path, comm=None, dataset=None) -> SnapshotCatalog:
         or what their names begin with.
     comm : mpi4py.MPI.Comm, optional
         nbodykit's current communicator by default. Collective.
-    dataset : str, optional
-        Particle type, such as "1/", or prefix of the columns of a BigFile; dark matter by default.
+    dataset : str or int, optional
+        Particle type, such as 1 or "1/", or prefix of the columns of a BigFile; dark matter by
+        default.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def open_snapshot(path, comm=None, dataset=None) -> SnapshotCatalog:
     header = None
     with agreement(comm):
         if comm.rank == 0:
-            header = read_header(path, dataset)
+            header = read_header(path, None if dataset is None else str(dataset))
     return SnapshotCatalog(comm.bcast(header), comm)
 
 
@@ -111,7 +114,4 @@ def cosmology(attrs) -> "Cosmology":
     """The nbodykit Cosmology of a snapshot's attrs (for FOF catalogues and redshift space)."""
     from nbodykit.cosmology import Cosmology
 
-    universe = Universe.of(attrs, "Omega0", "OmegaBaryon", "h")
-    baryons = universe.OmegaBaryon
-    dark = universe.Omega0 - baryons  # type: ignore[operator]
-    return Cosmology(h=universe.h, Omega0_b=baryons, Omega0_cdm=dark, m_ncdm=[])
+    return Cosmology(**Universe.of(attrs, "Omega0", "OmegaBaryon", "h").boltzmann)

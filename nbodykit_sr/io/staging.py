@@ -58,7 +58,7 @@ class FolderLock:
             time.sleep(0.1)
 
     def release(self, remove=False) -> None:
-        """Let other runs have the folder; if told, without leaving the file in it."""
+        """Let other runs have the folder; if wanted, without leaving the file in it."""
         if self._file is not None:
             if remove:
                 Path(self._path).unlink(missing_ok=True)

@@ -5,7 +5,6 @@ import os
 import zlib
 from dataclasses import dataclass
 
-import bigfile
 import numpy as np
 
 from ..errors import InputError, agreement
@@ -83,7 +82,7 @@ class ChunkWriter:
         """
         with agreement(self.comm):
             if self.comm.rank == 0:
-                with disk(self.partial, bigfile.Error):
+                with disk(self.partial):
                     self.run.begin(overwrite, overwrite if takeover is None else takeover)
                     try:
                         self._lay_out()
@@ -165,7 +164,7 @@ class ChunkWriter:
 
     def _seal(self, blocks, entries, header):
         """On rank 0: checksums of whole files, and of each chunk, and then the header."""
-        with disk(self.partial, bigfile.Error):
+        with disk(self.partial):
             for name in blocks.columns:
                 blocks.seal(name, [part for e in entries for part in e["blocks"][name]["sums"]])
             lines = [f"# first row, rows, CRC-32 of their bytes in {' '.join(blocks.columns)}"]

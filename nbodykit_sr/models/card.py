@@ -4,26 +4,22 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import InputError, one_line
-from ..io.atomic import atomic_file
-from ..normalization import Normalization
-from .convex import ConvexGenerator, StyledConvexGenerator
+from ..io.atomic import atomic_file, readable
+from ..physics.normalization import Normalization
 from .density import DensityEmulator
-from .displacement import DisplacementGenerator, InterpolatingGenerator
 from .evaluation import card_rows
+from .generator import Generator, InterpolatingGenerator
 from .html import html_table
-from .styled import StyledGenerator
 
 NETWORKS = {
-    "displacement": DisplacementGenerator,
+    "displacement": Generator,
     "interpolate": InterpolatingGenerator,
-    "styled displacement": StyledGenerator,
-    "convex displacement": ConvexGenerator,
-    "styled convex displacement": StyledConvexGenerator,
     "density": DensityEmulator,
 }
 
@@ -36,6 +32,8 @@ REDSHIFT_TOLERANCE = 0.05
 # in Omega0: linear velocities differ by 6% then, and the public weights, trained at 0.2814 with units
 # of 0.31, are within it
 MATTER_TOLERANCE = 0.1
+# in the rms of the phases
+AMPLITUDE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,9 @@ class ModelCard:
         snapshot's Omega0 must be near. None: the snapshot's.
     length : float
         Unit of displacement at z = 0, comoving [Mpc/h].
+    amplitude : (float, float) or None
+        Smallest and largest rms of the phases (psi along an axis) that it was trained with [LR cells];
+        None for models that are not given them.
     displacement_range : float or None
         Largest displacement from LR seen in training [LR cells]; larger ones are warned of.
     simulation : str
@@ -69,8 +70,7 @@ class ModelCard:
         Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
     notes : str
     caution : str
-        A line that whoever uses the model is told. Cards without one have it where their notes
-        begin with a line "Caution: ...", as the first cards did.
+        A warning for whoever uses the model: a line.
     """
 
     name: str
@@ -82,6 +82,7 @@ class ModelCard:
     redshift: tuple[float, float] | None = None
     Omega_m: float | None = None
     length: float = 6.0
+    amplitude: tuple[float, float] | None = None
     displacement_range: float | None = None
     simulation: str = "unknown"
     licence: str = "unknown"
@@ -110,19 +111,21 @@ class ModelCard:
                 raise InputError(
                     f"the card's {name} is {str(value)[:40]!r}: a positive number is needed"
                 )
-        if self.redshift is not None:
+        for name, least in (("redshift", -1), ("amplitude", 0)):
+            value = getattr(self, name)
+            if value is None:
+                continue
             try:
-                low, high = (float(z) for z in self.redshift)
-                if not -1 < low <= high < 1e6:
+                low, high = (float(x) for x in value)
+                if not least < low <= high < 1e6:
                     raise ValueError
             except (TypeError, ValueError):
                 raise InputError(
-                    f"the card's redshift is {str(self.redshift)[:40]!r}: (lowest, highest) is needed"
+                    f"the card's {name} is {str(value)[:40]!r}: (lowest, highest) is needed"
                 ) from None
-            object.__setattr__(self, "redshift", (low, high))
+            object.__setattr__(self, name, (low, high))
         if not (isinstance(self.caution, str) and (self.caution + " ").isprintable()):
             raise InputError(f"the card's caution is {str(self.caution)[:40]!r}: a line is needed")
-        object.__setattr__(self, "caution", self.caution or self._caution_in_notes())
 
     @classmethod
     def from_dict(cls, entries) -> "ModelCard":
@@ -140,9 +143,22 @@ class ModelCard:
     def _repr_html_(self):
         return html_table(f"ModelCard: {self.name}", card_rows(self))
 
-    def normalization(self, Omega_m) -> Normalization:
-        """The units of this model, in a snapshot's `Omega_m` where the card leaves that open."""
-        return Normalization(self.Omega_m or Omega_m, self.length)
+    def units(self, universe, cell) -> np.ndarray:
+        """What is 1 to the network: displacement [Mpc/h], velocity [km/s] along each axis.
+
+        Parameters
+        ----------
+        universe : Universe
+            Of the snapshot.
+        cell : float
+            Its LR lattice spacing [Mpc/h].
+        """
+        if self.network == "interpolate":
+            return np.ones(self.channels)
+        if self.amplitude is not None:
+            return np.repeat([cell, cell * universe.linear_rate], 3)[: self.channels]
+        normalization = Normalization(self.Omega_m or universe.Omega0, self.length, universe.pace)
+        return normalization.units(universe.a, self.channels)
 
     @property
     def moves_particles(self) -> bool:
@@ -151,30 +167,31 @@ class ModelCard:
 
     @property
     def entries(self) -> dict:
-        """The card as plain data, as it is stored and hashed; `from_dict` reads it.
-
-        A caution that the notes hold is not repeated: the checksums of the first cards hold.
-        """
-        entries = asdict(self)
-        if self.caution == self._caution_in_notes():
-            del entries["caution"]
-        return entries
-
-    def _caution_in_notes(self):
-        first = str(self.notes).partition("\n")[0]
-        return first if first.startswith("Caution:") and first.isprintable() else ""
+        """The card as plain data, as it is stored and hashed; `from_dict` reads it."""
+        return asdict(self)
 
     @property
     def validity(self) -> str:
         """What snapshots it is for, in words."""
+        if self.amplitude is not None:
+            span = "{:.2g} to {:.2g}".format(*self.amplitude)
+            return f"any LR cell, z and cosmology with phases of {span} LR cells rms"
         cell = "any LR cell" if self.cell is None else f"LR cell {self.cell:.6g} Mpc/h"
         if self.redshift is None:
             return f"any z, {cell}"
         low, high = (f"{z:.4g}" for z in self.redshift)
         return f"z = {low if low == high else f'{low} to {high}'}, {cell}"
 
-    def disagreement(self, cell, redshift, Omega0=None) -> str | None:
-        """How a snapshot of LR spacing `cell` [Mpc/h], `redshift` and `Omega0` does not fit, or None."""
+    def disagreement(self, cell, redshift, Omega0=None, amplitude=None) -> str | None:
+        """How a snapshot of LR spacing `cell` [Mpc/h], `redshift` and `Omega0`, with phases of rms
+        `amplitude` [LR cells], does not fit, or None."""
+        if self.amplitude is not None and amplitude is not None:
+            low, high = self.amplitude
+            if not low * (1 - AMPLITUDE_TOLERANCE) <= amplitude <= high * (1 + AMPLITUDE_TOLERANCE):
+                return (
+                    f"the missing initial conditions have an rms displacement of {amplitude:.3g} LR cells "
+                    f"but model {self.name} was trained with {low:.2g} to {high:.2g}"
+                )
         if self.cell is not None and abs(cell / self.cell - 1) > CELL_TOLERANCE:
             return (
                 f"the snapshot's LR cell is {cell:.6g} Mpc/h but model {self.name} was trained "
@@ -231,16 +248,17 @@ def load_model(path) -> tuple[torch.nn.Module, ModelCard]:
         If the file cannot be read, has no card, or holds weights that do not fit its card or
         its checksum.
     """
-    card = read_card(path)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            checksum = file.metadata().get("sha256")
-            state = {name: file.get_tensor(name).float() for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"model {path} is unreadable: {one_line(error)}") from None
+    with readable(path):
+        card = read_card(path)
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                checksum = file.metadata().get("sha256")
+                state = {name: file.get_tensor(name).float() for name in file.keys()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"model {path} is unreadable: {one_line(error)}") from None
     if checksum not in (None, digest(state, card)):
         raise InputError(f"model {path} does not match its checksum: it was damaged or changed")
-    return build(card, current_names(state), path), card
+    return build(card, state, path), card
 
 
 def read_card(path) -> ModelCard:
@@ -308,11 +326,6 @@ def build(card, state, path) -> torch.nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def current_names(state) -> dict[str, torch.Tensor]:
-    """A state dict under today's names: in the first weights a level was called a rung."""
-    return {name.replace("rungs", "levels"): tensor for name, tensor in state.items()}
-
-
 def fingerprint(network, card) -> str:
     """SHA-256 of weights and card: the model's identity in provenance and on resume."""
     return digest(network.state_dict(), card)
@@ -334,7 +347,7 @@ def interpolating(channels, factor=8) -> tuple[torch.nn.Module, ModelCard]:
         name="interpolate",
         network="interpolate",
         arguments=network.arguments,
-        factor=factor,
+        factor=network.factor,
         channels=channels,
         licence="none needed",
         notes="Trilinear interpolation of the displacement: adds no small-scale structure.",

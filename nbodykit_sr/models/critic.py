@@ -34,16 +34,15 @@ class Critic(nn.Module):
         Of the input: SR or HR fields, upsampled LR fields and the densities of both.
     blocks : int
         Halvings of the resolution. The paper's has 4.
-    chan_base, chan_min, chan_max : int
-        Width ``clip(chan_base >> b, chan_min, chan_max)`` after the block that leaves b halvings
-        to do, as the generator's.
+    chan_base, chan_min : int
+        Width ``max(chan_base >> b, chan_min)`` after the block that leaves b halvings to do.
     """
 
-    def __init__(self, channels, blocks=4, chan_base=512, chan_min=64, chan_max=512):
+    def __init__(self, channels, blocks=4, chan_base=512, chan_min=64):
         super().__init__()
         if blocks < 1:
             raise InputError(f"critic.blocks is {blocks}: one or more needed")
-        widths = [min(max(chan_base >> b, chan_min), chan_max) for b in range(blocks, -1, -1)]
+        widths = [max(chan_base >> b, chan_min) for b in range(blocks, -1, -1)]
         self.blocks = blocks
         self.stem = nn.Sequential(nn.Conv3d(channels, widths[0], 1), activation())
         self.body = nn.Sequential(*(CriticBlock(p, n) for p, n in pairwise(widths)))
@@ -67,7 +66,7 @@ class Critic(nn.Module):
 
 
 def smallest_input(blocks) -> int:
-    """The least voxels on a side that a critic of so many blocks can score."""
+    """The least voxels on a side that a critic of `blocks` blocks can score."""
     size = 1
     for _ in range(blocks):
         size = 2 * size + 4

@@ -1,69 +1,8 @@
-"""What a model card says that the model is worth, from what `validate` found on held-out boxes."""
-
-from pathlib import Path
+"""What a model card says that the model is worth, as `validate` found it on held-out boxes."""
 
 import numpy as np
 
-from ..errors import InputError
-from ..provenance import NAMES
-
 REPORTS = "validate"  # entry of a card's evaluation: what reports found, by redshift
-DIGITS = 4  # of numbers in a card
-
-
-def from_reports(documents: list[dict], card) -> dict:
-    """The entry `REPORTS` of the card of a model.
-
-    Parameters
-    ----------
-    documents : list of dict
-        What `validate` wrote as report.json, one for each redshift, with HR.
-    card : ModelCard
-        Of the model.
-
-    Returns
-    -------
-    dict of str to dict
-        For each redshift the boxes, as the last two parts of HR's paths, the number of catalogues,
-        the verdicts, the summary, and halos over HR's by their least number of particles.
-
-    Raises
-    ------
-    InputError
-        If a catalogue was made by another model or training, or two reports are of one redshift.
-    """
-    found = {}
-    for document in documents:
-        made = [one for one in document["catalogues"] if one["kind"] == "SR"]
-        for one in made:
-            told = one["made"].get(NAMES["card"]) or {}
-            if told.get("name") != card.name:
-                raise InputError(
-                    f"{one['path']} was made by {told.get('name')}, and the card is that of {card.name}"
-                )
-            if told.get("training") != card.training:
-                raise InputError(
-                    f"{one['path']} was made by a {card.name} of another training: generate it anew"
-                )
-        key = f"z = {round(made[0]['redshift'], 2) + 0.0:g}"
-        if key in found:
-            raise InputError(f"two reports are of {key}: give several boxes to one validate")
-        found[key] = _rounded(
-            {
-                "boxes": [
-                    "/".join(Path(one["path"]).parts[-2:])
-                    for one in document["catalogues"]
-                    if one["kind"] == "HR"
-                ],
-                "catalogues": len(made),
-                "BoxSize": made[0]["BoxSize"],
-                "particles": made[0]["particles"],
-                "halos over HR's": _halos(document["statistics"]),
-                "verdicts": document["verdicts"],
-                "summary": {row["quantity"]: row["value"] for row in document["summary"]},
-            }
-        )
-    return found
 
 
 def worth(card) -> dict[str, list[float]]:
@@ -76,10 +15,10 @@ def worth(card) -> dict[str, list[float]]:
         "halos" (of at least 100 particles, over HR's). Empty lists where nothing was measured.
     """
     found = {"power": [], "correlation": [], "halos": []}
-    for one in card.evaluation.get(REPORTS, {}).values():
-        found["power"].append(_mean(one["verdicts"]["power"], 4, 8))
-        found["correlation"].append(_mean(one["verdicts"]["correlation"], 2, 4))
-        found["halos"].append(one["halos over HR's"].get("100", np.nan))
+    for report in card.evaluation.get(REPORTS, {}).values():
+        found["power"].append(_mean(report["verdicts"]["power"], 4, 8))
+        found["correlation"].append(_mean(report["verdicts"]["correlation"], 2, 4))
+        found["halos"].append(report["halos over HR's"].get("100", np.nan))
     return found
 
 
@@ -119,32 +58,11 @@ def _density(evaluation):
     }
 
 
-def _halos(statistics):
-    """Halos of SR over those of HR of the same box, mean over catalogues, by least particles."""
-    counts = {one["attrs"]["box"]: one["attrs"]["at_least"] for one in statistics["HR"]["halos"]}
-    found = {}
-    for one in statistics["SR"]["halos"]:
-        for least, number in one["attrs"]["at_least"].items():
-            there = counts[one["attrs"]["box"]].get(least)
-            if there:
-                found.setdefault(least, []).append(number / there)
-    return {least: float(np.mean(ratios)) for least, ratios in found.items()}
-
-
 def _mean(verdict, low, high):
     """Mean of a ratio to HR over low <= x < high; NaN where that was not measured."""
     x, deviation = np.array(verdict["x"]), np.array(verdict["deviation"])
     inside = (x >= low) & (x < high)
     return 1 + float(deviation[inside].mean()) if inside.any() else np.nan
-
-
-def _rounded(value):
-    """Plain data with numbers of few digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _span(values):

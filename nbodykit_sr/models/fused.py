@@ -23,9 +23,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .convex import CORNERS, GATE_GAIN, ConvexLevel, combine_planes, deformation, log_size
-from .displacement import PADDING, DisplacementGenerator, noise_shapes
-from .planes import SLOPE, Convolution, Filter, Window, add_noise, double, phase_kernels
+from .blocks import trim
+from .generator import (
+    GATE_GAIN,
+    OUTPUT_TRIM,
+    PSI_UNIT,
+    Generator,
+    layer_shapes,
+    sites_to_channels,
+)
+from .planes import SLOPE, Convolution, Filter, Residual, Window, add_noise, double, phase_kernels
+from .upsampling import CORNERS, combine_planes, deformation, log_size
 
 # Bytes of interleaved features in one slab: of the order of a cache on a CPU; on a GPU enough to
 # fill it
@@ -37,17 +45,17 @@ logger = logging.getLogger(__name__)
 
 def fuse(generator, dtype=torch.float32, slab_bytes=None) -> nn.Module:
     """The fast equivalent of a generator; the generator itself where there is none."""
-    if isinstance(generator, DisplacementGenerator):
+    if isinstance(generator, Generator):
         return FusedGenerator(generator, dtype, slab_bytes)
     return generator
 
 
 class FusedGenerator(nn.Module):
-    """A `DisplacementGenerator` for inference alone, on the device of its parameters.
+    """A `Generator` for inference alone, on the device of its parameters.
 
     Parameters
     ----------
-    generator : DisplacementGenerator or ConvexGenerator
+    generator : Generator
         Its weights are copied and folded; later changes of them are not seen.
     dtype : torch.float32 or torch.bfloat16
         Of the features and of the convolutions. float32 agrees with the generator to 1e-6 of the
@@ -57,40 +65,46 @@ class FusedGenerator(nn.Module):
         calls too where the memory of a GPU does not suffice.
     """
 
+    padding: int
+    noise_layers: list
+
     def __init__(self, generator, dtype=torch.float32, slab_bytes=None):
         super().__init__()
         self.dtype = dtype
-        self.arguments = generator.arguments
-        self.channels, self.factor = generator.channels, generator.factor
-        self.widths = generator.widths
+        for name in ("arguments", "channels", "factor", "widths", "padding", "noise_layers"):
+            setattr(self, name, getattr(generator, name))
+        self.octaves, self.margin = generator.octaves, sum(generator.context)
         with torch.no_grad():
             self.stem = nn.Linear(*generator.stem[0].weight.shape[1::-1])
             self.stem.weight.copy_(generator.stem[0].weight.flatten(1))
             self.stem.bias.copy_(generator.stem[0].bias)
-            self.levels = nn.ModuleList(
-                FusedLevel(level, dtype, generator.spacing_at(b))
-                for b, level in enumerate(generator.levels)
-            )
+            self.trunk = nn.ModuleList(Residual(conv, dtype) for conv in generator.trunk)
+            self.levels = nn.ModuleList(FusedLevel(level, dtype) for level in generator.levels)
         device = next(generator.parameters()).device
         self.slab_bytes = slab_bytes or SLAB_BYTES[device.type]
         self.to(device).requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, x, noise) -> torch.Tensor:
-        """Super-resolve padded chunks: see `DisplacementGenerator.forward`.
+    def forward(self, x, noise, psi=()) -> torch.Tensor:
+        """Super-resolve padded chunks: see `Generator.forward`.
 
         Returns
         -------
         (B, C, M, M, M) float32 tensor
         """
-        y = [self._within_memory(x[b], [field[b, 0] for field in noise]) for b in range(len(x))]
+        y = [
+            self._within_memory(
+                x[b], [field[b, 0] for field in noise], [octave[b] for octave in psi]
+            )
+            for b in range(len(x))
+        ]
         return torch.stack(y) if len(y) > 1 else y[0][None]
 
-    def _within_memory(self, x, noise):
+    def _within_memory(self, x, noise, psi):
         slab_bytes = self.slab_bytes
         while True:
             try:
-                return self.chunk(x, noise, slab_bytes)
+                return self.chunk(x, noise, psi, slab_bytes)
             except torch.cuda.OutOfMemoryError:
                 if slab_bytes <= SMALLEST_SLAB:
                     raise
@@ -101,22 +115,31 @@ class FusedGenerator(nn.Module):
             torch.cuda.empty_cache()
             logger.warning("out of GPU memory: going on with slabs of %d MiB", slab_bytes >> 20)
 
-    def chunk(self, x, noise, slab_bytes) -> torch.Tensor:
-        """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis."""
-        x = x.float()
-        fields = [x]
-        for _ in self.levels:
-            fields.append(x.new_empty(x.shape[0], *(2 * n - 6 for n in fields[-1].shape[1:])))
-        slabs = self.first(x)
+    def chunk(self, x, noise, psi, slab_bytes) -> torch.Tensor:
+        """One chunk: x (C, N0, N1, N2), noise a list of fields without channel axis, psi of fields
+        (3, M0, M1, M2)."""
+        x, psi = x.float(), [PSI_UNIT * octave for octave in psi]
+        slabs = self.first(x, psi)
+        for stage in self.trunk:
+            slabs = stage.stream(slabs)
+        coarse = trim(x, self.margin)
+        heard = list(psi)
+        if heard:
+            heard[0] = trim(psi[0], 2 * self.padding - self.noise_layers[1][1])
         for b, level in enumerate(self.levels):
-            fine_noise = noise[2 * b : 2 * b + 2]
-            slabs = level.stream(slabs, *fields[b : b + 2], *fine_noise, slab_bytes)
+            lost = 6 + 2 * len(level.refine)
+            fine = x.new_empty(x.shape[0], *(2 * n - lost for n in coarse.shape[1:]))
+            fields = (coarse, fine, *noise[2 * b : 2 * b + 2], heard[b] if heard else None)
+            slabs = level.stream(slabs, *fields, slab_bytes)
+            coarse = fine
         for _ in slabs:
             pass
-        return fields[-1]
+        return fine
 
-    def first(self, x) -> Iterator[torch.Tensor]:
+    def first(self, x, psi) -> Iterator[torch.Tensor]:
         """Slabs of the stem's features, (D, H, W, C)."""
+        if psi:
+            x = torch.cat([x, sites_to_channels(psi[0][None])[0]])
         for slab in x.split(4, dim=1):
             yield F.leaky_relu_(self.stem(slab.movedim(0, -1)), SLOPE).to(self.dtype)
 
@@ -132,67 +155,90 @@ def working_memory(generator, shape) -> float:
         LR sites of the chunk, without padding.
     """
     channels, factor = generator.channels, generator.factor
-    sides = [n + 2 * PADDING for n in shape]
-    memory = sum(4 * prod(fields) for fields in noise_shapes(factor, sides))
-    output = 4 * channels * prod(factor * n + 6 for n in shape)
+    memory = sum(4 * prod(fields) for fields in layer_shapes(generator.noise_layers, shape))
+    memory += sum(12 * prod(fields) for fields in layer_shapes(generator.octaves, shape))
+    output = 4 * channels * prod(factor * n + 2 * OUTPUT_TRIM for n in shape)
     widths = getattr(generator, "widths", [channels, channels])
     if not isinstance(generator, FusedGenerator):
         # the last level's input upsampled, and its two convolutions
         features = widths[-2] + 2 * widths[-1]
         return memory + 2 * output + 4 * features * prod(factor * n + 8 for n in shape)
     size = generator.dtype.itemsize
-    for p, n in zip(widths[:-1], widths[1:], strict=True):
+    sides = [n + 2 * (generator.padding - generator.margin) for n in shape]
+    for stage in generator.trunk:
+        planes = 2 * int(stage.dilation) + 4
+        memory += 2 * size * widths[0] * planes * prod(n + 2 * generator.padding for n in shape[1:])
+    for p, n, level in zip(widths[:-1], widths[1:], generator.levels, strict=True):
         # coarse planes; eight phases, their interleaved planes twice filtered, conv1's two sides
         area = sides[1] * sides[2]
         planes = max(1, generator.slab_bytes // (8 * size * n * area))
         memory += size * area * ((planes + 1) * p + 8 * n * (6 * planes + 2))
-        sides = [2 * side - 6 for side in sides]
+        memory += len(level.refine) * size * area * 8 * n * (planes + 1)
+        sides = [2 * side - 6 - 2 * len(level.refine) for side in sides]
         memory += 4 * channels * prod(sides)
     return memory
 
 
 class FusedLevel(nn.Module):
-    """One doubling of the resolution, N -> 2N - 6 sites a side: see `Level`."""
+    """One doubling of the resolution: see `Level`."""
 
     deform: torch.Tensor | None
-    gate: torch.Tensor | None
-    proj: torch.Tensor
-    proj_bias: torch.Tensor
+    hear: torch.Tensor | None
+    linear: torch.Tensor | None
+    of_size: torch.Tensor | None
+    std1: torch.Tensor
+    head: torch.Tensor
+    head_bias: torch.Tensor
 
-    def __init__(self, level, dtype, spacing):
+    def __init__(self, level, dtype):
         super().__init__()
         self.phases = nn.ModuleList(
             Convolution(weight, level.conv0.bias.repeat(2), dtype)
             for weight in phase_kernels(level.conv0.weight)
         )
         self.conv1 = Convolution(level.conv1.weight, level.conv1.bias, dtype, activated=True)
+        self.refine = nn.ModuleList(Residual(conv, dtype) for conv in level.refine)
         width = level.conv1.out_channels
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.filter0 = Filter(taps[:, None], width, dtype)
-        convex = isinstance(level, ConvexLevel)
-        self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=True)
+        self.filter12 = Filter(taps[:, None] * taps, width, dtype, activated=not level.phases)
+        hear = level.hear.weight.flatten(1).T.to(dtype) if level.phases else None
+        self.register_buffer("hear", hear)
+        linear = level.linear.weight.flatten(1) if level.phases else None
+        self.register_buffer("linear", linear)
+        self.spacing, self.sharpest = level.spacing, level.sharpest
         # for even and odd sites alike, as the phases have them
+        convex = self.spacing is not None
         deform = level.deform.weight.flatten(1).repeat(2, 1).T.to(dtype) if convex else None
         self.register_buffer("deform", deform)
         self.register_buffer("std0", (level.noise0.gain * level.noise0.std)[None].to(dtype))
         self.register_buffer("std1", (level.noise1.gain * level.noise1.std)[None].to(dtype))
-        # projected increments, then the logits of convex upsampling and of gates where the level
-        # has them; what the size of the cells adds to those of the gates stays apart
-        heads = [level.proj, level.mix] if convex else [level.proj]
-        weights = [head.weight.flatten(1) for head in heads]
-        biases = [head.bias for head in heads]
-        gate = None
-        if convex and level.gate is not None:
-            of_features, gate = level.gate.weight.flatten(1).tensor_split([-1], 1)
-            weights.append(GATE_GAIN * of_features)
-            biases.append(GATE_GAIN * level.gate.bias)
-            gate = GATE_GAIN * gate
-        self.register_buffer("proj", torch.cat(weights))
-        self.register_buffer("proj_bias", torch.cat(biases)[:, None])
-        self.register_buffer("gate", gate)
-        self.spacing = spacing
+        self._join_heads(level, convex)
 
-    def stream(self, slabs, coarse, fine, noise0, noise1, slab_bytes) -> Iterator[torch.Tensor]:
+    def _join_heads(self, level, convex):
+        """One matrix that gives projected increments, then the logits of convex upsampling, of gates
+        and of the sharpness where the level has them; what the last two owe to the size of the
+        cells stays apart."""
+        weights, biases = [level.proj.weight.flatten(1)], [level.proj.bias]
+        self.parts, of_size = [len(level.proj.bias)], []
+        if convex:
+            weights.append(level.mix.weight.flatten(1))
+            biases.append(level.mix.bias)
+            self.parts.append(len(CORNERS))
+            for control, gain in ((level.gate, GATE_GAIN), (level.sharp, 1.0)):
+                self.parts.append(0 if control is None else len(control.bias))
+                if control is not None:
+                    of_features, size = (gain * control.weight.flatten(1)).tensor_split([-1], 1)
+                    weights.append(of_features)
+                    biases.append(gain * control.bias)
+                    of_size.append(size)
+        self.register_buffer("head", torch.cat(weights))
+        self.register_buffer("head_bias", torch.cat(biases)[:, None])
+        self.register_buffer("of_size", torch.cat(of_size)[:, :, None, None] if of_size else None)
+
+    def stream(
+        self, slabs, coarse, fine, noise0, noise1, psi, slab_bytes
+    ) -> Iterator[torch.Tensor]:
         """Turn slabs of coarse features (D, H, W, P) into slabs of fine ones, and fill `fine`.
 
         Parameters
@@ -202,11 +248,24 @@ class FusedLevel(nn.Module):
         coarse, fine : (C, N, N, N) and (C, 2N - 6, 2N - 6, 2N - 6) float32 tensors
             Skip path before and after this level. `coarse` must be filled as far as `slabs` came.
         noise0, noise1 : (N, N, N) and (2N - 4, 2N - 4, 2N - 4) tensors
+        psi : (3, 2N - 4, 2N - 4, 2N - 4) tensor or None
         slab_bytes : int
             Of interleaved features to work on at once.
         """
+        slabs = self.convolved(slabs, coarse, noise0, noise1, psi, slab_bytes)
+        for stage in self.refine:
+            slabs = stage.stream(slabs)
+        coarse, start = trim(coarse, len(self.refine) // 2), 0
+        psi = None if psi is None else trim(psi, 1 + len(self.refine))
+        for slab in slabs:
+            self.project(slab, coarse, fine, psi, start)
+            start += len(slab)
+            yield slab
+
+    def convolved(self, slabs, coarse, noise0, noise1, psi, slab_bytes) -> Iterator[torch.Tensor]:
+        """Slabs of what the two convolutions make of coarse ones."""
         x, g, f = Window(1), Window(2), Window(2)
-        at_x = at_f = at_y = 0  # planes done of the coarse features, conv1's input and its output
+        at_x = at_f = 0  # planes done of the coarse features and of conv1's input
         pieces = (p for slab in slabs for p in slab.split(self.planes(slab, slab_bytes)))
         for piece in pieces:
             n = len(piece)
@@ -214,11 +273,11 @@ class FusedLevel(nn.Module):
             at_x += n
             if len(x.planes) < 2:
                 continue
-            told = self.told(coarse[:, at_x - len(x.planes) : at_x])
+            shown = self.shown(coarse[:, at_x - len(x.planes) : at_x])
             for qd in range(2):
                 for qh in range(2):
                     # (d, h, w, 2n): even and odd w
-                    phase = self.phases[2 * qd + qh](x.planes, told)
+                    phase = self.phases[2 * qd + qh](x.planes, shown)
                     if qd == qh == 0:
                         d, h, w, n = phase.shape
                         new = g.advance(2 * d, phase, 2 * h, w * 2, n // 2)
@@ -230,45 +289,58 @@ class FusedLevel(nn.Module):
             a = self.filter0(g.planes.view(1, d, h * w, n)).view(-1, h, w, n)
             a = self.filter12(a)
             n = len(a)
+            if psi is not None:
+                self.add_psi(a, psi[:, at_f : at_f + n])
             add_noise(a, noise1[at_f : at_f + n], self.std1, out=f.advance(n, a))
             at_f += n
             if len(f.planes) < 3:
                 continue
-            a = self.conv1(f.planes)
-            self.project(a, coarse, fine, at_y)
-            at_y += len(a)
-            yield a
+            yield self.conv1(f.planes)
 
     def planes(self, slab, slab_bytes) -> int:
         """Coarse planes to work on at once."""
-        plane = 8 * slab[0, :, :, 0].numel() * self.proj.shape[1] * slab.element_size()
+        plane = 8 * slab[0, :, :, 0].numel() * self.std1.shape[1] * slab.element_size()
         return max(1, slab_bytes // plane)
 
-    def told(self, coarse) -> torch.Tensor | None:
+    def shown(self, coarse) -> torch.Tensor | None:
         """What the features learn from the deformation of the cells between some coarse planes,
-        (d, h, w, 2n): see `ConvexLevel`. It may go before the filter, as upsampling is that."""
+        (d, h, w, 2n): see `Level`. It may go before the filter, as upsampling is that."""
         if self.deform is None:
             return None
         cells = deformation(coarse[None], self.spacing)[0]
-        told = cells.flatten(1).T.to(self.deform.dtype) @ self.deform
-        return told.view(*cells.shape[1:], -1)
+        shown = cells.flatten(1).T.to(self.deform.dtype) @ self.deform
+        return shown.view(*cells.shape[1:], -1)
 
-    def project(self, x, coarse, fine, start) -> None:
-        """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N)."""
+    def add_psi(self, x, psi) -> None:
+        """Add the response to psi (3, D, H, W) to features (D, H, W, N), and activate them."""
+        rows = x.view(-1, x.shape[-1])
+        torch.addmm(rows, psi.flatten(1).T.to(x.dtype), self.hear, out=rows)
+        F.leaky_relu_(x, SLOPE)
+
+    def project(self, x, coarse, fine, psi, start) -> None:
+        """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N), given psi on its
+        lattice."""
         stop = start + len(x)
         # in float32: rounded increments would add white noise to the small scales
-        p = torch.addmm(self.proj_bias, self.proj, x.view(-1, x.shape[-1]).float().T)
-        p = p.view(-1, *x.shape[:3])
-        p, logits, gates = p.tensor_split([len(fine), len(fine) + len(CORNERS)])
-        F.leaky_relu_(p, SLOPE)
-        if self.gate is not None:
-            gates += self.gate[:, :, None, None] * self.size(coarse, start, stop)
-            p.unflatten(0, (-1, 3)).mul_(2 * gates.sigmoid_()[:, None])
+        p = torch.addmm(self.head_bias, self.head, x.view(-1, x.shape[-1]).float().T)
+        p, *logits = p.view(-1, *x.shape[:3]).split(self.parts)
+        if psi is None:
+            F.leaky_relu_(p, SLOPE)
+        else:
+            p += torch.einsum("cp,pdhw->cdhw", self.linear, psi[:, start:stop])
         # plane j of `fine` is the (j + 3)th of x2 of all of `coarse`
         first, last = (start + 2) // 2, (stop + 5) // 2
         y, skip = coarse[:, first:last, 1:-1, 1:-1], start + 2 - 2 * first
-        if len(logits):
-            y = combine_planes(y, logits, skip, self.spacing)
+        if logits:
+            mix, gates, sharp = logits
+            if self.of_size is not None:
+                of_size = self.of_size * self.size(coarse, start, stop)
+                gates += of_size[: len(gates)]
+                sharp += of_size[len(gates) :]
+            if len(gates):
+                p.unflatten(0, (-1, 3)).mul_(2 * gates.sigmoid_()[:, None])
+            tau = sharp.tanh_().mul_(self.sharpest).exp_() if len(sharp) else None
+            y = combine_planes(y, mix, skip, self.spacing, tau)
         else:
             y = double(y)[:, skip : skip + len(x)]
         torch.add(y, p, out=fine[:, start:stop])

@@ -5,8 +5,27 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import InputError
+from ..io.atomic import readable
 from .card import ModelCard, load_model
 from .map2map import import_checkpoint
+
+
+def model_file(path, *endings) -> Path:
+    """The path of a model's file.
+
+    Raises
+    ------
+    InputError
+        If it is none, such as a folder: then it says what model lies in there.
+    """
+    path, wanted = Path(path), " or ".join(endings)
+    if path.is_dir():
+        inside = sorted(file.name for end in endings for file in path.glob(f"[!.]*{end}"))
+        held = f"one in it, such as {inside[0]}" if inside else f"a {wanted} file"
+        raise InputError(f"model {path} is a folder: give {held}")
+    if not path.is_file():
+        raise InputError(f"model {path} does not exist: give a {wanted} file")
+    return path
 
 
 def load_generator(path, flavour=None) -> tuple[nn.Module, ModelCard]:
@@ -23,15 +42,17 @@ def load_generator(path, flavour=None) -> tuple[nn.Module, ModelCard]:
     Returns
     -------
     (generator, ModelCard)
-        ``generator(x, noise)`` is a `DisplacementGenerator` or a `StyledGenerator`.
+        ``generator(x, noise)`` is a `Generator`.
 
     Raises
     ------
     InputError
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"model {path} does not exist: give a .safetensors or .pt file")
+    with readable(path):
+        return _load(model_file(path, ".safetensors", ".pt"), flavour)
+
+
+def _load(path, flavour):
     if path.suffix in (".pt", ".pth"):
         return import_checkpoint(path, flavour)
     if flavour is not None:

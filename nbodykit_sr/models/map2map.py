@@ -39,7 +39,7 @@ def import_checkpoint(path, flavour) -> tuple[torch.nn.Module, ModelCard]:
 
     Returns
     -------
-    (DisplacementGenerator, ModelCard)
+    (Generator, ModelCard)
 
     Raises
     ------

@@ -1,156 +1,107 @@
 """The settings of the displacement GAN; the defaults are the paper's (Li et al. 2021)."""
 
-from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from .configuration import Configuration, one_of, require
+from pydantic import Field, model_validator
+
+from .configuration import Configuration, Count, Positive, Table, Weight
 from .objectives import EnergyScore
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairsTable:
-    """Where the fields are.
-
-    Attributes
-    ----------
-    train, held_out : tuple of str
-        Glob patterns of pair folders. None held out: nothing is evaluated.
-    factor : int
-        Train for this smaller factor, on HR fields averaged to its lattice, which are held in
-        memory; 0 for the pairs' own. Steps cost several times less for each halving.
-    """
+class PairsTable(Table):
+    """Where the fields are."""
 
     train: tuple[str, ...]
+    """Glob patterns of pair folders."""
     held_out: tuple[str, ...] = ()
-    factor: int = 0
+    """The same of pairs that are not trained on. None: nothing is evaluated."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleTable:
-    """The crops; each is turned into one of its 48 orientations.
+class SampleTable(Table):
+    """The crops; each is turned into one of its 48 orientations."""
 
-    Attributes
-    ----------
-    crop : int
-        LR sites on a side; 3 more on each side are given to the generator.
-    bulk : float
-        Draw a bulk motion for each: a normal of this width [Mpc/h at z = 0] is added to each
-        component of the displacements, and to the velocities what goes with it. The small scales
-        must not depend on it, and larger boxes than those trained on have more.
-    """
-
-    crop: int = 14
-    bulk: float = 0.0
-
-    def __post_init__(self):
-        require(self.crop > 0, f"sample.crop is {self.crop}: more than zero needed")
-        require(self.bulk >= 0, f"sample.bulk is {self.bulk}: zero or more needed")
+    crop: Count = 14
+    """LR sites on a side; the generator is given its padding on each side besides."""
+    bulk: Weight = 0.0
+    """Draw a bulk motion for each: a normal of this width [Mpc/h at z = 0] is added to each component of
+    the displacements, and to the velocities what goes with it. The small scales must not depend on
+    it, and larger boxes than those trained on have more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorTable:
-    """The generator.
+class GeneratorTable(Table):
+    """The generator, see `models.generator`."""
 
-    Attributes
-    ----------
-    channels : int
-        3 (displacement) or 6 (and velocity).
-    chan_base, chan_min, chan_max : int
-        Widths, see `DisplacementGenerator`.
-    noise_std : float
-        First amplitude of the noise of every layer; the public code starts at zero.
-    length : float
-        Displacement that is 1 at z = 0, comoving [Mpc/h].
-    styled : bool
-        Condition generator and critic on the scale factor (`StyledGenerator`).
-    convex : int
-        How many of the last levels upsample convexly (`ConvexGenerator`); 0: the published network.
-    gated : bool
-        Gate the increments of these levels.
-    """
-
-    channels: int = 6
-    chan_base: int = 512
-    chan_min: int = 64
-    chan_max: int = 512
-    noise_std: float = 0.0
-    length: float = 6.0
-    styled: bool = False
-    convex: int = 0
+    channels: Literal[3, 6] = 6
+    """3 (displacement) or 6 (and velocity)."""
+    chan_base: Count = 512
+    """Channels on the LR lattice; each level has half of those before it."""
+    chan_min: Count = 64
+    """The fewest channels of a level."""
+    chan_max: Count = 512
+    """The most channels of a level."""
+    noise_std: Weight = 0.0
+    """First amplitude of the noise of every layer; the public code starts at zero."""
+    length: Positive = 6.0
+    """Displacement that is 1 at z = 0, comoving [Mpc/h]."""
+    convex: Annotated[int, Field(ge=0)] = 0
+    """How many of the last levels upsample convexly; 0: the published network."""
     gated: bool = False
+    """Give these levels gates."""
+    sharp: bool = False
+    """Give these levels a sharpness."""
+    phases: bool = False
+    """Give the network the phases of the initial conditions; the pairs must have them, and may be of
+    any LR cells, redshifts and cosmologies. `length` is not used."""
+    context: tuple[Count, ...] = ()
+    """Dilations of residual convolutions on the LR lattice."""
+    refined: Annotated[int, Field(ge=0)] = 0
+    """Residual convolutions after the first level."""
+    increments: Positive = 1.0
+    """Times the first weights of what levels add to the skip path."""
 
-    def __post_init__(self):
-        one_of("generator.channels", self.channels, (3, 6))
-        for name in ("chan_base", "chan_min", "chan_max", "length"):
-            value = getattr(self, name)
-            require(value > 0, f"generator.{name} is {value}: more than zero needed")
-        require(self.convex >= 0, f"generator.convex is {self.convex}: zero or more needed")
-        require(
-            self.convex or not self.gated,
-            "generator.gated is true, but only convex levels have gates: set generator.convex",
-        )
+    @model_validator(mode="after")
+    def _has_convex_levels(self):
+        if (self.gated or self.sharp) and not self.convex:
+            raise ValueError(
+                "generator.gated or sharp is true, but only convex levels have these: set "
+                "generator.convex"
+            )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class CriticTable:
-    """The critic and what it sees.
+class CriticTable(Table):
+    """The critic and what it sees."""
 
-    Attributes
-    ----------
-    blocks : int
-        Halvings of the resolution.
-    chan_base, chan_min, chan_max : int
-        Widths, see `Critic`.
-    density_factor : int
-        Mesh cells per SR site, on a side, of the density it sees; 0: it sees none.
-    log_density : bool
-        It sees log(1 + density), not the density itself.
-    distances : bool
-        It sees the log distances of each SR particle to its three neighbours on the lattice too
-        (not in the paper): a halo is where they are short.
-    """
-
-    blocks: int = 4
-    chan_base: int = 512
-    chan_min: int = 64
-    chan_max: int = 512
-    density_factor: int = 1
+    blocks: Count = 4
+    """Halvings of the resolution."""
+    chan_base: Count = 512
+    """Channels of the last block; each before it has half of those after it."""
+    chan_min: Count = 64
+    """The fewest channels of a block."""
+    density_factor: Annotated[int, Field(ge=0)] = 1
+    """Mesh cells per SR site, on a side, of the density it sees; 0: it sees none."""
     log_density: bool = False
-    distances: bool = False
+    """It sees log(1 + density), not the density itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DisplacementConfiguration(Configuration):
-    """A run of the displacement generator; the defaults are the GAN of Li et al. 2021.
-
-    Attributes
-    ----------
-    pairs : PairsTable
-    sample : SampleTable
-    generator : GeneratorTable
-    critic : CriticTable
-    score : EnergyScore
-    """
+    """A run of the displacement generator; the defaults are the GAN of Li et al. 2021."""
 
     pairs: PairsTable
-    sample: SampleTable = field(default_factory=SampleTable)
-    generator: GeneratorTable = field(default_factory=GeneratorTable)
-    critic: CriticTable = field(default_factory=CriticTable)
-    score: EnergyScore = field(default_factory=EnergyScore)
+    sample: SampleTable = SampleTable()
+    generator: GeneratorTable = GeneratorTable()
+    critic: CriticTable = CriticTable()
+    score: EnergyScore = EnergyScore()
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(
-            self.score == EnergyScore() or any(stage.score for stage in self.stage),
-            "the table [score] is set, but no stage is scored: set score in a [[stage]]",
-        )
-        coarsest, lag = 2 * self.sample.crop, max(self.score.lags)
-        require(
-            not self.score.levels or coarsest > lag,
-            f"sample.crop is {self.sample.crop}, so {coarsest} sites of the generator's first level: "
-            f"score.levels needs more than the largest of score.lags, {lag}; raise sample.crop",
-        )
-        require(
-            not self.score.redshift or self.generator.channels == 6,
-            f"score.redshift is {self.score.redshift}: velocities are needed for it, set "
-            "generator.channels = 6",
-        )
+    @model_validator(mode="after")
+    def _score_is_used(self):
+        if self.score != EnergyScore() and not any(stage.score for stage in self.stage):
+            raise ValueError(
+                "the table [score] is set, but no stage is scored: set score in a [[stage]]"
+            )
+        if self.score.redshift and self.generator.channels != 6:
+            raise ValueError(
+                f"score.redshift is {self.score.redshift}: velocities are needed for it, set "
+                "generator.channels = 6"
+            )
+        return self

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .losses import hann
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,25 +20,27 @@ class Spectra:
     ----------
     k : (n,) float64 tensor [h/Mpc]
         Mean wavenumber of the shells, up to the Nyquist one.
-    one, other, cross : (n,) float64 tensors
-        Power sums of each shell, arbitrary units; more regions add up.
+    power, truth, cross : (n,) float64 tensors
+        Sums of a field's power, of HR's and of their cross power in each shell, arbitrary units; those
+        of several regions add up.
     """
 
     k: torch.Tensor
-    one: torch.Tensor
-    other: torch.Tensor
+    power: torch.Tensor
+    truth: torch.Tensor
     cross: torch.Tensor
 
     @classmethod
-    def of(cls, one, other, length, periodic=True) -> "Spectra":
-        """Spectra of densities ``one`` and ``other`` (N, N, N) in a cube of `length` [Mpc/h]."""
-        one, other = one.double().cpu(), other.double().cpu()
-        size = one.shape[0]
+    def of(cls, field, truth, length, periodic=True) -> "Spectra":
+        """Spectra of a density and of HR's, (N, N, N), in a cube of `length` [Mpc/h]."""
+        field, truth = field.double().cpu(), truth.double().cpu()
+        size = field.shape[0]
         if not periodic:
-            hann = torch.hann_window(size + 1, dtype=torch.float64)[:-1]
-            weight = hann[:, None, None] * hann[:, None] * hann
-            one, other = ((x - (x * weight).sum() / weight.sum()) * weight for x in (one, other))
-        a, b = torch.fft.rfftn(one), torch.fft.rfftn(other)
+            weight = hann(size, field.device, torch.float64)
+            field, truth = (
+                (x - (x * weight).sum() / weight.sum()) * weight for x in (field, truth)
+            )
+        a, b = torch.fft.rfftn(field), torch.fft.rfftn(truth)
         n = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
         nz = torch.fft.rfftfreq(size, 1 / size, dtype=torch.float64)
         radius = torch.sqrt(n[:, None, None] ** 2 + n[None, :, None] ** 2 + nz**2).flatten()
@@ -58,18 +62,18 @@ class Spectra:
 
     def __add__(self, more):
         return Spectra(
-            self.k, self.one + more.one, self.other + more.other, self.cross + more.cross
+            self.k, self.power + more.power, self.truth + more.truth, self.cross + more.cross
         )
 
     @property
     def ratio(self) -> torch.Tensor:
-        """P_one / P_other of each shell."""
-        return self.one / self.other
+        """P / P_HR of each shell."""
+        return self.power / self.truth
 
     @property
     def correlation(self) -> torch.Tensor:
         """Cross-correlation coefficient of each shell."""
-        return self.cross / torch.sqrt(self.one * self.other)
+        return self.cross / torch.sqrt(self.power * self.truth)
 
     def summary(self) -> dict[str, float]:
         """Ratio and correlation in octaves of k [h/Mpc], and the mean |log10 ratio|."""
@@ -77,11 +81,11 @@ class Spectra:
         octaves = torch.log2(self.k).floor()
         for octave in octaves.unique().tolist():
             inside = octaves == octave
-            one, other, cross = (x[inside].sum() for x in (self.one, self.other, self.cross))
+            power, truth, cross = (x[inside].sum() for x in (self.power, self.truth, self.cross))
             name = f"{2**octave:g}-{2 ** (octave + 1):g}"
-            values[f"power {name}"] = float(one / other)
-            values[f"correlation {name}"] = float(cross / torch.sqrt(one * other))
-            errors.append(abs(math.log10(max(float(one / other), 1e-30))))
+            values[f"power {name}"] = float(power / truth)
+            values[f"correlation {name}"] = float(cross / torch.sqrt(power * truth))
+            errors.append(abs(math.log10(max(float(power / truth), 1e-30))))
         values["power error"] = sum(errors) / len(errors)
         return values
 
@@ -94,7 +98,7 @@ def figure(slices, spectra) -> "Figure":
     slices : dict of str: (N, N) tensor
         1 + delta of a slice, by title.
     spectra : dict of str: Spectra
-        By label; each with the field in question as `one` and the truth as `other`.
+        By label.
 
     Returns
     -------

@@ -4,20 +4,24 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
 from ..io.preflight import WEIGHTS, prepare_output
 from ..models.card import ModelCard, build, load_model, save_model
-from ..models.evaluation import REPORTS, from_reports, summary
+from ..models.evaluation import REPORTS, summary
+from ..provenance import NAMES
 from .checkpoint import CheckpointFolder
-from .warm_start import read_weights
 
 # Settings that tell of the machine, not of the model
 LOCAL = ("run", "start", "pairs", "triplets", "device", "workers", "log_every", "checkpoints")
 
+DIGITS = 4  # of numbers in a card
+
 log = logging.getLogger("nbodykit_sr.training")
 
 
-def export(run, path, mean_with=(), **description) -> ModelCard:
+def export(run, path, **description) -> ModelCard:
     """Write the generator of a run's last checkpoint, the average if it has one, as weights.
 
     Parameters
@@ -26,11 +30,6 @@ def export(run, path, mean_with=(), **description) -> ModelCard:
         The run's folder.
     path : path
         A ``.safetensors`` file to be made.
-    mean_with : sequence of paths, optional
-        Other runs, or ``.safetensors`` files, of the same networks: the mean of all is written.
-        They may be of other redshifts.
-        Where they started from the same weights, or one from the other's, that is often better
-        than each (Wortsman et al. 2022, "Model soups"), and it is as fast as one.
     **description
         Entries of the card: name, licence, notes, ...
 
@@ -41,18 +40,15 @@ def export(run, path, mean_with=(), **description) -> ModelCard:
     Raises
     ------
     InputError
-        If the run has no sound checkpoint, `path` exists, or the others' weights do not match.
+        If the run has no sound checkpoint, or `path` exists.
     """
     prepare_output(path, None, WEIGHTS)
     step, state = CheckpointFolder(Path(run) / "checkpoints").require()
     card = ModelCard.from_dict({**state["card"], **description})
-    weights, other = state["average"] or state["generator"], {}
-    if mean_with:
-        weights, other = _mean(run, weights, card, mean_with)
-    settings = _without(state["configuration"], LOCAL)
-    training = {**card.training, "steps": step, "configuration": settings, **other}
+    settings = {key: value for key, value in state["configuration"].items() if key not in LOCAL}
+    training = {**card.training, "steps": step, "configuration": settings}
     card = replace(card, training=training, evaluation=state["evaluation"])
-    network = build(card, weights, run)
+    network = build(card, state["average"] or state["generator"], run)
     save_model(path, network, card)
     log.info("%s: weights of step %d of %s", path, step, run)
     return card
@@ -81,37 +77,87 @@ def evaluate(path, documents) -> ModelCard:
     found = from_reports(documents, card)
     card = replace(card, evaluation={**card.evaluation, REPORTS: found})
     save_model(path, network, card)
-    told = [f"{quantity} {value}" for quantity, value in summary(card).items()]
-    log.info("%s: card filled at %s: %s", path, ", ".join(found), "; ".join(told))
+    worth = "; ".join(f"{quantity} {value}" for quantity, value in summary(card).items())
+    log.info("%s: card filled at %s: %s", path, ", ".join(found), worth)
     return card
 
 
-def _mean(run, weights, card, others):
-    """The mean of the run's weights and the others', and what the card is to say of these."""
-    told, total = [], dict(weights)
-    for path in others:
-        more, _, origin = read_weights(Path(path))
-        if _kind(card) != _kind(origin):
+def from_reports(documents: list[dict], card) -> dict:
+    """The entry `REPORTS` of the card of a model.
+
+    Parameters
+    ----------
+    documents : list of dict
+        What `validate` wrote as report.json, one for each redshift, with HR.
+    card : ModelCard
+        Of the model.
+
+    Returns
+    -------
+    dict of str to dict
+        For each redshift the boxes, as the last two parts of HR's paths, the number of catalogues,
+        the verdicts, the summary, and halos over HR's by their least number of particles.
+
+    Raises
+    ------
+    InputError
+        If a catalogue was made by another model or training, or two reports are of one redshift.
+    """
+    found = {}
+    for document in documents:
+        if {"--only", "--quick"} & set(document["command"].split()):
             raise InputError(
-                f"the weights of {path} are of another network or length than those of {run}: "
-                "a mean needs weights of one kind"
+                "a report of a part, or a quick one, says too little: validate in full"
             )
-        total = {name: weight + more[name] for name, weight in total.items()}
-        told.append({"name": origin.name, **origin.training})
-    number = 1 + len(told)
-    return {name: weight / number for name, weight in total.items()}, {"mean with": told}
+        made = [entry for entry in document["catalogues"] if entry["kind"] == "SR"]
+        for catalogue in made:
+            path, model = catalogue["path"], catalogue["made"].get(NAMES["card"]) or {}
+            if model.get("name") != card.name:
+                raise InputError(
+                    f"{path} was made by {model.get('name')}, and the card is that of {card.name}"
+                )
+            if model.get("training") != card.training:
+                raise InputError(
+                    f"{path} was made by a {card.name} of another training: generate it anew"
+                )
+        key = f"z = {round(made[0]['redshift'], 2) + 0.0:g}"
+        if key in found:
+            raise InputError(f"two reports are of {key}: give several boxes to one validate")
+        found[key] = _rounded(
+            {
+                "boxes": [
+                    "/".join(Path(entry["path"]).parts[-2:])
+                    for entry in document["catalogues"]
+                    if entry["kind"] == "HR"
+                ],
+                "catalogues": len(made),
+                "BoxSize": made[0]["BoxSize"],
+                "particles": made[0]["particles"],
+                "halos over HR's": _halos(document["statistics"]),
+                "verdicts": document["verdicts"],
+                "summary": {row["quantity"]: row["value"] for row in document["summary"]},
+            }
+        )
+    return found
 
 
-def _kind(card):
-    """What weights must share to have a mean. The LR cell in units of the displacement, which
-    follows the redshift, is no matter of theirs."""
-    return card.network, _without(card.arguments, ("spacing",)), card.length
+def _halos(statistics):
+    """Halos of SR over those of HR of the same box, mean over catalogues, by least particles."""
+    halos = {kind: [entry["attrs"] for entry in statistics[kind]["halos"]] for kind in ("HR", "SR")}
+    counts = {attrs["box"]: attrs["at_least"] for attrs in halos["HR"]}
+    found = {}
+    for attrs in halos["SR"]:
+        for least, number in attrs["at_least"].items():
+            there = counts[attrs["box"]].get(least)
+            if there:
+                found.setdefault(least, []).append(number / there)
+    return {least: float(np.mean(ratios)) for least, ratios in found.items()}
 
 
-def _without(table, names):
-    """The table, and those in it, without the settings of these names."""
-    return {
-        key: _without(value, names) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if key not in names
-    }
+def _rounded(value):
+    """Plain data with numbers of few digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 # Squared distance that keeps logarithms of distances finite [cells squared]
 SOFTENING = 0.05
+# Squared radius along each axis below which cubes of sites count as points [cells squared]
+POINT = 0.005
 
 
 def difference(fields, lag, axis) -> torch.Tensor:
@@ -90,6 +92,44 @@ def log_radius(position, side) -> torch.Tensor:
     return 0.5 * torch.log(square.clamp(min=0) + SOFTENING)
 
 
+def log_shape(position, side) -> torch.Tensor:
+    """Logarithms of three radii of the cubes of `side`^3 neighbouring sites, half a side apart: from
+    the three invariants of their second moments, which tell a ball from a disc and a string.
+
+    Parameters
+    ----------
+    position : (B, 3, N, N, N) float tensor [cells]
+
+    Returns
+    -------
+    (B, 3, M, M, M) float tensor
+        All three are alike where a cube is as wide along all axes; the last is the least.
+    """
+    # moments are differences of large squares
+    position = position.double()
+    position = position - position.mean((2, 3, 4), keepdim=True)
+    pairs = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+    squares = torch.stack([position[:, i] * position[:, j] for i, j in pairs], 1)
+    mean, squares = (
+        F.avg_pool3d(x, side, max(1, side // 2)) for x in (position, squares)
+    )  # fmt: skip
+    xx, yy, zz, xy, xz, yz = (
+        (squares[:, n] - mean[:, i] * mean[:, j]).float() for n, (i, j) in enumerate(pairs)
+    )
+    xx, yy, zz = xx + POINT, yy + POINT, zz + POINT
+    trace = xx + yy + zz
+    minors = xx * yy + yy * zz + xx * zz - xy**2 - xz**2 - yz**2
+    volume = (
+        xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
+    )  # fmt: skip
+    radii = (
+        torch.log(trace / 3) / 2,
+        torch.log((minors / 3).clamp(min=POINT**2)) / 4,
+        torch.log(volume.clamp(min=POINT**3)) / 6,
+    )
+    return torch.stack(radii, 1)
+
+
 def ordered(fields) -> torch.Tensor:
     """The values of each sample in order: (B, ...) -> (B, n)."""
     values = fields.flatten(1)
@@ -102,31 +142,12 @@ def ordered(fields) -> torch.Tensor:
     return values.gather(1, order)
 
 
-def value_difference(members, truth, fair) -> torch.Tensor:
-    """By how much the values of two members of each sample, one after the other (2B, ...), differ
-    from the truth's (B, ...), each by itself.
-
-    The mean of ``|SR - HR|``; or, `fair`, of ``|SR - HR| - |SR - SR'| / 2``. The first is least when
-    SR's values are the medians of HR's, given LR; the second, an energy score, when they are
-    distributed as HR's are, but its gradient is noisier.
-    """
-    one, other = members.unflatten(0, (2, -1))
-    apart = (one - truth).abs() + (other - truth).abs()
-    if fair:
-        apart = apart - (one - other).abs()
-    return apart.mean() / 2
-
-
-def pdf_distance(members, truth, fair=False) -> torch.Tensor:
-    """How far one-point distributions of two members of each sample (2B, ...) are from the truth's
-    (B, ...): `value_difference` of their values in order. Plain, it is their Wasserstein distance."""
-    return value_difference(ordered(members), ordered(truth), fair)
-
-
-def sliced_distance(members, truth, fair=False) -> torch.Tensor:
-    """The sum of `pdf_distance` over projections of several quantities, (2B, D, n) and (B, D, n)."""
-    distance = pdf_distance(members.flatten(0, 1), truth.flatten(0, 1), fair)
-    return members.shape[1] * distance
+def pdf_distance(members, truth) -> torch.Tensor:
+    """The Wasserstein distance of one-point distributions of two members of each sample (2B, ...) from
+    the truth's (B, ...), a scalar: the mean difference of their values in order."""
+    one, other = ordered(members).unflatten(0, (2, -1))
+    truth = ordered(truth)
+    return ((one - truth).abs() + (other - truth).abs()).mean() / 2
 
 
 def energy_score(members, truth, softening=1e-2) -> torch.Tensor:

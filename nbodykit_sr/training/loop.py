@@ -5,17 +5,17 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from ..command import RankError
-from ..errors import InputError, out_of_memory
+from ..errors import InputError, RankError, out_of_memory
 from .checkpoint import CheckpointFolder
 from .configuration import Stage, plain
 from .losses import critic_loss, generator_loss, gradient_penalty
-from .memory import device_memory, step_bytes, what_fits
+from .memory import ADVICE, device_memory, step_bytes
 from .optimizers import make_optimizers
 from .run_log import RunLog, check_log
 from .samples import Samples
@@ -56,12 +56,11 @@ class Schedule:
         every = stage.batch_doubles_every
         return self.batch * 2 ** (within // every) if every else self.batch
 
-    def rates(self, step) -> tuple[float, float]:
-        """Learning rates of generator and critic."""
+    def rate(self, step) -> float:
+        """The learning rate of generator and critic."""
         stage, within, length = self.at(step)
         cosine = (1 + math.cos(math.pi * within / length)) / 2
-        factor = stage.decay + (1 - stage.decay) * cosine
-        return stage.learning_rate * factor, stage.critic_learning_rate * factor
+        return stage.learning_rate * (stage.decay + (1 - stage.decay) * cosine)
 
     def batches(self, first) -> Iterator[tuple[int, int, int]]:
         """(step, part, size) of every batch from step `first` on: one part for each update of the
@@ -99,16 +98,16 @@ class Trainer:
         found = self.checkpoints.latest()
         if found and not resume:
             raise InputError(
-                f"{c.run} holds a run of {found[0]} steps: go on with --resume or name another run"
+                f"{c.run} holds a run of {found[0]} steps: resume it or name another run"
             )
         if resume and not found:
-            raise InputError(f"{c.run} holds no sound checkpoint: start without --resume")
+            raise InputError(f"{c.run} holds no sound checkpoint to resume: start the run anew")
         # more than there is would get the process killed without a word
         needed, there = step_bytes(system, c.batch // ranks.size), device_memory(ranks.device)
         if needed > there:
             raise InputError(
                 f"a step with batch = {c.batch} needs about {needed / 1e9:.1f} GB on each rank, "
-                f"its device has {there / 1e9:.1f} GB: {what_fits(system, ranks)}"
+                f"its device has {there / 1e9:.1f} GB: {ADVICE}"
             )
         torch.manual_seed(c.seed)
         networks = [network.to(ranks.device) for network in system.networks()]
@@ -177,8 +176,7 @@ class Trainer:
                 raise
             kind = InputError if self.ranks.size == 1 else RankError
             raise kind(
-                f"out of memory at step {self.step} with batch = {c.batch}: "
-                f"{what_fits(self.system, self.ranks)}"
+                f"out of memory at step {self.step} with batch = {c.batch}: {ADVICE}"
             ) from error
         finally:
             bar.close()
@@ -189,16 +187,16 @@ class Trainer:
         return self.step == self.schedule.steps
 
     def _due(self, every):
-        """Whether what is done every so many steps, and at the end, is to be done now."""
+        """Is this step a multiple of `every`, or the last of the schedule?"""
         return self.step % every == 0 or self.step == self.schedule.steps
 
     def _step(self, batches):
         """One step: updates of the critic, then one of the generator."""
         stage, within, _ = self.schedule.at(self.step)
-        for optimizers, rate in zip(self.optimizers, self.schedule.rates(self.step), strict=True):
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+        rate = self.schedule.rate(self.step)
+        for optimizer in chain(*self.optimizers):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         losses, real, seen = {}, None, None
         members = self.system.objective.members(stage.weights)
         if stage.adversarial == "none":
@@ -239,7 +237,7 @@ class Trainer:
             # on its own and in float32: its graph is the largest, and is freed here
             mixing = batch["noise"].remainder(2**20).float() / 2**20
             with self.ranks.local_gradients(critic):
-                terms["penalty"] = gradient_penalty(stage.penalised, critic, real, fake, mixing)
+                terms["penalty"] = gradient_penalty(kind, critic, real, fake, mixing)
                 (stage.penalty * terms["penalty"]).backward()
         with self._autocast():
             # real and fake in one pass
@@ -286,7 +284,7 @@ class Trainer:
         raise InputError(
             f"training turned not finite at step {self.step}: {what}; the last good checkpoint is "
             f"{self.checkpoints.describe()}: lower the learning rate or the adversarial weight and "
-            "go on with --resume"
+            "resume"
         )
 
     def _autocast(self):
@@ -322,7 +320,7 @@ class Trainer:
             except OSError as error:
                 raise RankError(
                     f"the checkpoint of step {self.step} cannot be written ({error.strerror}): free "
-                    "the disk and go on with --resume"
+                    "the disk and resume"
                 ) from error
 
     def _state(self):
@@ -333,7 +331,7 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimizers": [[one.state_dict() for one in several] for several in self.optimizers],
+            "optimizers": [[o.state_dict() for o in optimizers] for optimizers in self.optimizers],
             "random": torch.get_rng_state(),
             "card": self.card,
             "evaluation": self.evaluation,

@@ -1,14 +1,13 @@
 """Losses: the paper's WGAN-GP, a relativistic one with R1, and a statistics loss."""
 
 import math
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .features import ordered, value_difference
+from .features import ordered
 
 
 def critic_loss(kind, real, fake) -> torch.Tensor:
@@ -29,33 +28,30 @@ def generator_loss(kind, real, fake) -> torch.Tensor:
     return F.softplus(real - fake).mean()
 
 
-def gradient_penalty(where, critic, real, fake, mixing) -> torch.Tensor:
+def gradient_penalty(kind, critic, real, fake, mixing) -> torch.Tensor:
     """Penalty on the gradient of the critic with respect to its fields.
 
-    "between" real and fake: mean of ``(|gradient| - 1)**2`` (WGAN-GP, Gulrajani et al. 2017).
-    "real": mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
-    "both": the same at either kind, half of the samples each (R1 and R2, Huang et al. 2024).
+    "wasserstein": mean of ``(|gradient| - 1)**2`` between real and fake (WGAN-GP, Gulrajani et al. 2017).
+    "relativistic": mean of ``|gradient|**2`` at the real fields (R1, Mescheder et al. 2018).
 
     Parameters
     ----------
-    where : str
+    kind : str
+        Of the critic's loss.
     critic : callable
         (B, C, N, N, N) -> (B,).
     real, fake : (B, C, N, N, N) float tensors
     mixing : (B,) float tensor in [0, 1]
-        Where between fake (0) and real (1), or to which of both it is nearer; ignored by "real".
+        Where between fake (0) and real (1); not used by "relativistic".
     """
-    real, fake = real.detach(), fake.detach()
-    if where == "real":
-        x = real.clone()
-    else:
+    x = real.detach().clone()
+    if kind == "wasserstein":
         mixing = mixing.view(-1, 1, 1, 1, 1)
-        mixing = mixing.round() if where == "both" else mixing
-        x = mixing * real + (1 - mixing) * fake
+        x = mixing * x + (1 - mixing) * fake.detach()
     x.requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     square = gradient.square().sum((1, 2, 3, 4))
-    if where == "between":
+    if kind == "wasserstein":
         return (torch.sqrt(square + 1e-12) - 1).square().mean()
     return square.mean()
 
@@ -132,13 +128,13 @@ class _ShellPower(torch.autograd.Function):
 
 
 @lru_cache(maxsize=16)
-def hann(size, device) -> torch.Tensor:
+def hann(size, device, dtype=torch.float32) -> torch.Tensor:
     """A Hann window (N, N, N) that tapers a crop to zero at its faces."""
-    row = torch.hann_window(size + 1, device=device)[:-1]
+    row = torch.hann_window(size + 1, device=device, dtype=dtype)[:-1]
     return row[:, None, None] * row[:, None] * row
 
 
-def statistics_loss(residuals, densities, fair=False) -> torch.Tensor:
+def statistics_loss(residuals, densities) -> torch.Tensor:
     """How far the one- and two-point statistics of SR fields are from those of HR. Not in the
     papers: it helps where the budget is small.
 
@@ -152,15 +148,12 @@ def statistics_loss(residuals, densities, fair=False) -> torch.Tensor:
         What the fields add to interpolated LR; n members of each sample of SR.
     densities : list of (SR, HR) pairs of (nB, 1, M, M, M) and (B, 1, M, M, M) float tensors
         1 + delta, on meshes of any size.
-    fair : bool
-        Take fair differences (`value_difference`) in place of squared ones, of two members.
     """
-    compare: Callable = partial(value_difference, fair=True) if fair else squared_difference
-    terms = [compare(*_log_powers(*pair)) for pair in residuals]
+    terms = [squared_difference(*_log_powers(*pair)) for pair in residuals]
     for pair in densities:
-        terms.append(compare(*_log_powers(*pair)))
-        terms.append(compare(*map(_ordered_logs, pair)))
-    return sum(terms) / len(terms)
+        terms.append(squared_difference(*_log_powers(*pair)))
+        terms.append(squared_difference(*map(_ordered_logs, pair)))
+    return sum(terms[1:], terms[0]) / len(terms)
 
 
 def _log_powers(members, truth):

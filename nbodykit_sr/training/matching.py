@@ -1,6 +1,7 @@
 """Building pairs of fields from matched snapshots, over MPI: the one part of training that uses nbodykit."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
@@ -13,8 +14,9 @@ from ..io.preflight import PAIR, prepare_output
 from ..io.snapshot import open_snapshot
 from ..io.staging import staged
 from ..particles import find_lattice
-from ..universe import Universe
-from .pairs import Manifest, alignment, describe_pair, new_field
+from ..physics.power import LinearPower
+from ..physics.universe import Universe
+from .pairs import POWER, Manifest, alignment, describe_pair, new_field
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -23,7 +25,7 @@ SAME = 1e-4
 
 
 def build_pair(
-    lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None
+    lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None, ic=None, power=None
 ) -> Manifest:
     """Make a pair folder of an LR and an HR snapshot of one box, time, cosmology and seed.
 
@@ -44,6 +46,11 @@ def build_pair(
         What made the runs: "TreePM", "particle-mesh", ...
     seed : int, optional
         Of the initial conditions.
+    ic : path, optional
+        Initial conditions of HR: their displacement by linear theory is kept too, for models that
+        are given the phases.
+    power : path, optional
+        Linear power spectrum that they were drawn from, see `LinearPower.read`; needed with `ic`.
 
     Returns
     -------
@@ -55,9 +62,14 @@ def build_pair(
         On every rank: box, time, cosmology, lattices or phases do not match, or a file does not
         match its checksum.
     """
-    prepare_output(folder, comm, PAIR, inputs=(lr, hr), parents=True)
-    catalogs = [open_snapshot(path, comm, dataset) for path in (lr, hr)]
+    paths = [path for path in (lr, hr, ic) if path is not None]
+    prepare_output(folder, comm, PAIR, inputs=paths, parents=True)
+    catalogs = [open_snapshot(path, comm, dataset) for path in paths]
     with agreement(comm):
+        if (ic is None) != (power is None):
+            raise InputError(
+                "phases need both: HR's initial conditions, ic, and their linear power spectrum, power"
+            )
         universes = [Universe.of(c.attrs, "BoxSize", "a", "Omega0", "h") for c in catalogs]
         _check_headers(*universes)
         ratio = round((catalogs[1].csize / catalogs[0].csize) ** (1 / 3))
@@ -68,18 +80,32 @@ def build_pair(
             )
     for catalog in catalogs:
         catalog.check_sums()
-    lr, hr = (find_lattice(catalog) for catalog in catalogs)
+    lr, *fine = (find_lattice(catalog) for catalog in catalogs)
     with agreement(comm):
-        shift = alignment(lr.lattice, ratio, hr.lattice.offset)
+        # HR sites are renumbered so that sites i * ratio ... belong to LR site i
+        fine = [
+            particles.renumbered(alignment(lr.lattice, ratio, particles.lattice.offset))
+            for particles in fine
+        ]
+        if len({particles.lattice.Nmesh for particles in fine}) > 1:
+            raise InputError(
+                f"HR is of {fine[0].lattice.Nmesh}^3 particles and its initial conditions of "
+                f"{fine[1].lattice.Nmesh}^3: give those that HR was started from"
+            )
     manifest, first = None, universes[0]
     with staged(folder, PAIR, comm) as partial:
-        # HR sites are renumbered so that sites i * ratio ... belong to LR site i
-        for name, particles in (("lr", lr), ("hr", hr.renumbered(shift))):
+        for name, particles in zip(("lr", "hr", "ic"), (lr, *fine)):
             domain = LatticeDomain(default_grid(particles.lattice.Nmesh, comm.size), comm, 0)
-            _write(partial / f"{name}.npy", particles.field(domain, channels == 6), comm)
+            field = particles.field(domain, channels == 6 and name != "ic")
+            if name == "ic":  # by linear theory to the time of the pair
+                growth = first.growth / particles.universe.growth
+                field = replace(field, data=field.data * np.float32(growth))
+            _write(partial / f"{name}.npy", field, comm)
         with agreement(comm):
             if comm.rank == 0:
                 with disk(partial):
+                    if power is not None:
+                        _write_power(partial / POWER, power, first)
                     manifest = describe_pair(
                         partial, lr.lattice, ratio, first.a, first.Omega0, source, seed
                     )
@@ -88,7 +114,13 @@ def build_pair(
     return comm.bcast(manifest)
 
 
-def _check_headers(lr, hr):
+def _write_power(path, power, universe):
+    """The linear power spectrum at the time of a universe, as rows k and P."""
+    table = LinearPower.read(power, lambda z: replace(universe, a=1 / (1 + z)).growth)
+    np.save(path, np.stack([table.k, table.table * universe.growth**2]))
+
+
+def _check_headers(lr, hr, initial=None):
     """Raise InputError unless box, time and cosmology agree."""
     for field, name, remedy in (
         ("BoxSize", "BoxSize", "run both in one box"),
@@ -96,9 +128,20 @@ def _check_headers(lr, hr):
         ("Omega0", "Omega0", "run both in one cosmology"),
         ("h", "HubbleParam", "run both in one cosmology"),
     ):
-        one, other = (getattr(universe, field) for universe in (lr, hr))
-        if abs(one - other) > SAME * abs(one):
-            raise InputError(f"{name} is {one:.8g} in LR and {other:.8g} in HR: {remedy}")
+        others = (
+            {"HR": hr} if initial is None or field == "a" else {"HR": hr, "HR's start": initial}
+        )
+        for of, universe in others.items():
+            ours, theirs = getattr(lr, field), getattr(universe, field)
+            if abs(ours - theirs) > SAME * abs(ours):
+                raise InputError(f"{name} is {ours:.8g} in LR and {theirs:.8g} in {of}: {remedy}")
+    for universe in (lr, hr):
+        if abs(universe.pace - 1) > SAME:
+            raise InputError(
+                f"linear velocities are {universe.pace:.4g} of those of flat LCDM, in whose units "
+                "networks are trained: run both with a cosmological constant, no curvature and "
+                "massless neutrinos"
+            )
 
 
 def _write(path, field, comm):

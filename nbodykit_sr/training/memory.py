@@ -1,18 +1,17 @@
 """Estimates of the memory that a training step takes."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-
-from .configuration import Configuration
 
 # Adam keeps two numbers a weight, besides the weight and its gradient; an average one more
 BYTES_PER_WEIGHT = 20
 # What passes through beside what autograd keeps: gradients, buffers of convolutions, samples
 OVERHEAD = 1.35
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+ADVICE = "lower batch or sample.crop (sample.size of the density emulator)"
 
 
 def step_bytes(system, batch) -> float:
@@ -27,17 +26,15 @@ def step_bytes(system, batch) -> float:
         name: torch.zeros((batch, *np.shape(value)), device="meta")
         for name, value in sample.items()
     }
-    # the generator reads the values of these
-    read = {
-        name: torch.from_numpy(np.repeat(sample[name], batch))
-        for name in ("noise", "a")
-        if name in sample
-    }
+    # the generator draws from these
+    seeds = torch.from_numpy(np.repeat(sample["noise"], batch))
     stages = system.configuration.stage
     adversarial = any(stage.adversarial != "none" for stage in stages)
     members = max(system.objective.members(stage.weights) for stage in stages)
     meta = system.prepare(meta)
-    made, saved = _saved_bytes(lambda: system.generate(generator, {**meta, **read}, members))
+    made, saved = _saved_bytes(
+        lambda: system.generate(generator, {**meta, "noise": seeds}, members)
+    )
     most = saved
     if adversarial:
         fields = system.critic_fields(meta, made[:batch])
@@ -47,41 +44,13 @@ def step_bytes(system, batch) -> float:
     return OVERHEAD * most + BYTES_PER_WEIGHT * weights
 
 
-def what_fits(system, ranks) -> str:
-    """Advice on what to lower, and to what, for a step to fit in the device's memory."""
-    configuration, there = system.configuration, device_memory(ranks.device)
-    share = configuration.batch // ranks.size
-    while share > 1:
-        share //= 2
-        if step_bytes(system, share) < there:
-            return f"lower batch from {configuration.batch} to {share * ranks.size}"
-    for words, smaller in system.smaller():
-        if step_bytes(type(system)(smaller), 1) < there:
-            batch = f", with batch = {ranks.size}" if configuration.batch > ranks.size else ""
-            return f"lower {words}{batch}"
-    return "nothing smaller of this kind fits either: use a device with more memory"
-
-
 def device_memory(device) -> int:
-    """Memory of a GPU, or of this host, in bytes."""
+    """Memory of a GPU, or of this host within the limit of its control group, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def smaller_settings(configuration, settings) -> Iterator[tuple[str, Configuration]]:
-    """Configurations with single settings lowered, and what was: (words, configuration).
-
-    Parameters
-    ----------
-    settings : list of (table, name, values)
-        Values to try, the largest first.
-    """
-    for table, name, values in settings:
-        now = getattr(configuration, table)
-        for value in values:
-            words = f"{table}.{name} from {getattr(now, name)} to {value}"
-            yield words, replace(configuration, **{table: replace(now, **{name: value})})
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = LIMIT.read_text().strip() if LIMIT.exists() else "max"
+    return there if limit == "max" else min(there, int(limit))
 
 
 def _saved_bytes(compute):

@@ -16,92 +16,59 @@ distributions of the densities, straight from each field.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Annotated
 
-import numpy as np
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from .cic import density, mesh_position, read_out
-from .configuration import require
+from .configuration import Table, Weight
 from .features import (
     difference,
     energy_score,
     log_distance,
     log_radius,
+    log_shape,
     pdf_distance,
-    sliced_distance,
 )
 from .losses import statistics_loss
 
-# What `pdf` compares: the radii of cubes of these sides [SR sites], the densities of so many meshes
+# Weights of the score: of displacement and velocity at each site, of their differences between two sites
+# as one vector, of the log distance of these two particles, and of the log density on each mesh
+FIELD, DIFFERENCE, DISTANCE, DENSITY = 0.3, 0.5, 2.0, 3.0
+# How far apart these sites are, along an axis that changes from step to step [SR sites]
+LAGS = (1, 2, 4, 8)
+# What `pdf` compares: the radii of cubes of these sides [SR sites], and on how many of the meshes densities
 CUBES = (2, 4, 8)
 FINEST = 4
-# What `patch` compares: every so manyth site along each axis, along so many directions
-SPARSE, DIRECTIONS = 4, 32
 # What keeps the logarithm of a density finite [mean density]
 EMPTY = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class EnergyScore:
-    """The energy score: its features and their weights; lengths are in SR cells.
+class EnergyScore(Table):
+    """The energy score, and the weights of its terms besides those of the fields and their densities."""
 
-    Attributes
-    ----------
-    field : float
-        Of the displacement, and of the velocity, at each site.
-    difference : float
-        Of the differences of both between two sites, as one vector, at each of `lags`.
-    distance : float
-        Of the log distance of these two particles.
-    density : float
-        Of the log density on each of `meshes`.
-    pdf : float
-        Of the one-point distributions in each crop, compared as wholes: of the log density that
-        every eighth particle finds on the finest meshes, and of the log rms radius of cubes of
-        sites. They tell how much mass has collapsed, and in what portions, wherever that is.
-    patch : float
-        Of the distributions of log densities about particles: at a particle and at the six points
-        of a star around it, one mesh cell away, on the finest meshes; along random directions of
-        all of these (a sliced Wasserstein distance). They tell how halos are shaped.
-    fair : bool
-        Compare the distributions of `pdf` and `patch`, and what the statistics loss compares, by
-        fair differences (`value_difference`); and the square roots of the densities in `pdf`
-        beside their logs, which give weight to the cores of large halos. Plain, these are no
-        proper scores: power and large halos, whose distributions are skewed, come out a little low.
-    redshift : float
-        Times the density and PDF terms once more, in redshift space along a random axis: they tell
-        how fast particles of halos move.
-    levels : float
-        Times the score of the fields of each coarser level of the generator once more, against
-        averages of HR's over blocks of sites, lengths in cells of its lattice. Otherwise the last
-        level alone collapses halos, from too far away.
-    meshes : int
-        How many meshes of the density: of half an SR cell, one, two, four, ...
-    lags : tuple of int
-        Separations of the sites along an axis [SR sites]; the axis changes from step to step.
-    velocity : float
-        Velocities are multiplied by this, in units in which linear theory has velocity equal to
-        displacement.
-    """
-
-    field: float = 0.3
-    difference: float = 0.5
-    distance: float = 2.0
-    density: float = 3.0
-    pdf: float = 0.0
-    patch: float = 0.0
-    fair: bool = False
-    redshift: float = 0.0
-    levels: float = 0.0
-    meshes: int = 4
-    lags: tuple[int, ...] = (1, 2, 4, 8)
-    velocity: float = 0.5
-
-    def __post_init__(self):
-        require(self.meshes > 1, f"score.meshes is {self.meshes}: two or more needed")
+    pdf: Weight = 0.0
+    """Of the one-point distributions in each crop, compared as wholes: of the log density that every
+    eighth particle finds on the finest meshes, and of the log rms radius of cubes of sites. They tell
+    how much mass has collapsed, and in what portions, wherever that is."""
+    shape: Weight = 0.0
+    """Of the log radii of cubes of sites, three for each: whether what has collapsed is round, and not
+    smaller than it should be."""
+    redshift: Weight = 0.0
+    """Times the density and PDF terms once more, in redshift space along a random axis: they tell how
+    fast particles of halos move."""
+    levels: Weight = 0.0
+    """Times the score of the fields of each coarser level of the generator once more, against averages of
+    HR's over blocks of sites, lengths in cells of its lattice. Otherwise the last level alone collapses
+    halos, from too far away."""
+    meshes: Annotated[int, Field(ge=2)] = 4
+    """How many meshes of the density: of half an SR cell, one, two, four, ..."""
+    velocity: Weight = 0.5
+    """Velocities are multiplied by this, in units in which linear theory has velocity equal to
+    displacement."""
 
     def __call__(self, made, true):
         """The energy score of `Fields` of two members of each sample, a scalar."""
@@ -115,12 +82,18 @@ class EnergyScore:
         if both.shape[1] > 3:
             both = torch.cat([both[:, :3], self.velocity * both[:, 3:]], 1)
         for vector in both.split(3, dim=1):
-            yield self.field, energy_score, vector
-        for number, lag in enumerate(self.lags):
+            yield FIELD, energy_score, vector
+        for number, lag in enumerate(LAGS):
+            if lag >= both.shape[-1]:
+                break
             axis = (drawn + number) % 3
             step = difference(both, lag, axis)
-            yield self.difference / lag**0.5, energy_score, step
-            yield self.distance, energy_score, log_distance(step, lag, axis)
+            yield DIFFERENCE / lag**0.5, energy_score, step
+            yield DISTANCE, energy_score, log_distance(step, lag, axis)
+        if self.shape:
+            position = mesh_position(fields.cells[:, :3], 1.0)
+            for side in CUBES:
+                yield self.shape, energy_score, log_shape(position, side)
         displacement, shift = fields.cells[:, :3], fields.bulk[:, :3]
         yield from self.matter(1.0, displacement, shift, fields.painted, drawn)
         if self.redshift:
@@ -135,19 +108,12 @@ class EnergyScore:
         and of their finest meshes; `drawn` chooses particles."""
         logs = log_densities(painted, self.meshes)
         for mesh in logs:
-            yield weight * self.density / 2, energy_score, mesh
-        if not (self.pdf or self.patch):
-            return
-        position = mesh_position(displacement, 1.0, shift=shift)
+            yield weight * DENSITY / 2, energy_score, mesh
         if self.pdf:
-            chosen = [drawn >> bit & 1 for bit in range(3)]
-            collapsed = list(collapse(position, logs, chosen, self.fair))
-            compare = partial(pdf_distance, fair=self.fair)
+            position = mesh_position(displacement, 1.0, shift=shift)
+            collapsed = list(collapse(position, logs, [drawn >> bit & 1 for bit in range(3)]))
             for feature in collapsed:
-                yield weight * self.pdf / len(collapsed), compare, feature
-        if self.patch:
-            compare = partial(sliced_distance, fair=self.fair)
-            yield weight * self.patch, compare, patches(position, logs, drawn)
+                yield weight * self.pdf / len(collapsed), pdf_distance, feature
 
 
 class Objective:
@@ -162,15 +128,11 @@ class Objective:
 
     def __init__(self, score, spacing):
         self.spacing, self.score = spacing, score
-        self.terms = {
-            "l2": l2,
-            "score": self.score_of_levels,
-            "statistics": partial(statistics, fair=score.fair),
-        }
+        self.terms = {"l2": l2, "score": self.score_of_levels, "statistics": statistics}
 
     def members(self, names) -> int:
         """Fields of each sample that the terms `names` compare."""
-        return 2 if "score" in names or (self.score.fair and "statistics" in names) else 1
+        return 2 if "score" in names else 1
 
     def __call__(self, batch, fields, names):
         made, true = (Fields(batch, x, self.spacing) for x in (fields, batch["hr"]))
@@ -184,7 +146,7 @@ class Objective:
         for number, fields in enumerate(reversed(made.batch["coarser"]), 1):
             hr = F.avg_pool3d(made.batch["hr"], 2**number)
             batch, spacing = {**made.batch, "hr": hr}, 2**number * self.spacing
-            score = replace(self.score, meshes=max(2, self.score.meshes - number))
+            score = self.score.model_copy(update={"meshes": max(2, self.score.meshes - number)})
             both = (Fields(batch, x.float(), spacing) for x in (fields, hr))
             total = total + self.score.levels * score(*both)
         return total
@@ -238,12 +200,11 @@ def l2(made, true) -> torch.Tensor:
     return (made.normalised - true.normalised).square().mean()
 
 
-def statistics(made, true, fair=False) -> torch.Tensor:
+def statistics(made, true) -> torch.Tensor:
     """The statistics loss, with the densities on meshes of half an SR cell and one."""
     return statistics_loss(
         list(zip(made.residuals(), true.residuals())),
         list(zip(made.painted, true.painted)),
-        fair,
     )
 
 
@@ -261,17 +222,16 @@ def densities(displacement, shift) -> list[torch.Tensor]:
 
 
 def log_densities(painted, meshes) -> list[torch.Tensor]:
-    """Logs of densities on so many meshes: of those `painted`, and of means of their cells."""
+    """Logs of densities on `meshes` meshes: of those `painted`, and of means of their cells."""
     ladder = [*painted]
     while len(ladder) < meshes:
         ladder.append(F.avg_pool3d(ladder[-1], 2))
     return [torch.log(x + EMPTY) for x in ladder]
 
 
-def collapse(position, logs, chosen, roots=False) -> Iterator[torch.Tensor]:
-    """Log radii of cubes of sites, and logs (and square roots) of densities at particles, of their
-    positions [cells] and the logs of their densities: at every second site along each axis, from
-    site 0 or 1 on as `chosen` (3) says."""
+def collapse(position, logs, chosen) -> Iterator[torch.Tensor]:
+    """Log radii of cubes of sites, and what particles find of `logs` of densities: those at every second
+    site along each axis, from site 0 or 1 on as `chosen` (3) says. `position` [cells]."""
     for side in CUBES:
         yield log_radius(position, side)
     i, j, k = chosen
@@ -279,26 +239,4 @@ def collapse(position, logs, chosen, roots=False) -> Iterator[torch.Tensor]:
     # what `read_out` wants: the last axis first, and last in memory
     position = position.flip(1).permute(0, 2, 3, 4, 1).contiguous()
     for level, mesh in enumerate(logs[:FINEST]):
-        found = read_out(mesh, position, 2 / 2**level)
-        yield found
-        if roots:
-            yield torch.exp(found / 2)
-
-
-def patches(position, logs, drawn) -> torch.Tensor:
-    """Log densities about every fourth site's particle along each axis, as `EnergyScore.patch` says,
-    along random `DIRECTIONS`: (B, DIRECTIONS, n), of positions [cells] and logs of densities."""
-    random = np.random.default_rng(drawn)
-    i, j, k = random.integers(SPARSE, size=3)
-    frame, _ = np.linalg.qr(random.normal(size=(3, 3)))
-    star = np.concatenate([np.zeros((1, 3)), frame, -frame])
-    directions = random.normal(size=(DIRECTIONS, FINEST * len(star)))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    position = position[..., i::SPARSE, j::SPARSE, k::SPARSE].flip(1).flatten(2).transpose(1, 2)
-    values = []
-    for level, mesh in enumerate(logs[:FINEST]):
-        cell = 2.0**level / 2
-        where = position[:, None, None] + position.new_tensor(star * cell)[:, None, None]
-        found = read_out(mesh, where, 1 / cell).view(len(mesh), len(star), -1)
-        values += [found[:, :1], found[:, 1:] - found[:, :1]]
-    return torch.einsum("dp,bpn->bdn", position.new_tensor(directions), torch.cat(values, 1))
+        yield read_out(mesh, position, 2 / 2**level)

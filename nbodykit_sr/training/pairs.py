@@ -6,25 +6,28 @@ A pair is a folder::
     hr.npy          (C, fN, fN, fN) float32  the same of the HR run, on the lattice that a
                                              cell-centred upsampling of the LR lattice gives
     manifest.json   box, time, cosmology, seed and origin of both; written last
+
+and, for models that are given the phases,
+
+    ic.npy          (3, fN, fN, fN) float32  displacement of HR's initial conditions by linear theory
+                                             at the pair's time [Mpc/h]
+    power.npy       (2, n) float64           k [h/Mpc] and the linear P(k) [(Mpc/h)^3] of that time
 """
 
 import glob
 import json
 import os
-from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from ..io.atomic import disk
-from ..io.preflight import PAIR, prepare_output
-from ..io.staging import staged
 from ..lattice import LagrangianLattice
+from ..physics.power import LinearPower
 
-MANIFEST = "manifest.json"
+MANIFEST, POWER = "manifest.json", "power.npy"
 # Offsets of snapshots are measured from mean displacements, to 1e-4 LR cells
 OFFSET_TOLERANCE = 0.01
 # Runs from the same phases agree better than this on the largest scales
@@ -97,7 +100,7 @@ class Pair:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{folder} is no complete pair of fields ({error}): "
-                "make it again with write_pair or `nbodykit-sr pairs`"
+                "make it again with `nbodykit-sr pairs`"
             ) from None
         m = self.manifest
         for name, size in (("lr", m.Nmesh), ("hr", m.Nmesh * m.factor)):
@@ -118,6 +121,17 @@ class Pair:
         """(C, fN, fN, fN) float32 memory map: displacement [Mpc/h], velocity [km/s]."""
         return self._open("hr")
 
+    @cached_property
+    def ic(self) -> np.ndarray:
+        """(3, fN, fN, fN) float32 memory map: HR's displacement by linear theory [Mpc/h]."""
+        return self._open("ic")
+
+    @cached_property
+    def power(self) -> LinearPower:
+        """The linear power spectrum at the pair's time."""
+        k, table = self._open("power")
+        return LinearPower(k, table, str(self.folder))
+
     def _open(self, name):
         try:
             return np.load(self.folder / f"{name}.npy", mmap_mode="r")
@@ -125,7 +139,7 @@ class Pair:
             raise InputError(f"{self.folder / name}.npy cannot be read ({error})") from None
 
 
-def open_pairs(patterns, channels=None, factor=0) -> list[Pair]:
+def open_pairs(patterns, channels=None, any_universe=False) -> list[Pair]:
     """Open the pairs that the glob `patterns` match, sorted, all of one kind.
 
     Parameters
@@ -134,14 +148,13 @@ def open_pairs(patterns, channels=None, factor=0) -> list[Pair]:
         A pair that several match is there several times: it is drawn as much more often.
     channels : int, optional
         Channels that are needed; pairs with more are fine.
-    factor : int
-        Average HR fields to this smaller factor; 0: leave them as they are.
+    any_universe : bool
+        Pairs may be of several LR cells and cosmologies.
 
     Raises
     ------
     InputError
-        If nothing matches, factor, cell size or cosmology differ between pairs, or the factor does
-        not divide theirs.
+        If nothing matches, or factor, cell size or cosmology differ between pairs.
     """
     folders = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))
     if not folders:
@@ -150,11 +163,11 @@ def open_pairs(patterns, channels=None, factor=0) -> list[Pair]:
     pairs = [opened[folder] for folder in folders]
     first = pairs[0].manifest
     for pair in pairs:
-        for name in ("factor", "cell", "Omega_m"):
-            one, other = getattr(first, name), getattr(pair.manifest, name)
-            if abs(one - other) > 1e-4 * abs(one):
+        for name in ("factor",) if any_universe else ("factor", "cell", "Omega_m"):
+            wanted, value = getattr(first, name), getattr(pair.manifest, name)
+            if abs(wanted - value) > 1e-4 * abs(wanted):
                 raise InputError(
-                    f"{name} is {other} in {pair.folder} and {one} in {pairs[0].folder}: "
+                    f"{name} is {value} in {pair.folder} and {wanted} in {pairs[0].folder}: "
                     "a model is trained on pairs of one kind"
                 )
         if channels is not None and pair.manifest.channels < channels:
@@ -162,74 +175,7 @@ def open_pairs(patterns, channels=None, factor=0) -> list[Pair]:
                 f"{pair.folder} has {pair.manifest.channels} channels, {channels} are wanted: "
                 "make pairs with velocities, or set channels = 3"
             )
-    if factor:
-        coarse = {pair: _coarse(pair, factor) for pair in {*pairs}}
-        pairs = [coarse[pair] for pair in pairs]
     return pairs
-
-
-def _coarse(pair, factor):
-    """The pair with its HR field averaged to a lattice `factor` times finer than LR."""
-    manifest = pair.manifest
-    if not 0 < factor < manifest.factor or manifest.factor % factor:
-        raise InputError(
-            f"pairs.factor is {factor}: a divisor of the pairs' factor {manifest.factor} needed"
-        )
-    ratio, size = manifest.factor // factor, factor * manifest.Nmesh
-    out = copy(pair)
-    out.manifest = replace(manifest, factor=factor)
-    out.hr = np.empty((len(pair.hr), size, size, size), np.float32)
-    for averaged, channel in zip(out.hr, pair.hr):
-        averaged[:] = channel.reshape(size, ratio, size, ratio, size, ratio).mean((1, 3, 5))
-    return out
-
-
-def write_pair(
-    folder, lr, hr, BoxSize, a, Omega_m, source, seed=None, lr_offset=0.5, hr_offset=0.5
-) -> Manifest:
-    """Check and write one pair of matched fields.
-
-    Parameters
-    ----------
-    folder : path
-        To be made; must not exist.
-    lr : (C, N, N, N) array
-        LR displacement, comoving [Mpc/h], in C = 3 channels, and for C = 6 the peculiar
-        velocity [km/s] after it; indexed by Lagrangian site, x first.
-    hr : (C, fN, fN, fN) array
-        The same of the HR run.
-    BoxSize : float
-        Comoving [Mpc/h].
-    a : float
-        Scale factor.
-    Omega_m : float
-    source : str
-        "particle-mesh", "TreePM" or other words that say how the runs were made.
-    seed : int, optional
-        Of the initial conditions.
-    lr_offset, hr_offset : float
-        Where in its cell a site of each lattice lies. 0.5 with 0.5 is the good case.
-
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    InputError
-        If shapes, lattices or phases do not match, or a field holds a NaN.
-    """
-    channels, factor = _check_shapes(lr, hr)
-    lattice = LagrangianLattice(lr.shape[1], float(BoxSize), float(lr_offset))
-    shift = alignment(lattice, factor, hr_offset)
-    prepare_output(folder, None, PAIR, parents=True)
-    with staged(folder, PAIR) as partial, disk(folder):
-        np.save(partial / "lr.npy", np.asarray(lr, dtype=np.float32))
-        out = new_field(partial / "hr.npy", hr.shape)
-        for c in range(channels):
-            out[c] = np.roll(hr[c], (shift,) * 3, axis=(0, 1, 2)) if shift else hr[c]
-        out.flush()
-        return describe_pair(partial, lattice, factor, a, Omega_m, source, seed)
 
 
 def new_field(path, shape) -> np.memmap:
@@ -315,26 +261,9 @@ def cross_correlation(lr, hr) -> float:
         for axis in range(3):
             shape = blocks.shape[:axis] + (size, factor) + blocks.shape[axis + 1 :]
             blocks = blocks.reshape(shape).mean(axis=axis + 1)
-        one, other = np.fft.fftn(lr[c])[low], np.fft.fftn(blocks)[low]
-        cross += np.vdot(one, other).real
-        power_lr += np.vdot(one, one).real
-        power_hr += np.vdot(other, other).real
+        a, b = np.fft.fftn(lr[c])[low], np.fft.fftn(blocks)[low]
+        cross += np.vdot(a, b).real
+        power_lr += np.vdot(a, a).real
+        power_hr += np.vdot(b, b).real
     total = np.sqrt(power_lr * power_hr)
     return float(cross / total) if total > 0 else 0.0
-
-
-def _check_shapes(lr, hr):
-    """Channels and factor of two fields that fit each other."""
-    lr_shape, hr_shape = tuple(np.shape(lr)), tuple(np.shape(hr))
-    for name, shape in (("LR", lr_shape), ("HR", hr_shape)):
-        if len(shape) != 4 or shape[0] not in (3, 6) or len(set(shape[1:])) != 1:
-            raise InputError(f"the {name} field has shape {shape}: (3 or 6, N, N, N) is needed")
-    factor, rest = divmod(hr_shape[1], lr_shape[1])
-    if rest or factor < 2 or factor & (factor - 1):
-        raise InputError(
-            f"HR has {hr_shape[1]} and LR {lr_shape[1]} sites on a side: "
-            "a ratio of 2, 4, 8 or another power of 2 is needed"
-        )
-    if hr_shape[0] != lr_shape[0]:
-        raise InputError(f"LR has {lr_shape[0]} channels and HR {hr_shape[0]}: 3 or 6 in both")
-    return lr_shape[0], factor

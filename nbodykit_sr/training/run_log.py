@@ -1,23 +1,19 @@
-"""Logs of a training run: JSON lines, TensorBoard and figures, written by rank 0."""
+"""Logs of a training run: JSON lines and figures, written by rank 0."""
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..command import RankError
-from ..errors import InputError, one_line
+from ..errors import InputError, RankError, one_line
 from ..io.atomic import atomic_file, disk
 from ..io.staging import FolderLock
 
 LOG = "log.jsonl"
 
-log = logging.getLogger("nbodykit_sr.training")
-
 
 class RunLog:
-    """The logs of a run: ``log.jsonl``, ``tensorboard/`` and ``figures/`` in its folder.
+    """The logs of a run: ``log.jsonl`` and ``figures/`` in its folder.
 
     Parameters
     ----------
@@ -39,7 +35,6 @@ class RunLog:
         with atomic_file(path, own=True) as file:
             file.write("".join(kept).encode())
         self.file = open(path, "a")
-        self.board = _summary_writer(self.run / "tensorboard", step)
 
     def write(self, kind, step, **values) -> None:
         """One line of the log: its kind ("train" or "evaluation"), the step and the values."""
@@ -47,10 +42,6 @@ class RunLog:
         with self._disk():
             self.file.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
             self.file.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def figure(self, step, figure) -> None:
         """Keep a matplotlib figure."""
@@ -58,8 +49,6 @@ class RunLog:
         with self._disk():
             folder.mkdir(exist_ok=True)
             figure.savefig(folder / f"step-{step:08d}.png", dpi=120)
-        if self.board is not None:
-            self.board.add_figure("evaluation", figure, step, close=False)
 
     @contextmanager
     def _disk(self):
@@ -68,14 +57,14 @@ class RunLog:
         except OSError as error:
             raise RankError(
                 f"the logs in {self.run} can't be written ({error.strerror or one_line(error)}): make "
-                "room there and go on with --resume"
+                "room there and resume"
             ) from error
 
     def close(self) -> None:
-        with suppress(OSError):  # of a line that found no room, which was told
+        with suppress(
+            OSError
+        ):  # of a line that found no room: that was raised where it was written
             self.file.close()
-        if self.board is not None:
-            self.board.close()
 
 
 def check_log(run) -> None:
@@ -121,12 +110,3 @@ def _step(line):
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _summary_writer(folder, step):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log.warning("tensorboard is not installed: losses go to log.jsonl alone")
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,6 +1,6 @@
 """What the training loop asks of a system: the displacement GAN and the density GAN are two."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -56,9 +56,6 @@ class System(Protocol):
 
     def evaluate(self, generator, evaluation, device) -> tuple[dict, Any]:
         """Compare held-out fields: (dict of floats, matplotlib figure or None)."""
-
-    def smaller(self) -> Iterator[tuple[str, Configuration]]:
-        """What to try if memory runs out with one sample: an iterable of (words, configuration)."""
 
     def card(self, generator) -> ModelCard:
         """The ModelCard of the generator; `export` fills in training and evaluation."""

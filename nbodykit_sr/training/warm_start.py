@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 
 from ..errors import InputError
-from ..models.card import ModelCard, current_names, load_model
-from ..models.styled import StyledGenerator
+from ..models.card import ModelCard, load_model
 from .checkpoint import CheckpointFolder
 
 log = logging.getLogger("nbodykit_sr.training")
@@ -14,8 +13,8 @@ log = logging.getLogger("nbodykit_sr.training")
 def start_from(path, generator, critic, card) -> None:
     """Give the networks of a new run the weights of another.
 
-    The generator takes the levels that both have: the other may be for a smaller or larger factor,
-    and may be plain where this one is styled. The critic takes the other's weights if that was
+    The generator takes the levels that both have: the other may be for a smaller or larger factor.
+    The critic takes the other's weights if that was
     trained and has the same shape.
 
     Parameters
@@ -32,15 +31,13 @@ def start_from(path, generator, critic, card) -> None:
     InputError
         If there are no weights, the generator's do not fit, or they were trained in other units.
     """
-    weights, judge, origin = read_weights(Path(path))
+    weights, trained, origin = read_weights(Path(path))
     if origin.length != card.length:
         raise InputError(
             f"the weights of {path} have generator.length = {origin.length:g}, this run has "
             f"{card.length:g}: the units must be the same"
         )
-    plain = not any(name.startswith("base.") for name in weights)
-    target = generator.base if plain and isinstance(generator, StyledGenerator) else generator
-    own = target.state_dict()
+    own = generator.state_dict()
     shared = {name: weight for name, weight in weights.items() if name in own}
     for name, weight in shared.items():
         if own[name].shape != weight.shape:
@@ -50,10 +47,10 @@ def start_from(path, generator, critic, card) -> None:
             )
     if not shared:
         raise InputError(f"the weights of {path} are for another kind of generator")
-    target.load_state_dict(shared, strict=False)
+    generator.load_state_dict(shared, strict=False)
     own = {name: weight.shape for name, weight in critic.state_dict().items()}
-    if {name: weight.shape for name, weight in judge.items()} == own:
-        critic.load_state_dict(judge)
+    if {name: weight.shape for name, weight in trained.items()} == own:
+        critic.load_state_dict(trained)
         log.info("the critic starts from %s too", path)
 
 
@@ -65,5 +62,5 @@ def read_weights(path) -> tuple[dict, dict, ModelCard]:
         return network.state_dict(), {}, card
     _, state = CheckpointFolder(path / "checkpoints").require()
     card = ModelCard.from_dict(state["card"])
-    judge = state["critic"] if state["critic_updates"] else {}
-    return current_names(state["average"] or state["generator"]), judge, card
+    trained = state["critic"] if state["critic_updates"] else {}
+    return state["average"] or state["generator"], trained, card

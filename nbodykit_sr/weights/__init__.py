@@ -4,6 +4,7 @@ What a card says of a model's training and its measured accuracy, good and bad, 
 model: ``models.card.read_card(path)`` shows it.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,20 @@ FOLDER = Path(__file__).parent
 
 def shipped() -> list[Path]:
     """Paths of the shipped models, sorted by name."""
-    return sorted(FOLDER.glob("*.safetensors"))
+    return sorted(FOLDER.glob("[!.]*.safetensors"))  # macOS leaves hidden files beside them
 
 
 def named(model) -> str | Path:
     """The path of a shipped model that is called by its name; anything else as it is."""
     path = FOLDER / f"{model}.safetensors"
-    return path if path in shipped() and not Path(model).exists() else model
+    return path if path in shipped() and not os.path.exists(model) else model
 
 
 def choose(cell, redshift, channels=None) -> Path:
     """The shipped displacement model that fits a snapshot, or all of several.
 
-    Where several fit, the one for the narrowest range of redshifts is taken, then one without a
-    caution, then the largest.
+    Where several fit, the one for the narrowest range of redshifts is taken: a model for one redshift
+    before `phases`, which is for any.
 
     Parameters
     ----------
@@ -59,14 +60,13 @@ def choose(cell, redshift, channels=None) -> Path:
         apart = any(card.disagreement(cell, z) for z in redshifts)
         if not apart and (channels or 6) >= card.channels:
             low, high = card.redshift or (0.0, float("inf"))
-            preference = (round(high - low, 4), -card.channels, bool(card.caution))
-            fitting.append((*preference, -path.stat().st_size, path))
+            fitting.append((round(high - low, 4), -card.channels, path))
     if fitting:
         return min(fitting)[-1]
-    one = "one for each snapshot, " if len(redshifts) > 1 else ""
+    each = "one for each snapshot, " if len(redshifts) > 1 else ""
     raise InputError(
         f"no shipped model fits an LR cell of {cell:.6g} Mpc/h at redshift "
         f"{', '.join(f'{z:.4g}' for z in redshifts)}"
         f"{f' with {channels} channels' if channels else ''}: there are "
-        f"{'; '.join(there) or 'none'}; name your own weights, {one}or the model 'interpolate'"
+        f"{'; '.join(there) or 'none'}; name your own weights, {each}or the model 'interpolate'"
     )

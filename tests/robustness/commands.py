@@ -1,16 +1,23 @@
 """What the robustness tests share: running the command, alone or by mpirun, and making it fail.
 
+A command that may abort MPI is run as a process of its own: in a fork of a process that has
+initialised MPI, MPI_Abort need not return.
+
 As a script, ``python commands.py TROUBLE COMMAND ARGUMENT ...`` is a command in trouble: TROUBLE is
 ``slow:SECONDS`` for each chunk, or ``KIND:RANK`` for a rank that fails after its first chunk, by
 an exception (``raise``), for lack of memory (``memory``) or by SIGKILL (``kill``), or
 ``RANK:MOMENT`` for a rank that is killed at its nth action on the output (see `watch_actions`), or
-``RANK:all`` for one that keeps, in `kept` folders, what a kill at any of its actions would leave.
+``RANK:all`` for one that keeps, in `kept` folders, what a kill at any of its actions would leave, or
+``KIND:CHUNKS`` for a disk on which, once so many are written, somebody's file ``filler`` beside the
+output leaves no room (``full``) or the unfinished output is removed (``gone``), or ``limit:BYTES``
+for files that may not be larger.
 """
 
 import importlib
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -44,25 +51,18 @@ def environment():
     return env
 
 
-def start(ranks, *arguments, trouble=None, command="generate"):
-    """Start a command under mpirun; `trouble` as above."""
-    program = [str(HERE), trouble, command] if trouble else ["-m", f"nbodykit_sr.{command}"]
-    launcher = os.environ.get("MPIRUN", "mpirun").split()
+def start(ranks, *arguments, trouble=None, command="generate", **streams):
+    """Start a command under mpirun, or without it where `ranks` is None; `trouble` as above."""
+    program = [str(HERE), trouble, command] if trouble else ["-m", "nbodykit_sr", command]
+    launcher = []
+    if ranks is not None:
+        launcher = [*os.environ.get("MPIRUN", "mpirun").split(), "-n", str(ranks)]
     return subprocess.Popen(
-        [
-            *launcher,
-            "--oversubscribe",
-            "-n",
-            str(ranks),
-            sys.executable,
-            *program,
-            *map(str, arguments),
-        ],
+        [*launcher, sys.executable, *program, *map(str, arguments)],
         env=environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
     )
 
 
@@ -82,7 +82,7 @@ def ended(process, patience=PATIENCE):
 
 
 def forked(function):
-    """Call a function in a fork of this process; gives its wait status."""
+    """Call a function, that does not abort MPI, in a fork of this process; gives its wait status."""
     child = os.fork()
     if child == 0:
         status = 70
@@ -110,9 +110,9 @@ def forked(function):
 
 def run(command, *arguments, comm=MPI.COMM_SELF):
     """A command's exit status, run in this process, alone."""
-    from nbodykit_sr.command import enter
+    from nbodykit_sr.commands.command import enter
 
-    main = importlib.import_module(f"nbodykit_sr.{command}").main
+    main = importlib.import_module(f"nbodykit_sr.commands.{command}").main
     try:
         enter(main, command, comm, [str(a) for a in arguments])
     except SystemExit as stop:
@@ -339,6 +339,19 @@ def promptly(begun):
     return time.monotonic() - begun < 15 * max(1, os.getloadavg()[0] / os.cpu_count())
 
 
+def fill(filler, spare=0):
+    """Fill a disk by a file, but for some bytes."""
+    free = os.statvfs(filler.parent)
+    filler.write_bytes(bytes(free.f_bavail * free.f_bsize - spare))
+
+
+def _spoil(kind, output, partial):
+    if kind == "full":
+        fill(output.with_name("filler"), 4096)
+    else:
+        shutil.rmtree(partial)
+
+
 def _trouble(kind, value, output):
     """Make the writer of this process fail, or slow."""
     from nbodykit_sr.io.writer import ChunkWriter
@@ -352,9 +365,17 @@ def _trouble(kind, value, output):
         else:
             watch_actions(output, lambda: next(moments) == int(value))
         return
-    write = ChunkWriter._write
+    if kind == "limit":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(value), int(value)))
+        return
+    write, written = ChunkWriter._write, itertools.count()
 
     def troubled(self, *arguments, **noted):
+        if kind in ("full", "gone"):
+            if next(written) == int(value):
+                _spoil(kind, Path(output), self.partial)
+            return write(self, *arguments, **noted)
         write(self, *arguments, **noted)
         if kind == "slow":
             time.sleep(float(value))

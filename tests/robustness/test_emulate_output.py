@@ -16,6 +16,7 @@ from commands import (
     emulate,
     ended,
     environment,
+    fill,
     forked,
     generate,
     kept,
@@ -23,25 +24,31 @@ from commands import (
     recorded,
     relabel,
     resumed_at_every_moment,
+    run,
     start,
     tree,
     wait_until,
     without,
 )
 from mpi4py import MPI
-from nbodykit.lab import BigFileMesh
+from nbodykit.lab import BigFileMesh, FieldMesh
 from test_disk import refused_at_every_write, small_disk  # noqa: F401
 
+from nbodykit_sr import open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
-from nbodykit_sr.emulate import open_source
+from nbodykit_sr.commands.emulate import open_source
+from nbodykit_sr.commands.verify import verify
+from nbodykit_sr.density.mesh import SRMesh
+from nbodykit_sr.density.painting import FRACTION, initial_overdensity
+from nbodykit_sr.density.particles import painted
+from nbodykit_sr.density.writer import MeshWriter, PaintedWriter
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.io.mesh import MeshWriter
 from nbodykit_sr.io.preflight import MESH, prepare_output
 from nbodykit_sr.io.writer import WrongValues
-from nbodykit_sr.mesh import SRMesh
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator
-from nbodykit_sr.verify import verify
+from nbodykit_sr.models.generator import Generator
+from nbodykit_sr.physics.background import growth_factor
 
 COMM = MPI.COMM_SELF
 CHUNKS = 8
@@ -62,7 +69,7 @@ def arguments(data, tmp_path_factory):
     )
 
 
-def run(arguments, output, *more):
+def made(arguments, output, *more):
     return emulate(*arguments[0], output, *arguments[1], *more)
 
 
@@ -70,7 +77,7 @@ def run(arguments, output, *more):
 def whole(arguments, tmp_path_factory):
     """A mesh that was written in one go."""
     output = tmp_path_factory.mktemp("whole") / "SR"
-    assert forked(lambda: run(arguments, output)) == 0
+    assert forked(lambda: made(arguments, output)) == 0
     return output
 
 
@@ -87,23 +94,50 @@ def test_it_is_what_the_mesh_itself_saves(arguments, whole, tmp_path):
         assert np.array_equal(written.attrs[name], value), name
 
 
+def header(seed):
+    return {"SRSeed": str(seed), "SRModelHash": "none", "BoxSize": np.full(3, 10.0)}
+
+
 def written(output, seed=7, overwrite=False, resume=False):
     """A small mesh by the writer itself, without fields or a model."""
     prepare_output(str(output), COMM, MESH, overwrite, resume)
     grid = ChunkGrid(5, 3)
-    header = {"SRSeed": str(seed), "SRModelHash": "none", "BoxSize": np.full(3, 10.0)}
     writer = MeshWriter(
-        str(output), COMM, grid, header, {"seed": "SRSeed"}, lambda total: total / 9
+        str(output), COMM, grid, header(seed), {"seed": "SRSeed"}, lambda total: total / 9
     )
     progress = (writer.resume if resume else writer.create)(overwrite)
     if progress.complete:
         return 0
     for chunk in grid.chunks():
         if chunk.index not in progress.done:
-            values = np.full(chunk.shape, seed + chunk.index, dtype="f4")
-            writer.write(chunk.index, chunk.offset, values, int(values.sum()))
+            writer.write(chunk, np.full(chunk.shape, seed + chunk.index, dtype="f4"))
     writer.finish(overwrite)
     return 0
+
+
+def painted_one(output, seed=7, overwrite=False, resume=False):
+    """A small mesh painted from chunks of particles, which lie across the edges of the box."""
+    prepare_output(str(output), COMM, MESH, overwrite, resume)
+    writer = PaintedWriter(
+        str(output), COMM, ChunkGrid(5, 3), header(seed), {"seed": "SRSeed"}, CHUNKS,
+        lambda total: (total / FRACTION**3).astype("f4"),
+    )  # fmt: skip
+    progress = (writer.resume if resume else writer.create)(overwrite)
+    if progress.complete:
+        return 0
+    for chunk in ChunkGrid(4, 2).chunks():
+        if chunk.index not in progress.done:
+            rng = np.random.default_rng([seed, chunk.index])
+            position = rng.normal(3 * chunk.index, 1.5, (3 + chunk.index, 3)) % 10
+            writer.write(chunk, painted(position, 10, 5))
+    writer.finish(overwrite)
+    return 0
+
+
+def test_a_painted_mesh_has_all_particles(tmp_path):
+    assert painted_one(tmp_path / "SR") == 0
+    values = np.fromfile(tmp_path / "SR/Field/000000", "f4")
+    assert values.sum() == pytest.approx(sum(range(3, 3 + CHUNKS)), rel=1e-6)
 
 
 @pytest.fixture
@@ -112,13 +146,15 @@ def small_files(monkeypatch):
 
 
 @pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_killed_at_every_moment_and_resumed(tmp_path, small_files, overwrite):
-    assert resumed_at_every_moment(tmp_path, written, overwrite) > 60
+@pytest.mark.parametrize("make", [written, painted_one])
+def test_killed_at_every_moment_and_resumed(tmp_path, small_files, make, overwrite):
+    assert resumed_at_every_moment(tmp_path, make, overwrite) > 60
     assert {"Field/000002", "Field/attr-v2"} <= tree(tmp_path / "whole").keys()
 
 
-def test_full_at_every_write(tmp_path, small_files):
-    assert refused_at_every_write(tmp_path, written) > 30
+@pytest.mark.parametrize("make", [written, painted_one])
+def test_full_at_every_write(tmp_path, small_files, make):
+    assert refused_at_every_write(tmp_path, make) > 30
 
 
 @pytest.mark.parametrize("rank, moment", [(0, 55), (1, 4)])
@@ -128,9 +164,48 @@ def test_two_ranks_killed_and_one_resumes(arguments, whole, tmp_path, rank, mome
         start(2, *arguments[0], output, *arguments[1], trouble=trouble, command="emulate")
     )
     assert status != 0
-    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert forked(lambda: made(arguments, output, "--resume")) == 0
     assert tree(output) == tree(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["SR"]
+
+
+@pytest.fixture(scope="module")
+def of_particles(data, tmp_path_factory):
+    """As `arguments`, of a density by particles: a model of two levels, 32^3 initial conditions."""
+    folder = tmp_path_factory.mktemp("particles")
+    torch.manual_seed(4)
+    network = Generator(6, 4, 8, 4, convex=2, phases=True)
+    card = ModelCard("x", "displacement", network.arguments, 4, 6, amplitude=(1e-3, 10.0))
+    save_model(folder / "w.safetensors", network, card)
+    initial = open_snapshot(data / "lr16_25_IC", COMM)
+    growth = growth_factor(initial.attrs["Time"], initial.attrs["Omega0"])
+    coarse = FieldMesh(initial_overdensity(initial, 16, growth))
+    mesh = FieldMesh(coarse.compute(mode="real", Nmesh=32))
+    mesh.attrs["Redshift"] = 0.0
+    mesh.save(str(folder / "IC"), dataset="Field")
+    options = ["--by=particles", f"--model={folder / 'w.safetensors'}", "--chunk=8"]
+    return [data / "lr16_25_z2", folder / "IC"], options
+
+
+def test_a_density_by_particles_killed_on_two_ranks(of_particles, tmp_path, capfd):
+    before, after = of_particles
+    whole, output = tmp_path / "whole", tmp_path / "SR"
+    assert forked(lambda: made(of_particles, whole)) == 0
+    assert run("verify", whole) == 0
+    mesh = BigFileMesh(str(whole), "Field", comm=COMM)
+    model = after[1].partition("=")[2]
+    same = SRMesh(*map(str, before), model=model, by="particles", chunk=4)
+    assert np.array_equal(mesh.compute().value, same.compute().value)
+    words = shlex.split(str(mesh.attrs["SRCommand"]))
+    assert words[3:6] == ["emulate", *map(str, before)] and "--by=particles" in words
+    status, _, _ = ended(start(2, *before, output, *after, trouble="kill:1", command="emulate"))
+    assert status != 0 and 0 < recorded(output) < CHUNKS and not output.exists()
+    capfd.readouterr()
+    assert made(of_particles, output, "--chunk=4", "--resume") == 2
+    assert "was begun with chunk 8, not 4" in capfd.readouterr().err
+    assert forked(lambda: made(of_particles, output, "--resume")) == 0
+    assert tree(output) == tree(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["SR", "whole"]
 
 
 @pytest.mark.slow
@@ -145,7 +220,7 @@ def test_one_goes_on_from_every_moment_of_two_ranks(arguments, whole, tmp_path, 
     moments = kept(output)
     assert len(moments) >= actions
     for folder in moments:
-        assert forked(lambda f=folder: run(arguments, f / "SR", "--resume")) == 0, folder
+        assert forked(lambda f=folder: made(arguments, f / "SR", "--resume")) == 0, folder
         assert tree(folder / "SR") == tree(whole), folder
         assert [path.name for path in folder.iterdir()] == ["SR"]
 
@@ -166,12 +241,12 @@ def test_a_signal_stops_in_order(arguments, whole, tmp_path):
             open_source(str(path), COMM)
     begun = tree(partial)
     for option, said in (("--chunk=2", "chunk 4, not 2"), ("--initial-redshift=99", "redshift")):
-        assert forked(lambda o=option: run(arguments, output, o, "--resume")) == 2 << 8
+        assert forked(lambda o=option: made(arguments, output, o, "--resume")) == 2 << 8
         assert tree(partial) == begun, said
-    assert forked(lambda: run(arguments, output)) == 2 << 8  # not without being asked
-    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert forked(lambda: made(arguments, output)) == 2 << 8  # not without being asked
+    assert forked(lambda: made(arguments, output, "--resume")) == 0
     assert tree(output) == tree(whole)
-    assert forked(lambda: run(arguments, output, "--resume")) == 0  # it is complete
+    assert forked(lambda: made(arguments, output, "--resume")) == 0  # it is complete
     assert tree(output) == tree(whole)
 
 
@@ -185,7 +260,7 @@ def test_a_mesh_leaves_the_unfinished_catalogue_of_its_name(arguments, data, tmp
     before = tree(tmp_path)
     assert recorded(output)
     for option in ([], ["--overwrite"], ["--resume"]):
-        assert run(arguments, output, *option) == 2
+        assert made(arguments, output, *option) == 2
         assert "is not of this command" in capfd.readouterr().err
         assert tree(tmp_path) == before
     assert generate(
@@ -201,7 +276,7 @@ def test_wrong_values_are_never_written(tmp_path, value):
     values = np.ones((4, 4, 4), "f4")
     values[1, 2, 3] = value
     with pytest.raises(WrongValues, match="chunk 0 has densities"):
-        writer.write(0, 0, values, 0)
+        writer.write(grid.chunks()[0], values)
     with pytest.raises(InputError, match="record 0 rows of 64"):
         writer.finish()
     writer.run.lock.release()
@@ -231,9 +306,9 @@ DAMAGE = {
 
 
 def test_a_sound_mesh(whole, capfd):
-    assert emulate("verify", whole) == 0
+    assert run("verify", whole) == 0
     assert "is sound" in capfd.readouterr().out
-    assert emulate("verify") == 2
+    assert run("verify") == 2
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -241,7 +316,7 @@ def test_a_damaged_mesh(whole, tmp_path, name, capfd):
     output = copy(whole, tmp_path / "SR")
     change, says = DAMAGE[name]
     change(output)
-    status = emulate("verify", output)
+    status = run("verify", output)
     said = "".join(capfd.readouterr())
     assert status in (1, 2) and "Traceback" not in said
     assert says.split("|")[0] in said or says.split("|")[-1] in said, said
@@ -249,7 +324,7 @@ def test_a_damaged_mesh(whole, tmp_path, name, capfd):
 
 @pytest.mark.mpi
 def test_verify_and_write_under_ranks(comm, arguments, tmp_path):
-    from nbodykit_sr.emulate import main
+    from nbodykit_sr.commands.emulate import main
 
     argv = [*map(str, arguments[0]), str(tmp_path / "SR"), *arguments[1]]
     argv[3] = f"--model={comm.bcast(argv[3].partition('=')[2])}"
@@ -268,26 +343,23 @@ def test_full_disk(arguments, whole, small_disk, capfd):  # noqa: F811
     """The disk is filled by somebody else during the run; with room again it goes on."""
     output, filler = small_disk / "SR", small_disk / "filler"
 
-    def filled():
-        write = MeshWriter.write
-
-        def fill(self, index, *details):
-            if index == CHUNKS // 2:
-                free = os.statvfs(small_disk)
-                filler.write_bytes(bytes(free.f_bavail * free.f_bsize))
-            write(self, index, *details)
-
-        MeshWriter.write = fill
-        return run(arguments, output)
-
-    assert forked(filled) != 0
-    err = capfd.readouterr().err
+    status, _, err = ended(
+        start(
+            None,
+            *arguments[0],
+            output,
+            *arguments[1],
+            trouble=f"full:{CHUNKS // 2}",
+            command="emulate",
+        )
+    )
+    assert status != 0
     assert "No space left on device" in err and "Traceback" not in err
     assert recorded(output) and not output.exists()
     filler.unlink()
-    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert forked(lambda: made(arguments, output, "--resume")) == 0
     assert tree(output) == tree(whole)
     begun = time.monotonic()
-    filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
-    assert run(arguments, small_disk / "other") == 2 and time.monotonic() - begun < 60
+    fill(filler)
+    assert made(arguments, small_disk / "other") == 2 and time.monotonic() - begun < 60
     assert "free" in capfd.readouterr().err

@@ -10,11 +10,11 @@ import pytest
 import torch
 from commands import ended, start
 
-from nbodykit_sr.command import enter
+from nbodykit_sr.commands.command import enter
+from nbodykit_sr.commands.generate import main
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.generate import main
 from nbodykit_sr.models.card import ModelCard, save_model
-from nbodykit_sr.models.displacement import DisplacementGenerator
+from nbodykit_sr.models.generator import Generator
 
 OPTIONS = ["--model=interpolate", "--factor=2", "--chunk=4"]
 
@@ -108,6 +108,11 @@ def far(values):
     values["Position"][0] = (values["Position"][0] + 6100) % 12500
 
 
+def without_h(values):
+    """Positions in kpc in a box in kpc/h."""
+    values["Position"] /= 0.697
+
+
 def attribute(name, value=None):
     """Change or drop a line of the Header."""
 
@@ -155,6 +160,7 @@ SNAPSHOTS = {
     "NaN position": (edited("Position", 3, np.nan), "Position is not finite"),
     "NaN velocity": (edited("Velocity", 3, np.inf), "Velocity is not finite"),
     "position out of the box": (edited("Position", 3, 2e4), "box of 12.5 Mpc/h"),
+    "positions without h": (columns(without_h), "Position runs from .* box of 12.5 Mpc/h"),
     "no BoxSize": (attribute("BoxSize"), "no BoxSize"),
     "negative BoxSize": (attribute("BoxSize", -1.0), "BoxSize.* is -"),
     "NaN Time": (attribute("Time", np.nan), "Time.* is .*nan"),
@@ -188,7 +194,7 @@ def weights(comm, tmp_path):
         path = tmp_path / "model.safetensors"
         if comm.rank == 0:
             channels = changes.get("channels", 6)
-            network = DisplacementGenerator(channels, 2, chan_base=2, chan_min=2)
+            network = Generator(channels, 2, chan_base=2, chan_min=2)
             card = {
                 "name": "small",
                 "network": "displacement",

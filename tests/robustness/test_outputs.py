@@ -10,8 +10,8 @@ from commands import copy, forked, tree
 from mpi4py import MPI
 from test_disk import small_disk  # noqa: F401
 
-from nbodykit_sr import emulate, generate, halos, train, validate
-from nbodykit_sr.command import enter
+from nbodykit_sr.commands import emulate, generate, halos, lightcone, train, validate
+from nbodykit_sr.commands.command import enter
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import atomic_file, save_figure
 from nbodykit_sr.io.preflight import CATALOGUE, FIGURE, PAIR, REPORT, prepare_output
@@ -27,7 +27,7 @@ COMM = MPI.COMM_SELF
 def inputs(data, tmp_path):
     """Copies of what the commands read, for them to destroy."""
     folder = tmp_path / "inputs"
-    for name in ("lr8_12p5_z2", "lr16_25_z2", "lr16_25_IC", "hr64_12p5_z2"):
+    for name in ("lr8_12p5_z2", "lr8_12p5_z4", "lr16_25_z2", "lr16_25_IC", "hr64_12p5_z2"):
         if name != "hr64_12p5_z2":
             copy(data / name, folder / name)
     (folder / "hr64_12p5_z2").symlink_to(data / "hr64_12p5_z2")
@@ -45,6 +45,15 @@ COMMANDS = {
         lambda i, out: [i / "lr8_12p5_z2", out, "--model=interpolate", "--factor=2"],
         "lr8_12p5_z2",
         (["--overwrite"], ["--resume"], ["--overwrite", "--resume"]),
+    ),
+    "lightcone": (
+        lightcone.main,
+        lambda i, out: [
+            *(i / "lr8_12p5_z2", i / "lr8_12p5_z4", out, "--zmin=2.5", "--zmax=3", "--angle=1"),
+            *("--model=interpolate", "--factor=2"),
+        ],
+        "lr8_12p5_z4",
+        (["--overwrite"], ["--resume"], ["--overwrite", "--maps=8", "--maps-only"]),
     ),
     "emulate": (
         emulate.main,
@@ -68,7 +77,7 @@ COMMANDS = {
         (["--overwrite"],),
     ),
     "pairs": (
-        lambda argv, comm: train.main(["pairs", *argv], comm),
+        lambda argv, comm: train.pairs(argv, comm),
         lambda i, out: [i / "lr8_12p5_z2", i / "hr64_12p5_z2", out],
         "lr8_12p5_z2",
         ([],),
@@ -347,7 +356,7 @@ def run(inputs, data, tmp_path):
     """The arguments of a short training run in the folder `tmp_path / "run"`."""
     pair = tmp_path / "pair"
     lr, hr = (str(data / name) for name in ("lr8_12p5_z2", "hr64_12p5_z2"))
-    train.main(["pairs", lr, hr, str(pair)], COMM)
+    train.pairs([lr, hr, str(pair)], COMM)
     assert Pair(pair).manifest.Nmesh == 8
     toml = tmp_path / "train.toml"
     toml.write_text(
@@ -390,7 +399,7 @@ def test_run_folders(run, tmp_path):
         train.main(run, COMM)
     folder.unlink()
     # a refused run leaves no folder
-    with pytest.raises(InputError, match="without --resume"):
+    with pytest.raises(InputError, match="no sound checkpoint to resume"):
         train.main([*run, "--resume"], COMM)
     assert not folder.exists()
     # another run at work
@@ -403,7 +412,7 @@ def test_run_folders(run, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.symlink_to(tmp_path / "nothing" / "w")
     with pytest.raises(InputError, match="symbolic link"):
-        train.main(["export", str(folder), str(weights)], COMM)
+        train.export([str(folder), str(weights)], COMM)
     assert weights.is_symlink()
 
 
@@ -412,7 +421,7 @@ def test_pairs_are_of_one_run_each(data, tmp_path):
     with staged(tmp_path / "pair", PAIR) as folder:
         (folder / "lr.npy").write_text("of the first")
         with pytest.raises(InputError, match="another run is at work"):
-            train.main(["pairs", lr, hr, str(tmp_path / "pair")], COMM)
+            train.pairs([lr, hr, str(tmp_path / "pair")], COMM)
     assert tree(tmp_path) == {"pair/lr.npy": b"of the first"}
 
 

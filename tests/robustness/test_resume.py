@@ -14,6 +14,7 @@ from threading import Timer
 import numpy as np
 import pytest
 from commands import (
+    PATIENCE,
     copy,
     ended,
     forked,
@@ -34,7 +35,7 @@ from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.layout import GADGET_HDF5, NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
 from nbodykit_sr.io.preflight import CATALOGUE, prepare_output
-from nbodykit_sr.universe import Universe
+from nbodykit_sr.physics.universe import Universe
 
 CHUNKS = 8
 COMM = MPI.COMM_SELF
@@ -280,9 +281,11 @@ def subprocess_tree(pid):
     return [pid, *(p for child in below for p in subprocess_tree(child))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=["USR1", "TERM"])
-def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, number):
-    """mpirun passes SIGUSR1 on; SIGTERM comes from a batch system that signals every rank."""
+@pytest.mark.parametrize(
+    "number, wanted", [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, number, wanted):
+    """mpirun passes SIGUSR1 on; the others come from what signals every rank."""
     output = tmp_path / "SR"
     process = start(2, arguments[0], output, *arguments[1:], trouble="slow:0.5")
     wait_until(lambda: recorded(output), process)
@@ -290,8 +293,8 @@ def test_signals_stop_after_the_chunk_in_flight(arguments, whole, tmp_path, numb
     for pid in pids:
         os.kill(pid, number)
     status, _, err = ended(process, patience=60)
-    assert status == 75, err
-    assert err.count("go on with --resume") == 1
+    assert status == wanted, err
+    assert err.count("go on with --resume") == 1 and "Traceback" not in err
     before = recorded(output)
     assert 0 < before < CHUNKS
     summary = tmp_path / "summary.json"
@@ -315,6 +318,22 @@ def test_signal_before_the_first_chunk(arguments, whole, tmp_path):
 
     assert os.waitstatus_to_exitcode(forked(warned)) == 75
     assert recorded(output) == 0 and not output.exists()
+    assert forked(lambda: run(arguments, output, "--resume")) == 0
+    assert tree(output) == whole
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_without_mpirun(arguments, whole, tmp_path, times):
+    """The first lets the chunk in flight be written, the second does not wait for it."""
+    output, seconds = tmp_path / "SR", 1 if times == 1 else PATIENCE
+    process = start(None, arguments[0], output, *arguments[1:], trouble=f"slow:{seconds}")
+    wait_until(lambda: recorded(output), process)
+    for _ in range(times):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    status, _, err = ended(process)
+    assert status == 130 and "Traceback" not in err
+    assert err.count("go on with --resume") == 1, err
     assert forked(lambda: run(arguments, output, "--resume")) == 0
     assert tree(output) == whole
 

@@ -3,12 +3,14 @@
 import os
 
 from ...errors import InputError
+from ..atomic import readable
 from .bigfile import BigFileHeader
-from .gadget_binary import BinaryHeader
+from .gadget_binary import BinaryHeader, is_binary
 from .gadget_hdf5 import GadgetHeader
 from .hdf5 import SIGNATURE, attributes_of
 from .header import SnapshotHeader
 from .parts import named, part_files
+from .readings import fitting
 from .swift import SwiftHeader
 
 __all__ = ["SnapshotHeader", "read_header"]
@@ -35,7 +37,11 @@ def read_header(path, dataset=None) -> SnapshotHeader:
     ------
     InputError
     """
-    path = os.fspath(path)
+    with readable(path):
+        return _read_header(os.fspath(path), dataset)
+
+
+def _read_header(path, dataset):
     files = part_files(path)
     if not files:
         return BigFileHeader.read(path, dataset)
@@ -47,10 +53,11 @@ def read_header(path, dataset=None) -> SnapshotHeader:
         raise InputError(f"snapshot {first} is unreadable: {error.strerror}") from None
     if begin == SIGNATURE:
         swift = str(attributes_of(first, "Header").get("Code", "")).strip() == "SWIFT"
-        return (SwiftHeader if swift else GadgetHeader).read(path, files, dataset)
-    if begin[:4] in (b"\x00\x01\x00\x00", b"\x08\x00\x00\x00"):
-        return BinaryHeader.read(path, files, dataset)
+        header = (SwiftHeader if swift else GadgetHeader).read(path, files, dataset)
+        return fitting(path, {"those of its Header": header})
+    if is_binary(begin):
+        return fitting(path, {"those of its kind": BinaryHeader.read(path, files, dataset)})
     raise InputError(
         f"snapshot {first} is of no known format: a BigFile folder, HDF5 of Gadget, AREPO or SWIFT, or "
-        "Gadget's little-endian binary is needed"
+        "Gadget's binary is needed"
     )

@@ -10,7 +10,8 @@ import numpy as np
 from ...errors import InputError, one_line
 from ...provenance import NAMES
 from ..checks import attributes, check_block
-from .header import GADGET_MASS, KPC, MPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
+from .header import GADGET_MASS, KPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
+from .readings import fitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +60,21 @@ class BigFileHeader(SnapshotHeader):
                     f"snapshot {path}: block {dataset}{name} has {sum(block.rows)} rows but Position has "
                     f"{size}: it is truncated"
                 )
-        attrs, length, velocity = _units(path, dataset, raw)
         headers = [f"{dataset}{name}/header" for name in blocks]
         identity = fingerprint(path, ["Header/attr-v2", *headers])
-        return cls(
-            path=path,
-            dataset=dataset,
-            columns=tuple(blocks),
-            size=size,
-            length=length,
-            velocity=velocity,
-            attrs=attrs,
-            identity=identity,
-            raw=raw,
-            blocks=blocks,
-        )
+        readings = {}
+        for name, units in _readings(path, dataset, raw).items():
+            readings[name] = cls(
+                path=path,
+                dataset=dataset,
+                columns=tuple(blocks),
+                size=size,
+                **units,
+                identity=identity,
+                raw=raw,
+                blocks=blocks,
+            )
+        return fitting(path, readings)
 
     @property
     def checksums(self) -> list[tuple[str, int, int]]:
@@ -122,23 +123,44 @@ def fingerprint(path, names) -> str:
     return digest.hexdigest()
 
 
-def _units(path, dataset, raw):
-    """Catalogue attrs, and the factors from the file's units."""
+def _readings(path, dataset, raw):
+    """What the units may be: their names to length, velocity and attrs of a header.
+
+    Where nothing is said, a box of three lengths is nbodykit's, which keeps Mpc/h and peculiar km/s,
+    and one of a single length MP-Gadget's; the other is what it may be too.
+    """
     header = RawHeader(path, raw)
-    ours = NAMES["layout"] in raw and dataset == ""
-    kind = int(dataset[0]) if dataset[:1].isdigit() else 1
-    unit_length = MPC if ours else header.positive("UnitLength_in_cm", default=KPC)
-    unit_velocity = 1e5 if ours else header.positive("UnitVelocity_in_cm_per_s", default=1e5)
-    unit_mass = header.number("UnitMass_in_g", default=GADGET_MASS)
-    length = in_mpc(unit_length)
-    box, a = header.numbers("BoxSize") * length, header.scale_factor()
-    velocity = unit_velocity / 1e5
-    if not ours and not header.number("UsePeculiarVelocity", default=0):
+    box, a = header.numbers("BoxSize"), header.scale_factor()
+    velocity = header.positive("UnitVelocity_in_cm_per_s", default=1e5) / 1e5
+    gadgets = velocity
+    if not header.number("UsePeculiarVelocity", default=0):
         # without the flag MP-Gadget writes a times the peculiar velocity in snapshots, and
         # 1 / sqrt(a) times it in initial conditions, which have no TimeIC
-        velocity *= 1 / a if "TimeIC" in raw else np.sqrt(a)
-    mass = header.number("ParticleMass") if "ParticleMass" in raw else None
-    masses = np.ravel(raw.get("MassTable", []))
+        gadgets *= 1 / a if "TimeIC" in raw else np.sqrt(a)
+    if NAMES["layout"] in raw and dataset == "" and "UnitLength_in_cm" not in raw:
+        readings = {"Mpc/h": (1.0, 1.0)}
+    elif "UnitLength_in_cm" in raw:
+        length = in_mpc(header.positive("UnitLength_in_cm"))
+        readings = {"those of its Header": (length, gadgets)}
+    else:
+        readings = {"kpc/h": (in_mpc(KPC), gadgets), "Mpc/h": (1.0, velocity)}
+        if len(box) == 3:
+            readings = dict(reversed(readings.items()))
+    attrs = catalogue_attrs(path, header, box, a, _particle_mass(header, dataset))
+    box = attrs["BoxSize"]
+    return {
+        name: {"length": length, "velocity": speed, "attrs": {**attrs, "BoxSize": box * length}}
+        for name, (length, speed) in readings.items()
+    }
+
+
+def _particle_mass(header, dataset):
+    """[1e10 Msun/h], or None where it is unknown."""
+    kind = int(dataset[0]) if dataset[:1].isdigit() else 1
+    unit = header.number("UnitMass_in_g", default=GADGET_MASS) / GADGET_MASS
+    mass = header.number("ParticleMass") if "ParticleMass" in header else None
+    masses = np.ravel(header.get("MassTable", []))
+    kind = kind if len(masses) > 1 else 0
     if kind < len(masses) and np.isfinite(masses[kind]) and masses[kind] > 0:
-        mass = float(masses[kind]) * unit_mass / GADGET_MASS
-    return catalogue_attrs(path, header, box, a, mass), length, velocity
+        mass = float(masses[kind]) * unit
+    return mass

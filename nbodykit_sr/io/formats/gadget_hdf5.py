@@ -1,4 +1,4 @@
-"""HDF5 snapshots of Gadget-2, 3 and 4, AREPO and GIZMO."""
+"""HDF5 snapshots of Gadget-2, 3 and 4, AREPO, EAGLE and GIZMO."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .parts import named
 
 
 class GadgetHeader(HDF5Header):
-    """Comoving lengths over h, masses over h, peculiar velocities over sqrt(a), Time the scale factor."""
+    """Comoving lengths over h, masses over h, peculiar velocities over sqrt(a)."""
 
     @classmethod
     def read(cls, path, files, dataset=None) -> "GadgetHeader":
@@ -18,18 +18,50 @@ class GadgetHeader(HDF5Header):
         ------
         InputError
         """
-        # Gadget-4 keeps cosmology and units in Parameters
-        raw = attributes_of(named(path, files), "Parameters", "Header")
-        kind, where = particles(path, files, dataset, raw)
+        # EAGLE keeps units in Units, Gadget-4 cosmology and units in Parameters
+        raw = attributes_of(named(path, files), "Units", "Parameters", "Header")
         a = raw.scale_factor()
-        mass = raw.numbers("MassTable", default=np.zeros(kind + 1))[kind] or first_mass(where)
-        lengths = ("UnitLength_in_cm", "UnitLength_In_CGS")
-        if any(name in raw for name in lengths):
-            length = in_mpc(raw.positive(*lengths))
-            mass *= raw.positive("UnitMass_in_g", "UnitMass_In_CGS", default=GADGET_MASS)
-            mass /= GADGET_MASS
-        else:
-            box, number = raw.number("BoxSize"), sum(where["counts"])
-            length = length_from_density(path, box, mass, number, raw.matter())
-        velocity = raw.positive("UnitVelocity_in_cm_per_s", "UnitVelocity_In_CGS", default=1e5)
-        return cls.of(path, raw, where, length, velocity / 1e5 * np.sqrt(a), a, mass)
+        kind, where = particles(path, files, dataset, raw)
+        mass = raw.of_type("MassTable", kind) or first_mass(where)
+        length, mass, velocity = gadget_units(path, raw, mass, sum(where["counts"]))
+        return cls.of(path, raw, where, length, velocity * np.sqrt(a), a, mass)
+
+
+def gadget_units(path, raw, mass, number) -> tuple[float, float, float]:
+    """The units of a header, which tells them or whose matter density does.
+
+    Parameters
+    ----------
+    path : str
+    raw : RawHeader
+    mass : float
+        Of a particle, in the file's units.
+    number : int
+        Particles.
+
+    Returns
+    -------
+    length : float
+        [Mpc/h]
+    mass : float
+        Of a particle [1e10 Msun/h].
+    velocity : float
+        [km/s]
+
+    Raises
+    ------
+    InputError
+    """
+    if "UnitLength_In_CGS" in raw:
+        # GIZMO's are what a number of the file is in cm and g: its 1 kpc/h is 3.09e21 cm / h
+        h, names = raw.positive("HubbleParam"), ("Length_In_CGS", "Mass_In_CGS", "Velocity_In_CGS")
+    else:
+        h, names = 1.0, ("Length_in_cm", "Mass_in_g", "Velocity_in_cm_per_s")
+    unit_length, unit_mass, unit_velocity = (f"Unit{name}" for name in names)
+    velocity = raw.positive(unit_velocity, default=1e5) / 1e5
+    if unit_length in raw:
+        length = in_mpc(raw.positive(unit_length) * h)
+        mass *= raw.positive(unit_mass, default=GADGET_MASS / h) * h / GADGET_MASS
+    else:
+        length = length_from_density(path, raw.number("BoxSize"), mass, number, raw.matter())
+    return length, mass, velocity

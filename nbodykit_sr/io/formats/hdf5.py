@@ -12,15 +12,26 @@ from h5py import h5t
 
 from ...errors import InputError, one_line
 from ...provenance import NAMES as MADE
-from .header import RawHeader, particle_type
-from .parts import PartsHeader, check_total, whole
+from .header import RawHeader
+from .parts import PartsHeader, census, whole
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-NAMES = {"Position": "Coordinates", "Velocity": "Velocities", "ID": "ParticleIDs"}
+COLUMNS = ("Position", "Velocity", "ID")
+
+# The datasets of a column; EAGLE's names are singular
+NAMES = {
+    "Position": ("Coordinates",),
+    "Velocity": ("Velocities", "Velocity"),
+    "ID": ("ParticleIDs",),
+    "Mass": ("Masses", "Mass"),
+}
 
 # Dataset in our own files that holds the digest of their checksums, empty until they are finished
 DIGEST = f"Header/{MADE['checksums']}"
+
+# Group in our own files that holds the model card, which would fill any reader's list of the Header
+CARD = "ModelCard"
 
 # Attributes of more numbers than this are none that a snapshot is described by
 _LONGEST = 1024
@@ -32,7 +43,12 @@ class HDF5Header(PartsHeader):
 
     def file_rows(self, file, name, first, last) -> np.ndarray:
         with opened(file) as content:
-            return content[self.dataset + NAMES[name]][first:last]
+            values = _held(content, self.dataset, name)[first:last]
+        if values.dtype.kind in "iu" and name == "Position":
+            # Gadget-4's integers divide the box into 2^32 or 2^64
+            box = self.attrs["BoxSize"][0] / self.length
+            return values * (box / 2.0 ** (8 * values.dtype.itemsize))
+        return values
 
 
 @contextmanager
@@ -57,7 +73,7 @@ def _open(path):
 
 
 def attributes_of(path, *groups) -> RawHeader:
-    """Attributes of some groups of a file, the later ones first; texts as str.
+    """Attributes of some groups of a file, the later ones first, and the model card; texts as str.
 
     Those of variable length are left out, but for the name of the code: no snapshot is described
     by them, and in a damaged file the library may look for them for ever.
@@ -70,7 +86,7 @@ def attributes_of(path, *groups) -> RawHeader:
     with opened(path) as file:
         if "Header" not in file:
             raise InputError(f"{path} has no group Header: it is no snapshot")
-        for attrs in (file[group].attrs for group in groups if group in file):
+        for attrs in (file[group].attrs for group in (CARD, *groups) if group in file):
             for name in attrs:
                 if name == "Code" or _is_plain(attrs.get_id(name)):
                     value = attrs[name]
@@ -120,28 +136,22 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
         If files, datasets or rows of them are missing.
     """
     files = whole(path, files, int(raw.number("NumFilesPerSnapshot", default=1)))
-    total = raw.numbers("NumPart_Total")
-    high = raw.numbers("NumPart_Total_HighWord", default=np.zeros(len(total)))
-    if len(high) == len(total):
-        total = total + high * 2.0**32
-    kind = particle_type(path, dataset, total)
-    group, columns, counts = f"PartType{kind}/", None, []
-    for name in files:
-        here = attributes_of(name, "Header").numbers("NumPart_ThisFile")
-        count = int(here[kind]) if kind < len(here) else 0
-        counts.append(count)
+    headers = [attributes_of(name, "Header") for name in files]
+    kind, counts = census(path, dataset, raw, headers)
+    group, columns = f"PartType{kind}/", None
+    for name, count in zip(files, counts, strict=True):
         if not count:
             continue
         with opened(name) as file:
-            held = tuple(column for column in NAMES if group + NAMES[column] in file)
+            found = {column: _held(file, group, column) for column in COLUMNS}
+            held = tuple(column for column in COLUMNS if found[column] is not None)
             for column in held:
-                _check_dataset(name, column, file[group + NAMES[column]], count)
+                _check_dataset(name, column, found[column], count)
         if columns not in (None, held):
             raise InputError(f"{name} has {held} where files before it have {columns}")
         columns = held
     if "Position" not in (columns or ()):
         raise InputError(f"snapshot {path} has no {group}Coordinates: it is damaged")
-    check_total(path, kind, counts, total[kind])
     return kind, {
         "dataset": group,
         "columns": columns,
@@ -160,8 +170,13 @@ def first_mass(where) -> float:
     """
     name = next(name for name, count in zip(where["files"], where["counts"]) if count)
     with opened(name) as file:
-        masses = file.get(where["dataset"] + "Masses")
+        masses = _held(file, where["dataset"], "Mass")
         return float(masses[0]) if masses is not None else 0.0
+
+
+def _held(file, group, column):
+    """The dataset of a column, by any of its names, or None."""
+    return next((file[group + name] for name in NAMES[column] if group + name in file), None)
 
 
 def _check_dataset(path, column, data, count):
@@ -172,10 +187,13 @@ def _check_dataset(path, column, data, count):
         raise InputError(
             f"{data.name} of {path} has shape {shape}, its Header says {wanted}: it is truncated"
         )
-    if data.dtype.kind not in ("iu" if column == "ID" else "f"):
+    integers = data.dtype.kind in "iu" and data.dtype.itemsize in (4, 8)
+    if not (
+        integers if column == "ID" else data.dtype.kind == "f" or integers and column == "Position"
+    ):
         raise InputError(f"{data.name} of {path} holds {data.dtype}: plain numbers are needed")
     if data.is_virtual:
-        folder = os.path.dirname(path)
+        folder = os.path.dirname(os.path.realpath(path))
         for source in {entry.file_name for entry in data.virtual_sources()} - {"."}:
             if not os.path.isfile(os.path.join(folder, source)):
                 raise InputError(f"{path} refers to {source}, which is missing: copy it there")

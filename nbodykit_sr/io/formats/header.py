@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, one_line
+from ...lattice import periodic
+from ...physics.universe import RHO_CRITICAL, Universe
 from ...provenance import NAMES
-from ...universe import RHO_CRITICAL, Universe
+from .cosmology import cosmology_of
 
 KPC = 3.085678e21  # cm
 MPC = 3.085678e24  # cm
@@ -56,10 +58,13 @@ class SnapshotHeader:
         raise NotImplementedError
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64."""
+        """Rows of a column in nbodykit's units: Position float64, Velocity float32, ID uint64.
+
+        Positions are in [0, BoxSize); InputError if they are far from it in the file.
+        """
         values = self.stored_rows(name, start, stop)
         if name == "Position":
-            return values.astype("f8") * self.length
+            return periodic(values.astype("f8") * self.length, self.attrs["BoxSize"][0])
         if name == "Velocity":
             return (values * np.float64(self.velocity)).astype("f4")
         return values.reshape(-1).astype("u8")
@@ -68,7 +73,7 @@ class SnapshotHeader:
 def catalogue_attrs(
     path: str, raw: "RawHeader", box: np.ndarray, a: float, particle_mass: float | None = None
 ) -> dict:
-    """The attributes of a snapshot's catalogue, checked: the cosmology by the names of any code.
+    """The attributes of a snapshot's catalogue, checked.
 
     Parameters
     ----------
@@ -84,26 +89,19 @@ def catalogue_attrs(
     Returns
     -------
     dict
-        BoxSize (3) [Mpc/h], Time, Redshift, Omega0, OmegaLambda (flat where not told),
-        OmegaBaryon, HubbleParam, ParticleMass [1e10 Msun/h] where known, source; and how a
-        catalogue of this package was made.
+        BoxSize (3) [Mpc/h], Time, Redshift, those of `cosmology_of`, ParticleMass [1e10 Msun/h]
+        where known, source; and how a catalogue of this package was made.
 
     Raises
     ------
     InputError
     """
-    Omega0 = raw.matter()
-    told = {
+    given = {
         "BoxSize": np.repeat(box, 3) if len(box) == 1 else box,
         "Time": a,
-        "Omega0": Omega0,
-        "OmegaLambda": raw.number(
-            "OmegaLambda", "Omega_Lambda", "Omega_lambda", default=1 - Omega0
-        ),
-        "OmegaBaryon": raw.number("OmegaBaryon", "Omega_Baryon", "Omega_b", default=0.0),
-        "HubbleParam": raw.number("HubbleParam", "h"),
+        **cosmology_of(raw, a),
     }
-    attrs = {**universe_of(path, told).attrs, "source": path}
+    attrs = {**universe_of(path, given).attrs, "source": path}
     if particle_mass is not None and np.isfinite(particle_mass) and particle_mass > 0:
         attrs["ParticleMass"] = particle_mass
     for name, value in raw.items():
@@ -138,8 +136,9 @@ class RawHeader(dict):
         except (ValueError, TypeError):
             values = np.array([np.nan])
         if not (len(values) and np.isfinite(values).all()):
+            shown = one_line(self.get(found), 80)
             raise InputError(
-                f"{found} in the Header of {self.path} is {self.get(found)}: a finite number is needed"
+                f"{found} in the Header of {self.path} is {shown}: a finite number is needed"
             )
         return values
 
@@ -156,22 +155,49 @@ class RawHeader(dict):
             )
         return value
 
+    def of_type(self, name, kind) -> float:
+        """What a list of a number for each particle type says of one, 0 where it is silent.
+
+        A single number is that of the only type there is.
+        """
+        values = self.numbers(name, default=0.0)
+        if len(values) > 1 and kind >= len(values):
+            return 0.0
+        return float(values[kind if len(values) > 1 else 0])
+
     def matter(self) -> float:
         """Omega0, the density parameter of all matter today."""
-        return self.positive("Omega0", "Omega_Matter", "Omega_m")
+        return self.positive("Omega0", "OmegaM", "Omega_Matter", "Omega_m")
 
     def scale_factor(self) -> float:
-        """Time, which codes of Gadget's kind give as the scale factor, held against Redshift."""
-        told = {"Time": self.number("Time")}
+        """The scale factor, or that of Redshift; they must agree.
+
+        Codes of Gadget's kind call it Time, but where it has a name of its own Time is the age
+        (EAGLE's).
+        """
+        own = next((name for name in ("ExpansionFactor", "ScalingFactor") if name in self), "Time")
+        given = {"Time": self.number(own)} if own in self else {}
         if "Redshift" in self:
-            told["Redshift"] = self.number("Redshift")
-        return universe_of(self.path, told).attrs["Time"]
+            given["Redshift"] = self.number("Redshift")
+        given = given or {"Time": self.number("Time")}
+        return universe_of(self.path, given).attrs["Time"]
+
+    def hubble(self, a) -> float | None:
+        """H(a) as the code itself had it [h km/s/Mpc]: by SWIFT's H, or MP-Gadget's RSDFactor."""
+        if "H [internal units]" in self and "H0 [internal units]" in self:
+            return 100 * self.number("H [internal units]") / self.positive("H0 [internal units]")
+        if "RSDFactor" in self and "UnitLength_in_cm" in self:
+            # of a velocity of the file to a distance, 1 / (a H) for peculiar ones
+            factor = self.positive("RSDFactor") * self.positive("UnitLength_in_cm") / MPC
+            factor /= self.positive("UnitVelocity_in_cm_per_s", default=1e5) / 1e5
+            return 1 / (a * factor * (1 if self.number("UsePeculiarVelocity", default=0) else a))
+        return None
 
 
-def universe_of(path, told) -> Universe:
+def universe_of(path, given) -> Universe:
     """The `Universe` that a header tells of; InputError with the snapshot's path."""
     try:
-        return Universe.of(told)
+        return Universe.of(given)
     except InputError as error:
         raise InputError(f"the Header of {path} cannot be used: {error}") from None
 
@@ -203,6 +229,8 @@ def particle_type(path, dataset, counts) -> int:
     InputError
     """
     held = {number: int(count) for number, count in enumerate(counts) if count}
+    if not held:
+        raise InputError(f"snapshot {path} has no particles of any type: it is empty or damaged")
     if dataset is None:
         if 1 in held or len(held) == 1:
             return 1 if 1 in held else next(iter(held))
@@ -214,9 +242,15 @@ def particle_type(path, dataset, counts) -> int:
     if not match or int(match[1]) not in held:
         raise InputError(
             f"dataset is {dataset!r}: snapshot {path} has particles of type and number {held}; such as "
-            f"'{next(iter(held), 1)}/' is needed"
+            f"'{next(iter(held))}/' is needed"
         )
     return int(match[1])
+
+
+def density_parameter(mass, box) -> float:
+    """Omega0 of matter, `mass` in all [1e10 Msun/h], in a box [Mpc/h]; inf or NaN of absurd ones."""
+    with np.errstate(all="ignore"):
+        return 1e10 * mass / RHO_CRITICAL / np.float64(box) ** 3
 
 
 def length_from_density(path, box, mass, total, Omega0) -> float:
@@ -236,11 +270,11 @@ def length_from_density(path, box, mass, total, Omega0) -> float:
     Raises
     ------
     InputError
-        If neither does, within a factor of 10 (gas may hold a part of the matter).
+        If neither does: there is no more matter than all, but gas may hold a part of it, or a part
+        of the particles be there.
     """
     for unit in (1e-3, 1.0):
-        matter = 1e10 * mass * total / (RHO_CRITICAL * Omega0 * (box * unit) ** 3)
-        if 0.1 < matter < 10:
+        if 1e-5 < density_parameter(mass * total, box * unit) / Omega0 < 10:
             return unit
     raise InputError(
         f"the Header of {path} has no units, and {total} particles of mass {mass:g} in a box of {box:g} "

@@ -10,12 +10,17 @@ from typing import Self
 
 import numpy as np
 
-from ...errors import InputError
-from .header import RawHeader, SnapshotHeader, catalogue_attrs
+from ...errors import InputError, one_line
+from .header import RawHeader, SnapshotHeader, catalogue_attrs, particle_type
 
 _PART = re.compile(r"(?P<stem>.+)\.(?P<number>\d{1,6})(?P<ending>\.hdf5|\.h5|)")
 _ENDINGS = (".hdf5", ".h5")
 _SAMPLE = 2**16  # bytes
+
+# What the headers of all parts of a snapshot say alike
+_ALIKE = ("Time", "Redshift", "NumFilesPerSnapshot")
+
+_TYPES = 10  # of particles, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +80,15 @@ def part_files(path) -> list[str]:
     path = Path(path)
     if path.is_file():
         match = _PART.fullmatch(path.name)
-        return _siblings(path.parent, match["stem"], match["ending"]) if match else [str(path)]
+        files = _siblings(path.parent, match["stem"], match["ending"]) if match else [str(path)]
+        # the other parts lie beside what a link points to
+        linked = path.is_symlink() and len(files) == 1
+        return part_files(path.resolve()) if linked else files
     if path.is_dir():
         if (path / "Header").exists() or (path / "run.json").exists():
             return []
-        names = sorted(os.listdir(path))
+        # macOS puts a ._snap.0.hdf5 beside snap.0.hdf5
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))
         kinds = {(m["stem"], m["ending"]) for name in names if (m := _PART.fullmatch(name))}
         single = [name for name in names if name.endswith(_ENDINGS)]
         if not kinds and len(single) == 1:
@@ -113,20 +122,56 @@ def whole(path, files, number) -> list[str]:
     """
     if number == 1:
         return [named(path, files)]
-    if len(files) != number:
+    first = min(map(_number, files), default=0)
+    # a run of more files may have left its last ones there
+    kept = [name for name in files if _number(name) < first + number]
+    if len(kept) != number:
         raise InputError(
-            f"snapshot {path} has {len(files)} files, its Header says {number}: some are missing"
+            f"snapshot {path} has {len(kept)} files, its Header says {number}: some are missing"
         )
-    return files
+    return kept
 
 
-def check_total(path, kind, counts, total) -> None:
-    """Raise InputError unless the files hold as many particles of a type as a header says."""
-    if sum(counts) != total:
+def census(path, dataset, raw, headers) -> tuple[int, list[int]]:
+    """The particle type that is wanted, and how many of its particles each file holds.
+
+    Parameters
+    ----------
+    path : str
+    dataset : str or None
+        Dark matter by default.
+    raw : RawHeader
+        Of the snapshot.
+    headers : list of RawHeader
+        Of its files.
+
+    Raises
+    ------
+    InputError
+        If there is no such type, files are of several runs, or they hold fewer particles than the
+        header says.
+    """
+    for header in headers:
+        for name in _ALIKE:
+            if not np.array_equal(raw.get(name), header.get(name)):
+                raise InputError(
+                    f"{header.path} is of another snapshot than {raw.path}: {name} is "
+                    f"{one_line(header.get(name), 40)} there and {one_line(raw.get(name), 40)} here; put "
+                    "them into folders of their own"
+                )
+    here = np.array([_by_type(header.numbers("NumPart_ThisFile")) for header in headers])
+    total = _by_type(raw.numbers("NumPart_Total", default=0))
+    total += _by_type(raw.numbers("NumPart_Total_HighWord", default=0)) * 2.0**32
+    if not total.any():  # initial conditions may leave it out
+        total = here.sum(axis=0)
+    kind = particle_type(path, dataset, total)
+    counts = [int(count) for count in here[:, kind]]
+    if sum(counts) != total[kind]:
         raise InputError(
-            f"snapshot {path} has {sum(counts)} particles of type {kind}, its Header says {total:.0f}: "
-            "it is truncated"
+            f"snapshot {path} has {sum(counts)} particles of type {kind}, its Header says "
+            f"{total[kind]:.0f}: it is truncated"
         )
+    return kind, counts
 
 
 def cut(counts, start, stop) -> Iterator[tuple[int, int, int]]:
@@ -150,6 +195,15 @@ def identity_of(files) -> str:
                 file.seek(start)
                 digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def _by_type(numbers):
+    return np.resize(np.append(numbers, np.zeros(_TYPES)), _TYPES)
+
+
+def _number(name):
+    match = _PART.fullmatch(os.path.basename(name))
+    return int(match["number"]) if match else 0
 
 
 def _siblings(folder, stem, ending):

@@ -1,5 +1,6 @@
 """HDF5 snapshots of SWIFT: comoving lengths and masses without h, peculiar velocities."""
 
+from ...errors import InputError
 from .hdf5 import HDF5Header, attributes_of, first_mass, particles
 from .header import in_mpc
 from .parts import named
@@ -19,10 +20,17 @@ class SwiftHeader(HDF5Header):
         InputError
         """
         raw = attributes_of(named(path, files), "Units", "Cosmology", "Header")
-        _, where = particles(path, files, dataset, raw)
+        kind, where = particles(path, files, dataset, raw)
+        share = raw.of_type("SubSampleFractions", kind)
+        if raw.get("OutputType") == "SubSampled" and share < 1:
+            raise InputError(
+                f"snapshot {path} is a subsample (OutputType SubSampled), with {share:g} of the particles "
+                f"of type {kind}: all of them are needed; give the run's FullVolume snapshot"
+            )
         h, a = raw.positive("h"), raw.positive("Scale-factor")
         centimetres = raw.positive("Unit length in cgs (U_L)")
         length = in_mpc(centimetres) * h
-        mass = first_mass(where) * raw.positive("Unit mass in cgs (U_M)") * h / (1e10 * _SOLAR_MASS)
+        mass = first_mass(where) or raw.of_type("InitialMassTable", kind)
+        mass *= raw.positive("Unit mass in cgs (U_M)") * h / (1e10 * _SOLAR_MASS)
         seconds = raw.positive("Unit time in cgs (U_t)")
         return cls.of(path, raw, where, length, centimetres / seconds / 1e5, a, mass)

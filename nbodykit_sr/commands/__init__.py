@@ -1,0 +1,1 @@
+"""The commands: each is `main(argv, comm)`, which parses its arguments and runs."""

@@ -1,0 +1,134 @@
+"""The course of a command that writes chunks: begin or go on, compute what is missing, complete."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from tqdm import tqdm
+
+from ..errors import RankError, one_line, out_of_memory
+from ..io.writer import WrongValues
+from .command import stop_status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went.
+
+    Attributes
+    ----------
+    status : int
+        Of the command: 0, or that of `command.stop_status` if a rank was asked to stop.
+    resumed : int or None
+        Chunks that were there already; None: the output was complete.
+    seconds : float
+        That computing and writing took.
+    """
+
+    status: int
+    resumed: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank has to do.
+
+    Attributes
+    ----------
+    chunks : list
+        Of this rank, with index and size.
+    compute : callable
+        Of an iterator of chunks; yields (chunk, values) of each.
+    write : callable
+        Of a chunk and its values.
+    unit : str
+        What the rows are.
+    """
+
+    chunks: list
+    compute: Callable[[Iterator], Iterator]
+    write: Callable
+    unit: str
+
+
+def write_chunks(command, writer, work, stopped, overwrite, resume) -> Outcome:
+    """Write an output of chunks. Collective.
+
+    Parameters
+    ----------
+    command : str
+        Its name, for what is printed.
+    writer : ChunkWriter
+    work : Work
+    stopped : list
+        Not empty once the run is to stop: what is being computed is still written.
+    overwrite, resume : bool
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    InputError
+        On every rank.
+    RankError
+        On the rank whose disk or memory failed midway; what is recorded can be resumed.
+    """
+    comm = writer.comm
+    begin = writer.resume if resume else writer.create
+    progress = begin(overwrite)
+    if progress.complete:
+        if comm.rank == 0:
+            print(f"{command}: {writer.path} is complete")
+        return Outcome(0)
+    started = time.perf_counter()
+    mine = [chunk for chunk in work.chunks if chunk.index not in progress.done]
+    left = len(mine)
+    if any(comm.allgather(left)):
+        with tqdm(
+            total=writer.store.size,
+            unit=work.unit,
+            unit_scale=True,
+            disable=comm.rank != 0,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        ) as bar:
+            share = writer.store.size / max(sum(chunk.size for chunk in work.chunks), 1)
+            before = (chunk.size for chunk in work.chunks if chunk.index in progress.done)
+            bar.update(share * sum(before))
+            going = takewhile(lambda chunk: not stopped, mine)
+            for chunk in _guarded(work.compute(going), work.write, writer.partial):
+                left -= 1
+                bar.update(chunk.size * share)
+        if any(comm.allgather(left)):
+            writer.close()
+            return Outcome(stop_status(command, stopped, comm, writer.partial))
+    writer.finish(overwrite)
+    return Outcome(0, len(progress.done), time.perf_counter() - started)
+
+
+def _guarded(results, write, partial):
+    """Write each result; gives its chunk. What one rank meets is raised as a RankError."""
+    while True:
+        try:
+            chunk, values = next(results)
+            write(chunk, values)
+        except StopIteration:
+            return
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise RankError(
+                f"{partial} can't be written ({reason}): make room there, then --resume"
+            ) from None
+        except WrongValues as error:
+            raise RankError(f"{error}: weights, --dtype and input do not fit together") from None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise RankError(
+                "out of memory: use a smaller --chunk, or fewer ranks on a node"
+            ) from None
+        yield chunk

@@ -1,0 +1,158 @@
+"""Estimates of a run's time, memory, network traffic and disk space."""
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+
+from ..errors import InputError, agreement
+
+# Resident memory of a rank with the libraries loaded, before any data [bytes]
+BASE_MEMORY = 0.36e9
+
+# Margin for allocator and file system
+_MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    Attributes
+    ----------
+    particles : int
+        In the whole output.
+    chunks, busiest : int
+        In all; of the rank that has most.
+    ranks : int
+    chunk_seconds : float
+        Of one chunk on one rank.
+    start_seconds : float
+        Of reading, exchanging and starting up.
+    rank_memory : float
+        Peak resident memory of a rank [bytes].
+    network : float
+        LR particles exchanged, all ranks together [bytes].
+    disk : float
+        Output [bytes].
+    """
+
+    particles: int
+    chunks: int
+    busiest: int
+    ranks: int
+    chunk_seconds: float
+    start_seconds: float
+    rank_memory: float
+    network: float
+    disk: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time."""
+        return self.start_seconds + self.busiest * self.chunk_seconds
+
+    def __str__(self):
+        hours, rest = divmod(math.ceil(self.seconds), 3600)
+        minutes, seconds = divmod(rest, 60)
+        lines = [
+            f"particles        {self.particles}",
+            f"chunks           {self.chunks}, up to {self.busiest} on each of {self.ranks} ranks",
+            f"time             {hours:d}:{minutes:02d}:{seconds:02d} ({self.chunk_seconds:.3g} s a chunk, "
+            "measured here)",
+            f"memory a rank    {self.rank_memory / 1e9:.2f} GB",
+            f"network          {self.network / 1e9:.3g} GB, once",
+            f"disk             {self.disk / 1e9:.3g} GB",
+        ]
+        return "\n".join(lines)
+
+
+def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memory, padding) -> Plan:
+    """The cost of a run from the pieces measured for it.
+
+    Parameters
+    ----------
+    grid : ChunkGrid
+    ranks : int
+    card : ModelCard
+    written : float
+        To the disk for an SR particle [bytes].
+    chunk_seconds, start_seconds : float
+    working_memory : float
+        Of the network and its outputs for one chunk [bytes].
+    padding : int
+        Of a chunk [LR sites].
+
+    Returns
+    -------
+    Plan
+    """
+    blocks = grid.blocks(ranks)
+    sizes = [math.prod(last - first for first, last in block) for block in blocks]
+    padded = [
+        math.prod(
+            int(widths[first:last].sum()) + 2 * padding
+            for widths, (first, last) in zip(grid.widths, block, strict=True)
+        )
+        for block in blocks
+    ]
+    field = 4 * card.channels * max(padded)
+    # read, displaced, packed and unpacked: the slice passes through about 3.5 times its size
+    slice_memory = 3.5 * (24 + 8 + 4 * card.channels) * grid.Nmesh**3 / ranks
+    return Plan(
+        particles=grid.size * card.factor**3,
+        chunks=math.prod(grid.counts),
+        busiest=max(sizes),
+        ranks=ranks,
+        chunk_seconds=chunk_seconds,
+        start_seconds=start_seconds,
+        rank_memory=BASE_MEMORY + field + max(slice_memory, working_memory),
+        network=(24 + 4 * card.channels) * (sum(padded) if ranks > 1 else 0),
+        disk=written * grid.size * card.factor**3,
+    )
+
+
+def check_room(writer, needed, resume) -> None:
+    """Refuse an output that does not fit on the disk, unless it is there in part. Collective.
+
+    Parameters
+    ----------
+    writer : ChunkWriter
+    needed : float
+        Bytes.
+    resume : bool
+        Go on with what a killed run left.
+
+    Raises
+    ------
+    InputError
+    """
+    begun = resume and os.path.isdir(writer.partial)
+    check_disk(writer.path, needed, writer.comm, already=begun)
+
+
+def check_disk(path, needed, comm, already=False) -> None:
+    """Refuse a run whose output does not fit on the disk. Collective.
+
+    Parameters
+    ----------
+    path : str
+        Of the output; its folder exists.
+    needed : int
+        Bytes.
+    already : bool
+        What is written is there already, in part: only warn by failing later.
+
+    Raises
+    ------
+    InputError
+    """
+    with agreement(comm):
+        if comm.rank == 0 and not already:
+            folder = os.path.dirname(os.path.abspath(path))
+            free = shutil.disk_usage(folder).free
+            if needed * _MARGIN > free:
+                raise InputError(
+                    f"the output takes {needed / 1e9:.3g} GB but {folder} has {free / 1e9:.3g} GB free: "
+                    "choose another disk, or a --region"
+                )

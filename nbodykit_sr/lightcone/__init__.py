@@ -1,0 +1,1 @@
+"""The light cone: replicas and crossings, world lines between snapshots, shells on the sky."""

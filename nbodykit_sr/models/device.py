@@ -1,0 +1,55 @@
+"""Choice of the GPU or CPU cores that a rank computes on."""
+
+import logging
+import os
+
+import torch
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(name, local_rank=0, local_size=1) -> torch.device:
+    """The torch device of a rank, and its share of the node's cores.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+        "auto" takes the GPU where there is one.
+    local_rank, local_size : int
+        This rank among the ranks of its node, and how many they are.
+
+    Returns
+    -------
+    torch.device
+        GPUs are dealt out to the ranks of a node in turn.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {str(name)!r}: auto, cpu or cuda is needed")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda but no GPU is to be seen here: choose cpu or auto")
+    threads = share_cores(local_size)
+    if name == "cpu" or not torch.cuda.is_available():
+        logger.info("%d ranks on this node, %d threads each, on the CPU", local_size, threads)
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    device = torch.device("cuda", local_rank % gpus)
+    torch.cuda.set_device(device)
+    logger.info(
+        "%d ranks on this node share %d GPUs (%s)",
+        local_size,
+        gpus,
+        torch.cuda.get_device_name(device),
+    )
+    return device
+
+
+def share_cores(local_size) -> int:
+    """Set and return this rank's number of threads; OMP_NUM_THREADS has the last word."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        mine = len(os.sched_getaffinity(0))
+        # a launcher that binds its ranks has shared the cores already
+        bound = mine < (os.cpu_count() or 1)
+        torch.set_num_threads(mine if bound else max(1, mine // local_size))
+    return torch.get_num_threads()

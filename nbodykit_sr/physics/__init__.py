@@ -1,0 +1,1 @@
+"""Cosmology and units: the background, the universe that a header describes, linear power, masses."""

@@ -1,0 +1,200 @@
+"""A model made ready for a snapshot: loaded, held against it, in its units, with its phases."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from nbodykit.base.catalog import CatalogSource
+
+from .domain import node_ranks
+from .errors import InputError, agreement, require_same
+from .inference import ChunkedInference, prepare, widest_side
+from .initial_conditions import OwnPhases
+from .models.card import ModelCard, fingerprint, interpolating
+from .models.device import choose_device
+from .models.loading import load_generator
+from .phases import Phases
+from .physics.power import LinearPower, linear_power
+from .weights import choose, named
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is to be run: see `SRCatalog`, whose arguments these are."""
+
+    model: str | None = None
+    flavour: str | None = None
+    factor: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    force: bool = False
+    phases: CatalogSource | None = None
+    power: str | None = None
+    sigma8: float | None = None
+    n_s: float | None = None
+
+    @property
+    def about_phases(self) -> list[str]:
+        """The options given that go with models which are given the phases."""
+        names = ("phases", "power", "sigma8", "n_s")
+        return [name for name in names if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model at a snapshot's redshift and in its units, on this rank's device.
+
+    Attributes
+    ----------
+    card : ModelCard
+    hash : str
+        Of weights and card.
+    generator : torch.nn.Module
+    units : (C,) array
+        What is 1 to the network: displacement [Mpc/h], velocity [km/s].
+    device : torch.device
+    widest : int
+        Largest chunk side worth choosing [LR sites].
+    power : LinearPower or None
+        That the phases are drawn from, for a model that is given them.
+    """
+
+    card: ModelCard
+    hash: str
+    generator: torch.nn.Module
+    units: np.ndarray
+    device: torch.device
+    widest: int
+    power: LinearPower | None
+
+    def inference(self, particles, grid, seed, initial) -> ChunkedInference:
+        """Everything that defines the SR universe but the LR field. Collective.
+
+        Parameters
+        ----------
+        particles : LatticeParticles
+        grid : ChunkGrid
+        seed : int
+        initial : nbodykit CatalogSource or None
+            Initial conditions whose phases are taken; None: drawn.
+        """
+        lattice, device = particles.lattice, self.device
+        phases: Phases | OwnPhases | None = None
+        if self.power is not None:
+            now = _power_now(self.power, particles)
+            if initial is None:
+                phases = Phases(lattice, now, self.card.factor, seed, device)
+            else:
+                layers = self.generator.octaves
+                phases = OwnPhases.of(initial, particles, grid, layers, now, seed, device)
+        return ChunkedInference(
+            self.generator, self.card.factor, lattice, self.units, seed, device, phases
+        )
+
+
+def prepare_model(particles, options) -> PreparedModel:
+    """Load a model, hold its card against a snapshot and make it ready. Collective.
+
+    Parameters
+    ----------
+    particles : LatticeParticles
+    options : ModelOptions
+
+    Raises
+    ------
+    InputError
+        On every rank, if the model does not fit the snapshot, or options do not fit the model.
+    """
+    comm, universe, cell = particles.catalog.comm, particles.universe, particles.lattice.cell
+    node = node_ranks(comm)
+    with agreement(comm):
+        channels = 6 if "Velocity" in particles.catalog.columns else 3
+        network, card = load_model(options, cell, universe.redshift, channels)
+        if card.amplitude is None and options.about_phases:
+            raise InputError(
+                f"{', '.join(options.about_phases)} go with models that are given the phases of the "
+                f"initial conditions, and {card.name} is not: leave them out, or choose another model"
+            )
+        if card.amplitude is not None and options.factor not in (None, card.factor):
+            network = network.coarser(options.factor)
+            card = replace(card, factor=options.factor, arguments=network.arguments)
+        _check_fit(card, particles, channels, options)
+        device = choose_device(options.device, *node)
+        generator = prepare(network, device, options.dtype)
+        widest = widest_side(generator, device)
+        identity = fingerprint(network, card)
+    require_same(comm, model=identity, device=device.type)
+    power = None
+    if card.amplitude is not None:
+        power = linear_power(particles, options.power, options.sigma8, options.n_s, options.force)
+        _check_amplitude(card, power, particles, options.force)
+    if card.caution and comm.rank == 0:
+        logger.warning("%s: %s", card.name, card.caution)
+    units, widest = card.units(universe, cell), comm.allreduce(widest, MPI.MIN)
+    return PreparedModel(card, identity, generator, units, device, widest, power)
+
+
+def load_model(options, cell, redshift, channels) -> tuple[Any, ModelCard]:
+    """The network and card that a user's options stand for.
+
+    Parameters
+    ----------
+    options : ModelOptions
+        `model` is a path, the name of a shipped model, "interpolate", or None for the default model
+        for this cell and redshift; `factor` is that of the interpolation.
+    cell, redshift : float
+        Of the snapshot: LR spacing [Mpc/h].
+    channels : int
+        What the snapshot has: 3, or 6 with velocities.
+    """
+    model, flavour = options.model, options.flavour
+    interpolate = str(model) == "interpolate"
+    if (model is None or interpolate) and flavour is not None:
+        raise InputError(f"flavour {flavour!r} goes with a .pt checkpoint: name it")
+    if interpolate:
+        return interpolating(channels, 8 if options.factor is None else options.factor)
+    model = choose(cell, redshift, channels) if model is None else named(model)
+    return load_generator(model, flavour)
+
+
+def _check_fit(card, particles, channels, options):
+    universe = particles.universe
+    problem = card.disagreement(particles.lattice.cell, universe.redshift, universe.Omega0)
+    if options.factor not in (None, card.factor):
+        problem = (
+            f"factor {options.factor} was asked for but model {card.name} has factor {card.factor}"
+        )
+    if card.channels > channels:
+        raise InputError(
+            f"model {card.name} has 6 channels but the snapshot has no Velocity, so 3: use a 3-channel model"
+        )
+    _object(problem, options.force, particles)
+
+
+def _check_amplitude(card, power, particles, force):
+    """Hold the rms of psi against the model card. Collective."""
+    lattice, comm = particles.lattice, particles.catalog.comm
+    rms = Phases(lattice, _power_now(power, particles), card.factor, 0).rms
+    if comm.rank == 0:
+        logger.info("linear power: %s; phases of %.3g LR cells rms", power.source, rms)
+    with agreement(comm):
+        problem = card.disagreement(lattice.cell, particles.universe.redshift, amplitude=rms)
+        _object(problem, force, particles)
+
+
+def _power_now(power, particles):
+    """The linear power spectrum at the time of a snapshot, a function of k [h/Mpc]."""
+    growth = particles.universe.growth
+    return lambda k: power(k) * growth**2
+
+
+def _object(problem, force, particles):
+    if problem and not force:
+        raise InputError(f"{problem}: choose a model that fits, or force it")
+    if problem and particles.catalog.comm.rank == 0:
+        logger.warning("%s: going on as forced", problem)
