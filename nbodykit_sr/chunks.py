@@ -1,6 +1,7 @@
 """The chunk grid: how a lattice is cut, independently of ranks and devices."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from numbers import Integral
@@ -45,6 +46,13 @@ class Chunk:
             for s, n in zip(self.start, self.shape, strict=True)
         ]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def blocks(self, side: int) -> Iterator["Chunk"]:
+        """The cubes of `side` sites, or less, that fill it; their index and offset mean nothing."""
+        for corner in product(*(range(0, n, side) for n in self.shape)):
+            start = tuple(s + i for s, i in zip(self.start, corner))
+            shape = tuple(min(side, n - i) for n, i in zip(self.shape, corner))
+            yield replace(self, start=start, shape=shape)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from nbodykit_sr.io.cones import ConeWriter
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.lightcone import worldlines
 from nbodykit_sr.lightcone.catalog import SRLightCone
-from nbodykit_sr.lightcone.cone import LIGHT, Cone
+from nbodykit_sr.lightcone.cone import Cone
 from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.generator import Generator
 from nbodykit_sr.physics.background import growth_factor, growth_rate, hubble
+from nbodykit_sr.physics.distance import LIGHT
 from nbodykit_sr.preparation import ModelOptions
 
 pytestmark = pytest.mark.mpi

@@ -1,4 +1,4 @@
-"""Find the halos of a catalogue, over MPI, and write them in MP-Gadget's group layout.
+"""Find the halos of a catalogue or light cone, over MPI, and write them in MP-Gadget's group layout.
 
     mpirun -n 4 nbodykit-sr halos SR_008 HALOS_008
 
@@ -8,8 +8,10 @@ masses; `open_halos` gives them to nbodykit's halo-occupation models.
 
 from dataclasses import dataclass
 
+from ..diagnostics.cone_halos import find_cone_groups
 from ..diagnostics.groups import find_groups
-from ..errors import InputError
+from ..errors import InputError, agreement
+from ..io.cones import is_cone, open_cone
 from ..io.groups import write_groups
 from ..io.preflight import HALOS, prepare_output
 from ..io.snapshot import open_snapshot
@@ -22,7 +24,7 @@ from .options import command_line, option, parse_options
 class HalosOptions:
     """Options of a run; see ``nbodykit-sr halos --help``."""
 
-    input: str = option("input", "catalogue or snapshot, of any kind that is read")
+    input: str = option("input", "catalogue or snapshot, of any kind that is read, or a light cone")
     output: str = option("output", "folder of the halos")
     overwrite: bool = option("output", "replace an existing output", False, repeated=False)
     linking_length: float = option("halos", "in mean separations (0.2)", 0.2)
@@ -49,9 +51,15 @@ def find(options, comm) -> int:
     if options.nmin < 2:
         raise InputError(f"nmin is {options.nmin}: a halo has at least 2 particles")
     prepare_output(options.output, comm, HALOS, options.overwrite, inputs=[options.input])
-    source = open_snapshot(options.input, comm)
-    source.check_sums()
-    groups, members = find_groups(source, options.linking_length, options.nmin)
+    with agreement(comm):
+        cone = is_cone(options.input)
+    if cone:
+        source = open_cone(options.input, comm)
+    else:
+        source = open_snapshot(options.input, comm)
+        source.check_sums()
+    finder = find_cone_groups if cone else find_groups
+    groups, members = finder(source, options.linking_length, options.nmin)
     number = comm.allreduce(len(groups["GroupID"]))
     inside = comm.allreduce(len(members["GroupID"]))
     with staged(options.output, HALOS, comm, options.overwrite) as folder:
@@ -62,14 +70,23 @@ def find(options, comm) -> int:
             f"halos: {number} of at least {options.nmin} particles in {options.output}; they hold "
             f"{inside / source.csize:.1%} of {source.csize} particles"
         )
-        part = share(source.attrs, source.csize)
-        if part < 1:
-            walls = "some" if cut is None else f"{cut} of the halos (FOFGroups/Cut)"
-            print(
-                f"halos: these particles are {part:.3g} of the matter of the box: its walls cut {walls}; "
-                "masses and linking length are those of the whole"
-            )
+        if words := _walls(source, cone, cut):
+            print(f"halos: {words}")
     return 0
+
+
+def _walls(source, cone, cut):
+    """What is said of halos that are cut, by the walls of a part of a box or the edges of a cone."""
+    if cone:
+        return f"{cut} of them may go on beyond an edge of the cone (FOFGroups/Cut)"
+    part = share(source.attrs, source.csize)
+    if part == 1:
+        return None
+    walls = "some" if cut is None else f"{cut} of the halos (FOFGroups/Cut)"
+    return (
+        f"these particles are {part:.3g} of the matter of the box: its walls cut {walls}; masses and "
+        "linking length are those of the whole"
+    )
 
 
 def parse(argv) -> HalosOptions:

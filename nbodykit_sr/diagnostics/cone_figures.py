@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..lightcone.cone import Cone, Expansion
+from ..lightcone.cone import Cone
+from ..physics.distance import Expansion
 from .drawing import RC
 
 # Half the thickness of the fan [rad], its bins in angle, half as many more in distance, and the

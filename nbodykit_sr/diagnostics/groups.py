@@ -1,5 +1,7 @@
 """Every halo of a catalogue: centres, velocities, spherical-overdensity masses, walls that cut it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..physics.universe import Universe
@@ -10,7 +12,7 @@ from .overdensity import spheres, threshold_densities
 from .walls import cut_halos
 
 
-def find_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
+def find_groups(catalog, linking_length=0.2, nmin=32, times=None) -> tuple[dict, dict]:
     """Friends-of-friends groups and their particles, largest group first. Collective.
 
     Parameters
@@ -21,6 +23,8 @@ def find_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
         In mean separations.
     nmin : int
         The fewest particles of a group, inclusive.
+    times : callable, optional
+        Scale factors at which groups with these centres, (n, 3), are seen, where they are several.
 
     Returns
     -------
@@ -35,7 +39,7 @@ def find_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
         Particles of these groups, one group after the other: Position, GroupID, and where the
         catalogue has them Velocity and ID.
     """
-    universe = Universe.of(catalog.attrs, "BoxSize", "a", "Omega0")
+    universe = Universe.of(catalog.attrs, "BoxSize", "Omega0", *([] if times else ["a"]))
     comm, box, catalog = catalog.comm, universe.BoxSize, selected(catalog)
     halos = find_halos(catalog, linking_length, nmin)
     particles = halos.particles
@@ -54,8 +58,9 @@ def find_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
         groups["CenterVelocity"] = particles["Velocity"][centre]
     if "ID" in particles:
         groups["MinID"] = np.minimum.reduceat(particles["ID"], start) if len(start) else start
-    thresholds = threshold_densities(universe)
-    masses, _ = spheres(halos, catalog, groups["Center"], list(thresholds.values()))
+    moments = times(groups["Center"]) if times else [universe.a]
+    thresholds = [list(threshold_densities(replace(universe, a=a)).values()) for a in moments]
+    masses, _ = spheres(halos, catalog, groups["Center"], np.reshape(thresholds, (-1, 3)))
     for name, mass in zip(("Mass200m", "Mass200c", "MassVir"), masses.T, strict=True):
         groups[name] = mass
     cut = cut_halos(halos, catalog) if halos.attrs["share"] < 1 else None

@@ -46,19 +46,20 @@ def spheres(halos, catalog, centre, densities) -> tuple[np.ndarray, np.ndarray]:
         That of the halos.
     centre : (h, 3) array
         Of this rank's halos, comoving [Mpc/h].
-    densities : sequence of float
-        [Msun/h / (comoving Mpc/h)^3]
+    densities : (d,) or (h, d) array
+        The same for all halos, or those of each [Msun/h / (comoving Mpc/h)^3].
 
     Returns
     -------
-    mass : (h, len(densities)) float64
+    mass : (h, d) float64
         [Msun/h]; NaN where a sphere would be wider than twice that of the largest halo.
-    half : (h, len(densities)) float64
+    half : (h, d) float64
         Radius that holds half of it, comoving [Mpc/h].
     """
     comm, box = catalog.comm, halos.attrs["BoxSize"]
     densities = np.asarray(densities, dtype="f8")
-    expected = _radius(halos.mass[halos.index], densities.min())
+    densities = np.broadcast_to(densities, (len(centre), densities.shape[-1]))
+    expected = _radius(halos.mass[halos.index], densities.min(axis=1))
     largest = comm.allreduce(float(expected.max(initial=0)), op=MPI.MAX)
     limit = min(WIDEST * largest, 0.49 * box)
     # not GridND.uniform, which knows no boxes below 1
@@ -68,10 +69,10 @@ def spheres(halos, catalog, centre, densities) -> tuple[np.ndarray, np.ndarray]:
     tree = cKDTree(nearby, boxsize=box)
     route = grid.decompose(centre, smoothing=0)
     found = [
-        _masses(tree, where, halos.particle_mass, densities, radius, limit)
-        for where, radius in zip(route.exchange(centre), route.exchange(expected), strict=True)
+        _masses(tree, where, halos.particle_mass, dense, radius, limit)
+        for where, dense, radius in zip(*map(route.exchange, (centre, densities, expected)))
     ]
-    found = route.gather(np.reshape(found, (-1, 2 * len(densities))), mode="any")
+    found = route.gather(np.reshape(found, (-1, 2 * densities.shape[1])), mode="any")
     mass, half = np.split(found, 2, axis=1)
     return mass, half
 

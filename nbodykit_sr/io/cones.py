@@ -1,14 +1,20 @@
-"""Writing of a light cone: how many particles each chunk has in it is known once it is computed."""
+"""Writing and reading of light cones.
+
+How many particles each chunk has in a cone is known once it is computed.
+"""
 
 import os
 import shutil
 import zlib
 
 import numpy as np
+from nbodykit import CurrentMPIComm
+from nbodykit.lab import BigFileCatalog
 
 from ..errors import InputError, agreement
-from .atomic import disk
+from .atomic import disk, readable
 from .blocks import BlockFile
+from .checks import attributes, check_block, check_sums
 from .preflight import CONE
 from .rows import RowFiles, write_at
 from .writer import ChunkWriter, WrongValues
@@ -39,6 +45,67 @@ def empty(names) -> dict:
 def joined(pieces) -> dict:
     """Columns of several pieces, one after another."""
     return {name: np.concatenate([one[name] for one in pieces]) for name in pieces[0]}
+
+
+def is_cone(path) -> bool:
+    """Whether a light cone of this package lies there."""
+    folder = os.path.join(path, CONE.header)
+    with readable(path):
+        if not os.path.isdir(os.path.join(path, "Position")) or not CONE.marked(path):
+            return False
+        return "ConeObserver" in attributes(folder)
+
+
+def check_cone(path) -> tuple[dict, dict]:
+    """The attributes of a cone's Header, and the `BlockHeader` of each of its columns.
+
+    Raises
+    ------
+    InputError
+        If it is none, or damaged.
+    """
+    if not is_cone(path):
+        raise InputError(f"{path} is no light cone: make one with nbodykit-sr lightcone")
+    attrs, blocks = attributes(os.path.join(path, CONE.header)), {}
+    for name, (_, shape) in COLUMNS.items():
+        if os.path.isdir(os.path.join(path, name)):
+            blocks[name] = check_block(os.path.join(path, name), int(np.prod(shape)))
+    rows = {name: sum(block.rows) for name, block in blocks.items()}
+    if not rows.get("Position") or len(set(rows.values())) > 1:
+        raise InputError(f"the columns of {path} have {rows} rows: a cone has as many of each")
+    return attrs, blocks
+
+
+def open_cone(path, comm=None) -> BigFileCatalog:
+    """A light cone that `nbodykit-sr lightcone` made, as an nbodykit catalogue. Collective.
+
+    Parameters
+    ----------
+    path : str or Path
+    comm : mpi4py.MPI.Comm, optional
+
+    Returns
+    -------
+    BigFileCatalog
+        Those of `COLUMNS` that are there; single numbers are of shape (n,).
+
+    Raises
+    ------
+    InputError
+        On every rank: no cone, damaged headers, bytes that do not have their checksums.
+    """
+    comm, path = CurrentMPIComm.get() if comm is None else comm, os.fspath(path)
+    blocks: dict = {}
+    with agreement(comm):
+        if comm.rank == 0:
+            _, blocks = check_cone(path)
+    blocks = comm.bcast(blocks)
+    check_sums([file for block in blocks.values() for file in block.checksums], comm)
+    catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
+    for name in blocks:
+        if not COLUMNS[name][1]:
+            catalog[name] = catalog[name].reshape(-1)
+    return catalog
 
 
 class AppendedFiles(RowFiles):

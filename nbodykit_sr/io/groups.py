@@ -4,15 +4,14 @@ import logging
 import os
 
 import numpy as np
-from nbodykit import transform
 from nbodykit.lab import BigFileCatalog
-from nbodykit.source.catalog.halos import HaloCatalog
 
 from ..errors import InputError
 from .atomic import readable
 from .blocks import write_header, write_rows
 from .checks import attributes
 from .formats.header import RawHeader, catalogue_attrs
+from .halos import ConeHalos, Halos
 from .layout import mpgadget_header
 from .snapshot import cosmology
 
@@ -27,6 +26,9 @@ UNITS = {
     "UsePeculiarVelocity": 1,
 }
 
+# What is observed of a group on a light cone
+SEEN = ("RA", "DEC", "Redshift", "RedshiftObserved")
+
 # Columns of a group or of its particles: block, number format, factor to MP-Gadget's units
 GROUPS = {
     "GroupID": ("GroupID", "u4", 1),
@@ -40,6 +42,7 @@ GROUPS = {
     "Mass200c": ("Mass200c", "f4", MASS),
     "MassVir": ("MassVir", "f4", MASS),
     "Cut": ("Cut", "u4", 1),
+    **{name: (name, "f8", 1) for name in ("Aemit", *SEEN)},
 }
 MEMBERS = {
     "GroupID": ("GroupID", "u4", 1),
@@ -56,7 +59,7 @@ def write_groups(folder, source, groups, members, attrs) -> None:
     ----------
     folder : path
         Of `staging.staged`.
-    source : SnapshotCatalog
+    source : SnapshotCatalog, or a light cone
         What the groups were found in.
     groups, members : dict of arrays
         Of `diagnostics.groups.find_groups`.
@@ -82,11 +85,24 @@ def write_groups(folder, source, groups, members, attrs) -> None:
     inside = np.zeros(6, "u8")
     inside[1] = comm.allreduce(len(members["GroupID"]))
     number = comm.allreduce(len(groups["GroupID"]))
-    header = mpgadget_header(source.attrs, source.csize, source.header.raw)
+    header = _header(source)
     header.update(NumFOFGroupsTotal=np.array([number], "u8"), NumPartInGroupTotal=inside, **attrs)
     for prefix, blocks in rows.items():
         write_rows(folder, {f"{prefix}/{name}": rows for name, rows in blocks.items()}, comm)
     write_header(folder, header, comm)
+
+
+def _header(source):
+    """Attributes of the Header, in MP-Gadget's units; of a light cone those of the cone."""
+    if "ConeObserver" not in source.attrs:
+        return mpgadget_header(source.attrs, source.csize, source.header.raw)
+    attrs = {name: value for name, value in source.attrs.items() if value is not None}
+    return attrs | {
+        "UnitLength_in_cm": np.array([UNITS["UnitLength_in_cm"] / KPC]),
+        "UnitMass_in_g": np.array([1.989e43]),
+        "UnitVelocity_in_cm_per_s": np.array([1e5]),
+        "UsePeculiarVelocity": np.array([1], dtype="i4"),
+    }
 
 
 def _converted(table, columns):
@@ -96,24 +112,6 @@ def _converted(table, columns):
         for name, (block, dtype, factor) in table.items()
         if name in columns
     }
-
-
-class Halos(HaloCatalog):
-    """An nbodykit HaloCatalog that populates whatever its mass definition.
-
-    The column MassVir [Msun/h] stands beside Mass: halotools wants virial masses and radii in
-    every table of halos, and nbodykit's table has those of its own definition alone.
-    """
-
-    def to_halotools(self, BoxSize=None):  # noqa: ANN201, a class of the optional halotools
-        """nbodykit's table for halotools, with the columns halo_mvir and halo_rvir in any case."""
-        halos = HaloCatalog.to_halotools(self, BoxSize)
-        if self.attrs["mdef"] != "vir":
-            mass = self["MassVir"]
-            radius = transform.HaloRadius(mass, self.cosmo, self.attrs["redshift"], mdef="vir")
-            virial = self.compute(mass, radius)
-            halos.halo_table["halo_mvir"], halos.halo_table["halo_rvir"] = virial
-        return halos
 
 
 def open_halos(path, comm=None, mdef="vir") -> Halos:
@@ -128,10 +126,10 @@ def open_halos(path, comm=None, mdef="vir") -> Halos:
 
     Returns
     -------
-    Halos
+    Halos, or ConeHalos of a light cone
         Position (of the centre) [comoving Mpc/h], Velocity (of the centre of mass; NaN
-        where the particles had none) [peculiar km/s], Mass, MassVir [Msun/h]; its `populate` takes
-        nbodykit's HOD models.
+        where the particles had none) [peculiar km/s], Mass, MassVir [Msun/h]; on a light cone also
+        Aemit, RA, DEC [deg], Redshift, RedshiftObserved and Cut. Its `populate` takes nbodykit's HOD models.
 
     Raises
     ------
@@ -147,16 +145,32 @@ def open_halos(path, comm=None, mdef="vir") -> Halos:
         if "NumFOFGroupsTotal" not in raw:
             raise InputError(f"{path} holds no halos: make them with nbodykit-sr halos")
     catalog = BigFileCatalog(path, dataset="FOFGroups/", header="Header", comm=comm)
-    box, a = raw.numbers("BoxSize") / KPC, raw.scale_factor()
+    cone = "ConeObserver" in raw
+    attrs = dict(raw) if cone else _of_box(path, raw)
     catalog.attrs.clear()  # of the units of the file, and of its particles
-    catalog.attrs.update(catalogue_attrs(path, raw, box, a), **UNITS)
+    catalog.attrs.update(attrs, **UNITS)
     catalog["Position"] = catalog["CenterPosition"] / KPC
     catalog["Velocity"] = _velocity(catalog)
     catalog["HaloMass"] = catalog[masses[mdef]].reshape(-1) / MASS
     mdef = "vir" if mdef == "fof" else mdef
-    halos = Halos(catalog, cosmology(catalog.attrs), 1 / a - 1, mdef=mdef, mass="HaloMass")
+    redshift = _median(catalog, "Redshift") if cone else attrs["Redshift"]
+    kind = ConeHalos if cone else Halos
+    halos = kind(catalog, cosmology(catalog.attrs), redshift, mdef=mdef, mass="HaloMass")
     halos["MassVir"] = catalog["MassVir"].reshape(-1) / MASS
+    for name in ("Aemit", *SEEN, "Cut") if cone else ():
+        if name in catalog:
+            halos[name] = catalog[name].reshape(-1)
     return halos
+
+
+def _of_box(path, raw):
+    """Attributes of the halos of a box."""
+    return catalogue_attrs(path, raw, raw.numbers("BoxSize") / KPC, raw.scale_factor())
+
+
+def _median(catalog, name):
+    """Of a column on all ranks."""
+    return float(np.median(np.concatenate(catalog.comm.allgather(catalog[name].compute()))))
 
 
 def _velocity(catalog):

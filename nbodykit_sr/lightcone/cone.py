@@ -5,65 +5,24 @@ scale factor a with |x(a) - o| = chi(a). Replicas are Lagrangian: particle q of 
 q + n BoxSize + displacement(a), which is not wrapped, so that each particle crosses once.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
-from ..errors import InputError
-from ..physics.universe import Universe
-
-LIGHT = 299792.458  # [km/s]
+from ..errors import InputError, one_line
+from ..physics.distance import Expansion
 
 # Two golden ratios: no short vector of replicas lies near it
 AXIS = (1.0, 1.618, 2.618)
 
 SKIES = ("full", "octant")
 
-# Knots of the tables of distance and growth, for which splines are exact to 1e-8, and the points
-# between two of them at which distances are integrated
-_KNOTS, _POINTS = 2048, 4
-
 # Newton's steps to the crossing: from a secant, each squares the error
 _STEPS = 3
 
 # Replicas of which it is looked whether structure repeats along a line of sight: so far along an axis
 _REPEATS = 12
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """Distance and growth of a universe, as functions of the scale factor.
-
-    Attributes
-    ----------
-    distance : callable
-        chi(a), comoving distance that light travels from a to today [Mpc/h].
-    growth : callable
-        Linear growth factor, 1 today.
-    rate : callable
-        Peculiar velocity of a displacement in linear theory, a H f [km/s per Mpc/h].
-    """
-
-    distance: CubicSpline
-    growth: CubicSpline
-    rate: CubicSpline
-
-    @classmethod
-    def of(cls, universe: Universe, first: float) -> "Expansion":
-        """Tables from scale factor `first` to today."""
-        a = np.linspace(first, 1.0, _KNOTS)
-        points, weights = np.polynomial.legendre.leggauss(_POINTS)
-        half = np.diff(a)[:, None] / 2
-        between = a[:-1, None] + half * (1 + points)
-        hubble = np.array([replace(universe, a=x).hubble for x in between.ravel()])
-        steps = (half * weights * LIGHT / (between**2 * hubble.reshape(between.shape))).sum(axis=1)
-        distance = np.concatenate([np.cumsum(steps[::-1])[::-1], [0.0]])
-        moments = [replace(universe, a=x) for x in a]
-        growth = np.array([one.growth for one in moments])
-        rate = np.array([one.linear_rate for one in moments])
-        return cls(*(CubicSpline(a, table) for table in (distance, growth, rate)))
 
 
 @dataclass(frozen=True)
@@ -113,6 +72,20 @@ class Cone:
         if self.sky not in (None, *SKIES):
             raise InputError(f"sky is {self.sky!r}: {' or '.join(SKIES)} is needed")
 
+    @classmethod
+    def of(cls, attrs) -> "Cone":
+        """That of a catalogue's attributes; InputError if they tell of none."""
+        try:
+            sky, (zmin, zmax) = str(attrs["ConeSky"]), np.ravel(attrs["ConeRedshifts"]).tolist()
+            angle = float(np.ravel(attrs["ConeAngle"])[0]) if sky == "cone" else None
+            observer, axis = attrs["ConeObserver"], attrs["ConeAxis"]
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the attributes tell of no light cone, {one_line(repr(error))}: open one that "
+                "nbodykit-sr lightcone made"
+            ) from None
+        return cls(zmin, zmax, observer, angle, axis, None if sky == "cone" else sky)
+
     @property
     def direction(self) -> np.ndarray:
         """Unit vector of the axis, (3,)."""
@@ -142,6 +115,22 @@ class Cone:
         if self.opening == np.pi:
             return np.ones(len(position), dtype=bool)
         return position @ self.direction >= np.cos(self.opening) * distance
+
+    def depth(self, position, near, far) -> np.ndarray:
+        """How far within the cone positions (n, 3) are from its nearest edge, (n,) [Mpc/h].
+
+        `near` and `far` are the distances at which it begins and ends [Mpc/h]; it has no edge at the
+        observer.
+        """
+        distance = np.sqrt((position**2).sum(axis=1))
+        edges = [far - distance, distance - near if near > 0 else np.full(len(distance), np.inf)]
+        if self.sky == "octant":
+            edges.append(position.min(axis=1))
+        elif self.opening < np.pi:
+            cosine = position @ self.direction / np.maximum(distance, 1e-30)
+            away = self.opening - np.arccos(np.clip(cosine, -1, 1))
+            edges.append(distance * np.sin(np.minimum(away, np.pi / 2)))
+        return np.min(edges, axis=0)
 
     def replicas(self, low, high, near, far, box) -> np.ndarray:
         """Replicas of which a cuboid may reach a shell of the cone.

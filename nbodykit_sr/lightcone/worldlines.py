@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise, product, tee
+from itertools import pairwise, tee
 from os import PathLike
 
 import numpy as np
@@ -29,13 +29,14 @@ from ..io.cones import COLUMNS, joined
 from ..io.snapshot import open_snapshot
 from ..noise import check_seed
 from ..particles import find_lattice
+from ..physics.distance import Expansion, observed
 from ..physics.matter import MASS, particle_mass
 from ..physics.universe import Universe
 from ..preparation import ModelOptions, prepare_model
 from ..provenance import Provenance, versions
 from ..selection import Selection
 from ..zoom import MARGIN
-from .cone import LIGHT, Expansion, WorldLines, crossings
+from .cone import WorldLines, crossings
 from .simulation import (
     GrownPhases,
     Interpolated,
@@ -136,7 +137,9 @@ class LightCone:
         self.expansion = Expansion.of(self.universe, earliest)
         self.low = Interpolated.of(particles, fields, self.expansion.growth)
         self.nodes = self._nodes()
-        self._light = self.expansion.distance(self.nodes)  # where they are seen [Mpc/h]
+        far, near = self.expansion.distance(np.array(cone.times))
+        light = self.expansion.distance(self.nodes)
+        self._light = np.clip(light, near, far)  # where they are seen [Mpc/h]
         self._reach = {}
         base = model.inference(particles[0], self.grid, seed, options.phases)
         if base.phases is not None:
@@ -336,7 +339,7 @@ class LightCone:
         low, high = zip(*(self._bounds(chunk, a) for a in times))
         allowed = np.minimum(*low), np.maximum(*high)
         found, size = [], 0
-        for part in _blocks(chunk):
+        for part in chunk.blocks(BLOCK):
             where = [
                 slice(factor * (first - start), factor * (first - start + n))
                 for first, start, n in zip(part.start, chunk.start, part.shape)
@@ -379,27 +382,15 @@ class LightCone:
         which, a, part = which[inside], a[inside], part[inside]
         position, distance = position[inside], distance[inside]
         replica, which = np.divmod(which, len(line.ids))
-        columns = {"Position": position, "ID": line.ids[which], "Aemit": a, "Redshift": 1 / a - 1}
+        columns = {"Position": position, "ID": line.ids[which], "Aemit": a}
         columns["Replica"] = replicas[replica]
-        columns["RA"] = np.degrees(np.arctan2(position[:, 1], position[:, 0])) % 360
-        nowhere = np.maximum(distance, 1e-30)
-        columns["DEC"] = np.degrees(np.arcsin(np.clip(position[:, 2] / nowhere, -1, 1)))
         columns["Weight"] = np.full(len(a), 1 / selection.subsample)
         if "Velocity" in self.names:
             early, late = (one[which, 3:] for one in line.fields)
-            velocity = (early + part * (late - early)) * self.expansion.rate(a)[:, None]
-            away = (velocity * position).sum(axis=1) / nowhere
-            columns["Velocity"] = velocity
-            columns["RedshiftObserved"] = (1 + away / LIGHT) / a - 1
+            rate = self.expansion.rate(a)[:, None]
+            columns["Velocity"] = (early + part * (late - early)) * rate
+        columns |= observed(position, a, columns.get("Velocity"))
         return {name: columns[name].astype(COLUMNS[name][0]) for name in selection.columns}
-
-
-def _blocks(chunk):
-    """Cubes of `BLOCK` LR sites or less that fill a chunk."""
-    for corner in product(*(range(0, n, BLOCK) for n in chunk.shape)):
-        start = tuple(s + i for s, i in zip(chunk.start, corner))
-        shape = tuple(min(BLOCK, n - i) for n, i in zip(chunk.shape, corner))
-        yield replace(chunk, start=start, shape=shape)
 
 
 def _source_name(source):

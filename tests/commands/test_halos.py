@@ -11,6 +11,8 @@ from nbodykit.lab import FOF, BigFileCatalog, FFTPower
 from nbodykit_sr import InputError, SRCatalog, open_halos, open_snapshot
 from nbodykit_sr.commands.halos import main
 from nbodykit_sr.diagnostics.groups import find_groups
+from nbodykit_sr.diagnostics.overdensity import threshold_densities
+from nbodykit_sr.physics.universe import Universe
 
 pytestmark = pytest.mark.mpi
 
@@ -139,6 +141,9 @@ def test_halos_are_populated(comm, path, mdef):
         virial / 1e10, (masses if mdef == "fof" else virials)[ids], rtol=1e-6
     )
     assert 0 < apart.max() and (apart <= 1.001 * radius).all()
+    # comoving, as positions are
+    density = threshold_densities(Universe.of(halos.attrs))[key]
+    np.testing.assert_allclose(radius, np.cbrt(3 * mass / (4 * np.pi * density)), rtol=1e-2)
     some = halos[::2]  # a part of them, too; of each rank's, as halotools needs
     assert 0 < some.populate(Zheng07Model, seed=42, logMmin=10.8).csize < galaxies.csize
 
