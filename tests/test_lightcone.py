@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 from itertools import product
 from types import SimpleNamespace
@@ -14,10 +15,12 @@ from nbodykit.lab import ArrayCatalog, BigFileCatalog
 from scipy.spatial import cKDTree
 
 from nbodykit_sr import InputError, SRCatalog, open_snapshot
+from nbodykit_sr.commands import verified_cone
 from nbodykit_sr.commands.lightcone import main
 from nbodykit_sr.commands.lightcone_plan import lightcone_plan
+from nbodykit_sr.commands.verify import verify
 from nbodykit_sr.io.checks import attributes
-from nbodykit_sr.io.cones import ConeWriter
+from nbodykit_sr.io.cones import COLUMNS, ConeWriter
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.lightcone import worldlines
 from nbodykit_sr.lightcone.catalog import SRLightCone
@@ -389,6 +392,71 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(comm, paths, tmp_path, monkeypa
     assert content(output) == content(whole)
     weight = BigFileCatalog(str(output), header="Header", comm=comm)["Weight"].compute()
     assert (weight == 2).all()
+
+
+@pytest.fixture(scope="module")
+def written(comm, paths, tmp_path_factory):
+    """A cone with an edge, of a part of the particles."""
+    output = comm.bcast(str(tmp_path_factory.mktemp("written") / "CONE"))
+    assert main([*paths, output, *NARROW, "--zmin=0.01", "--subsample=0.5"], comm) == 0
+    return output
+
+
+def test_a_sound_cone_is_verified(comm, paths, written, tmp_path, monkeypatch):
+    assert verify(written, comm) == []
+    monkeypatch.setattr(verified_cone, "ROWS", 1000)  # chunks in pieces
+    assert verify(written, comm) == []
+    few = str(tmp_path / "FEW")
+    assert main([*paths, few, *NARROW, "--columns=Redshift,Position"], comm) == 0
+    assert verify(few, comm) == []
+
+
+@pytest.mark.parametrize(
+    "column, damage, words",
+    [
+        ("Position", lambda x: x * (1 + 1e-5), "not where light meets them"),
+        ("Position", lambda x: -x, "not in the cone"),
+        ("Position", lambda x: x[:, ::-1], "DEC do not go"),
+        ("Redshift", lambda z: z + 1e-5, "Redshift do not go"),
+        ("RedshiftObserved", lambda z: z * 1.01, "RedshiftObserved do not go"),
+        ("RA", lambda x: x + 1, "RA do not go"),
+        ("Aemit", lambda a: a * np.nan, "Aemit is not finite"),
+        ("ID", lambda x: x[::-1], "IDs are not of the chunk"),
+        ("Weight", lambda x: x / 2, "weights are not of the subsample"),
+    ],
+)
+def test_a_damaged_cone_is_found(comm, written, tmp_path, column, damage, words):
+    """By what the values mean, and by its checksums."""
+    output = tmp_path / "CONE"
+    if comm.rank == 0:
+        shutil.copytree(written, output)
+        kind, shape = COLUMNS[column]
+        file = output / column / "000000"
+        rows = np.fromfile(file, kind).reshape(-1, *shape)
+        np.ascontiguousarray(damage(rows), kind).tofile(file)
+    comm.Barrier()
+    problems = verify(str(output), comm)
+    assert comm.allgather(problems) == [problems] * comm.size
+    assert any(words in line for line in problems)
+    assert any(f"{column} is not what was written" in line for line in problems)
+
+
+def test_what_is_no_cone_is_refused(comm, written, tmp_path):
+    output = tmp_path / "CONE"
+    if comm.rank == 0:
+        shutil.copytree(written, output)
+        shutil.rmtree(output / "Header")
+        (output / "Header").mkdir()
+    comm.Barrier()
+    with pytest.raises(InputError):
+        verify(str(output), comm)
+    if comm.rank == 0:
+        shutil.rmtree(output)
+        shutil.copytree(written, output)
+        shutil.rmtree(output / "RA")
+    comm.Barrier()
+    with pytest.raises(InputError, match="columns"):
+        verify(str(output), comm)
 
 
 def test_command_replaces_nothing_else(comm, paths, tmp_path):

@@ -30,11 +30,11 @@ from ..provenance import NAMES, Provenance
 from ..selection import Selection, first_rows
 from ..version import __version__
 from .command import start_log, stop_requests
+from .expectation import Expectation
 from .flow import Work, write_chunks
 from .generate_options import parse
 from .plan import check_disk, check_room, plan
 from .series import arrange
-from .verify import Expectation
 
 logger = logging.getLogger(__name__)
 

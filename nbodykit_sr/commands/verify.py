@@ -1,106 +1,24 @@
-"""Verification of SR particles as they are written, and of finished catalogues and meshes."""
+"""Verification of finished catalogues, light cones and meshes."""
 
-import logging
 import os
 import zlib
-from dataclasses import dataclass
 
-import bigfile
 import numpy as np
 
-from ..chunks import ChunkGrid
-from ..density.writer import FIELD, slabs
-from ..errors import InputError, agreement, one_line
-from ..io.checks import attributes, byte_sum, check_block, read_checksums
-from ..io.formats import read_header
-from ..io.formats.bigfile import BigFileHeader
-from ..io.layout import LAYOUTS, MPGADGET, NBODYKIT
-from ..lattice import FARTHEST, LagrangianLattice, nearest_image
-from ..models.card import ModelCard
-from ..physics.universe import Universe
-from ..provenance import NAMES, Provenance
-from ..selection import Selection, first_rows
+from ..density.writer import FIELD
+from ..errors import agreement
+from ..io.checks import byte_sum
+from ..io.cones import is_cone
 from .command import Parser
-
-logger = logging.getLogger(__name__)
-
-# SR particles may move this much further than LR ones, which the card's range is of [LR cells]
-_SMALL_SCALES = 1.0
-
-# What every output says of how it was made, and what else a catalogue and a mesh say
-_MADE = (
-    *("card", "checksums", "chunk", "command", "device", "input", "model", "model_hash", "Nmesh"),
-    "versions",
-)
-_CATALOGUE = (*_MADE, "dtype", "factor", "layout", "offset", "region", "seed", "source")
-_MESH = (*_MADE, "initial", "initial_redshift", "mean", "origin")
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the displacements of SR particles are held against.
-
-    Attributes
-    ----------
-    lattice : LagrangianLattice
-        Of the SR particles.
-    factor : int
-    range : float or None
-        Largest LR displacement that the model was trained on [LR cells].
-    """
-
-    lattice: LagrangianLattice
-    factor: int
-    range: float | None
-
-    def displacement(self, chunk, position) -> tuple[float, float]:
-        """Largest and rms displacement of every second particle along each axis [LR cells].
-
-        Parameters
-        ----------
-        chunk : Chunk
-        position : (n, 3) array
-            In the order of the chunk's sites, comoving [Mpc/h].
-        """
-        shape = [self.factor * n for n in chunk.shape]
-        box, cell = self.lattice.BoxSize, self.factor * self.lattice.cell
-        sample = position.reshape(*shape, 3)[::2, ::2, ::2]
-        largest, squares = 0.0, 0.0
-        for axis in range(3):
-            sites = self.factor * chunk.start[axis] + np.arange(0, shape[axis], 2)
-            along = self.lattice.site_position(sites).astype(position.dtype)
-            moved = sample[..., axis] - along.reshape([-1 if i == axis else 1 for i in range(3)])
-            moved = nearest_image(moved, box)
-            largest = max(largest, float(moved.max()), -float(moved.min()))
-            squares += float(np.mean(moved * moved, dtype="f8"))
-        return largest / cell, np.sqrt(squares) / cell
-
-    def complaint(self, chunk, position) -> str | None:
-        """What is unusual about the displacements of a chunk, or None."""
-        largest, rms = self.displacement(chunk, position)
-        reach = FARTHEST * self.lattice.Nmesh / self.factor
-        limit = reach if self.range is None else min(self.range + _SMALL_SCALES, reach)
-        if largest <= limit:
-            return None
-        start, cell = chunk.start, self.factor * self.lattice.cell
-        edges = ", ".join(
-            f"{cell * x:.4g}-{cell * (x + n):.4g}" for x, n in zip(start, chunk.shape)
-        )
-        far = (
-            f"further than the {self.range:.3g} the model was trained on: compare this region with LR"
-            if limit < reach
-            else "too near to half the box to tell through which side they went: don't use this region"
-        )
-        return (
-            f"chunk {chunk.index} (Lagrangian region {edges} Mpc/h): particles are up to {largest:.3g} LR "
-            f"cells (rms {rms:.3g}) from their lattice sites, {far}"
-        )
+from .verified import Catalogue, Mesh
+from .verified_cone import LightCone
 
 
 def verify(path, comm) -> list[str]:
-    """Check a finished catalogue of `generate`, or mesh of `emulate`, against what it says of itself.
+    """Check a catalogue of `generate`, a light cone, or a mesh of `emulate` against what it says of itself.
 
-    Every byte is read once; a rank holds no more than one chunk, or layer of a mesh. Collective.
+    Every byte is read once; a rank holds no more than one chunk, layer of a mesh, or so many rows of a
+    cone. Collective.
 
     Parameters
     ----------
@@ -120,7 +38,8 @@ def verify(path, comm) -> list[str]:
     output, problems = None, []
     with agreement(comm):
         if comm.rank == 0:
-            output = (_Mesh if os.path.isdir(os.path.join(path, FIELD)) else _Catalogue)(path)
+            mesh = os.path.isdir(os.path.join(path, FIELD))
+            output = (Mesh if mesh else LightCone if is_cone(path) else Catalogue)(path)
             problems = output.check_header()
     output = comm.bcast(output)
     sums = {name: np.zeros(len(block.rows), "u8") for name, block in output.blocks.items()}
@@ -137,231 +56,36 @@ def verify(path, comm) -> list[str]:
     return [line for part in comm.allgather(problems) for line in part]
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows that were written together: `of` is the chunk, or the number of the layer."""
-
-    of: object
-    name: str
-    start: int
-    rows: int
-    crcs: dict
-
-
-class _Output:
-    """What is verified: its ``path``; ``columns``, where they lie; ``pieces``, if sizes fit.
-
-    And ``blocks``, the `BlockHeader` of each column if it is a BigFile. Only rank 0 opens it; the
-    others get a copy.
-    """
-
-    def _cut(self, path, wanted, digest, size):
-        """Pieces from what the grid makes, (of, name, start, rows), and the file of checksums."""
-        self.sizes = []
-        if size != sum(rows for *_, rows in wanted):
-            self.sizes = [f"{size} rows, its grid has {sum(rows for *_, rows in wanted)}"]
-            self.pieces = []
-            return
-        written = read_checksums(path, self.columns, digest)
-        if [(start, rows) for start, rows, _ in written] != [(s, r) for *_, s, r in wanted]:
-            raise InputError(f"the checksums of {path} are of other pieces than its grid has")
-        self.pieces = [_Piece(*w, crcs) for w, (*_, crcs) in zip(wanted, written, strict=True)]
-
-
-class _Catalogue(_Output):
-    """Particles of `generate`."""
-
-    def __init__(self, path):
-        self.path, self.header = path, read_header(path)
-        header = self.header
-        self.made = made = _provenance(
-            path, "Header", header.attrs, _CATALOGUE, "layout", "catalogue of generate"
-        )
-        try:
-            card, factor, Nmesh = ModelCard.from_dict(made.card), made.factor, made.Nmesh
-            if factor < 1 or Nmesh % factor or card.factor != factor:
-                raise ValueError(f"factor {factor}, Nmesh {Nmesh}, the card's factor {card.factor}")
-            self.layout = layout = LAYOUTS[made.layout]
-            at = {name: header.dataset + layout.columns[name][0] for name in header.columns}
-            self.columns = {block: name for name, block in at.items()}
-            box = Universe.of(header.attrs, "BoxSize").BoxSize
-            lattice = LagrangianLattice(Nmesh, box, made.offset)
-            names = ("Position", "Velocity", "ID") if card.channels == 6 else ("Position", "ID")
-            columns = None if made.columns is None else tuple(made.columns.split(","))
-            part = 1.0 if made.subsample is None else made.subsample
-            self.selection = Selection.of(columns, part, names)
-            grid = ChunkGrid(Nmesh // factor, made.chunk)
-            grid = grid.select(made.region or None, factor * lattice.cell)
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-            raise InputError(f"the provenance of {path} makes no sense: {error}") from None
-        self.blocks = {}
-        if isinstance(header, BigFileHeader):
-            self.blocks = {at[name]: block for name, block in header.blocks.items()}
-        self.expectation = Expectation(lattice, factor, card.displacement_range)
-        chunks = grid.chunks()
-        rows = [chunk.size * factor**3 for chunk in chunks]
-        if part < 1:  # `check` counts them, chunk by chunk on all ranks
-            rows = [n for _, n, _ in read_checksums(path, self.columns, made.checksums)]
-        if len(rows) != len(chunks):
-            raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
-        wanted = [
-            (chunk, f"chunk {chunk.index}", start, n)
-            for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
-        ]
-        self._cut(path, wanted, made.checksums, header.size)
-
-    def check_header(self):
-        """Columns, counts and units of the layout."""
-        problems, header, layout = list(self.sizes), self.header, self.layout
-        names = sorted(self.selection.columns)
-        if names != sorted(header.columns):
-            problems.append(f"columns {sorted(header.columns)}, its model and command give {names}")
-        if header.dataset != layout.prefix:
-            problems.append(f"columns under {header.dataset!r} do not go with layout {layout.name}")
-        for name in header.columns:
-            found, wanted = header.stored_rows(name, 0, 1).dtype, layout.dtype(name).base
-            if found != wanted:
-                problems.append(f"{name} is {found.str}, layout {layout.name} has {wanted.str}")
-        if layout is MPGADGET:
-            count = int(np.ravel(header.raw["TotNumPart"])[1])
-            if count != header.size:
-                problems.append(f"TotNumPart is {count}, there are {header.size} particles")
-        elif layout is NBODYKIT and np.size(header.raw["BoxSize"]) != 3:
-            problems.append(
-                f"BoxSize has length {np.size(header.raw['BoxSize'])}, nbodykit needs 3"
-            )
-        return problems
-
-    def read(self, block, start, stop):
-        """Rows of a column as they are in the files."""
-        return self.header.stored_rows(self.columns[block], start, stop)
-
-    def check(self, piece, values):
-        """IDs, positions and velocities of a chunk."""
-        problems, expectation = [], self.expectation
-        values = {self.columns[block]: rows for block, rows in values.items()}
-        ids = expectation.lattice.id(piece.of.sites(expectation.factor))
-        ids = ids[self.selection.keeps(ids)]
-        if len(ids) != piece.rows:
-            return [f"{piece.name}: {piece.rows} particles, its subsample has {len(ids)}"]
-        if (found := values.get("ID")) is not None:
-            wrong = np.flatnonzero(found.reshape(-1) != ids)
-            if len(wrong):
-                problems.append(
-                    f"{piece.name}: {len(wrong)} IDs are not those of its sites, the first "
-                    f"{found.reshape(-1)[wrong[0]]} at row {piece.start + wrong[0]} instead of "
-                    f"{ids[wrong[0]]}"
-                )
-        box = expectation.lattice.BoxSize
-        position = values["Position"] * np.float64(self.header.length)
-        if not np.isfinite(position).all() or ((position < 0) | (position > box)).any():
-            outside = ~((position >= 0) & (position <= box)).all(axis=1)
-            row = np.flatnonzero(outside)[0]
-            problems.append(
-                f"{piece.name}: {outside.sum()} particles are not in the box of {box:g} Mpc/h, the "
-                f"first in row {piece.start + row} at {position[row].tolist()}"
-            )
-        elif self.selection.subsample == 1:  # else they fill no lattice
-            if complaint := expectation.complaint(piece.of, position):
-                problems.append(complaint)
-        velocity = values.get("Velocity")
-        if velocity is not None and not np.isfinite(velocity).all():
-            problems.append(f"{piece.name}: Velocity is not finite")
-        return problems
-
-
-class _Mesh(_Output):
-    """A density of `emulate`."""
-
-    def __init__(self, path):
-        self.path, folder = path, os.path.join(path, FIELD)
-        self.attrs = attrs = attributes(folder)
-        self.made = made = _provenance(path, FIELD, attrs, _MESH, "model_hash", "mesh of emulate")
-        self.columns = {FIELD: FIELD}
-        self.blocks = {FIELD: check_block(folder)}
-        try:
-            ModelCard.from_dict(made.card)
-            if made.Nmesh % 2:
-                raise ValueError(f"Nmesh {made.Nmesh}")
-            layers = list(slabs(ChunkGrid(made.Nmesh, min(2 * made.chunk, made.Nmesh))))
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-            raise InputError(f"the provenance of {path} makes no sense: {error}") from None
-        wanted = [
-            (number, f"layer {number}", start, sum(chunk.size for chunk in chunks))
-            for number, (start, chunks) in enumerate(layers)
-        ]
-        self._cut(path, wanted, made.checksums, sum(self.blocks[FIELD].rows))
-
-    def check_header(self):
-        """Number format and what nbodykit needs."""
-        problems, dtype = list(self.sizes), self.blocks[FIELD].dtype
-        if np.dtype(dtype) != np.dtype("f4"):
-            problems.append(f"{FIELD} is {dtype}, a mesh of emulate has <f4")
-        Nmesh = self.made.Nmesh
-        for name, wanted in (("Nmesh", Nmesh), ("ndarray.shape", Nmesh), ("BoxSize", None)):
-            value = np.ravel(self.attrs.get(name, []))
-            if len(value) != 3 or (wanted is not None and (value != wanted).any()):
-                problems.append(f"{name} is {value}, nbodykit needs {wanted or 'three lengths'}")
-        return problems
-
-    def read(self, block, start, stop):
-        """Densities of rows."""
-        try:
-            with bigfile.File(self.path) as file, file[block] as column:
-                return column[start:stop]
-        except (bigfile.Error, OSError) as error:
-            raise InputError(
-                f"block {block} of {self.path} is unreadable: {one_line(error)}"
-            ) from None
-
-    def check(self, piece, values):
-        """Densities of a layer."""
-        density = values[FIELD]
-        if np.isfinite(density).all() and density.min(initial=0) >= 0:
-            return []
-        return [f"{piece.name}: densities are negative or not finite"]
-
-
-def _provenance(path, block, attrs, names, mark, kind):
-    """How it was made, if its attributes say all of `names`, and first of all `mark`."""
-    missing = [NAMES[name] for name in names if NAMES[name] not in attrs]
-    if NAMES[mark] in missing:
-        raise InputError(f"{path} is no {kind}: its {block} has no {NAMES[mark]}")
-    if missing:
-        raise InputError(
-            f"the {block} of {path} lacks {', '.join(missing)}: it is damaged, or of an older version"
-        )
-    try:
-        return Provenance.from_attrs(attrs)
-    except InputError as error:
-        raise InputError(f"the provenance of {path} makes no sense: {error}") from None
-
-
 def _check_piece(output, piece, sums):
     """Values and order of the rows of a piece; adds their bytes to the sums of their files."""
-    problems, values, stop = [], {}, piece.start + piece.rows
+    problems, crcs = [], dict.fromkeys(output.columns, 0)
+    for part in output.parts(piece):
+        values, stop = {}, part.start + part.rows
+        for name in output.columns:
+            values[name] = np.ascontiguousarray(output.read(name, part.start, stop))
+            crcs[name] = zlib.crc32(values[name], crcs[name])
+            first = 0
+            for number, rows in enumerate(output.blocks[name].rows if output.blocks else ()):
+                low, high = max(part.start, first), min(stop, first + rows)
+                if low < high:
+                    inside = values[name][low - part.start : high - part.start]
+                    sums[name][number] += np.uint64(byte_sum(inside))
+                first += rows
+        problems += output.check(part, values)
     for name in output.columns:
-        values[name] = np.ascontiguousarray(output.read(name, piece.start, stop))
-        if zlib.crc32(values[name]) != piece.crcs[name]:
+        if crcs[name] != piece.crcs[name]:
             problems.append(f"{piece.name}: {name} is not what was written, or in another order")
-        first = 0
-        for number, rows in enumerate(output.blocks[name].rows if output.blocks else ()):
-            low, high = max(piece.start, first), min(stop, first + rows)
-            if low < high:
-                part = values[name][low - piece.start : high - piece.start]
-                sums[name][number] += np.uint64(byte_sum(part))
-            first += rows
-    return problems + output.check(piece, values)
+    return problems
 
 
 def main(argv, comm) -> int:
     """The command: 0 if all is well, 1 with a line for each problem."""
     parser = Parser(
         "verify",
-        "Check a finished catalogue or mesh: every checksum, count and value, and the Header.",
+        "Check a finished catalogue, light cone or mesh: every checksum, count and value, and the Header.",
         "SR_008",
     )
-    parser.group("input")("output", help="folder of an SR catalogue or mesh")
+    parser.group("input")("output", help="folder of an SR catalogue, light cone or mesh")
     path = parser.parse_args(argv).output
     problems = verify(path, comm)
     if comm.rank == 0:

@@ -33,6 +33,8 @@ COLUMNS = {
     "Weight": ("f4", ()),
 }
 
+MOVING = ("Velocity", "RedshiftObserved")  # columns that take a velocity
+
 # Rows that are copied at a time
 _PIECE = 2**20
 

@@ -25,7 +25,7 @@ from ..chunks import Chunk
 from ..domain import LatticeDomain
 from ..errors import InputError, agreement, require_same
 from ..inference import host, side_by_side
-from ..io.cones import COLUMNS, joined
+from ..io.cones import COLUMNS, MOVING, joined
 from ..io.snapshot import open_snapshot
 from ..noise import check_seed
 from ..particles import find_lattice
@@ -58,8 +58,6 @@ STEP = 0.05
 PIECE, BATCH = 2**20, 2**17
 # Side of the blocks whose replicas are told apart [LR sites]
 BLOCK = 4
-
-MOVING = ("Velocity", "RedshiftObserved")  # columns that take a velocity
 
 
 class LightCone:

@@ -31,8 +31,9 @@ from mpi4py import MPI
 
 from nbodykit_sr import open_snapshot
 from nbodykit_sr.catalog import SRCatalog
+from nbodykit_sr.commands.expectation import Expectation
 from nbodykit_sr.commands.generate import main
-from nbodykit_sr.commands.verify import Expectation, verify
+from nbodykit_sr.commands.verify import verify
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.layout import LAYOUTS, NBODYKIT
 from nbodykit_sr.io.particles import SnapshotWriter
