@@ -48,6 +48,10 @@ class Output:
     others get a copy.
     """
 
+    path: str
+    columns: dict
+    blocks: dict
+
     def _cut(self, path, wanted, digest, size):
         """Pieces from what the grid makes, (of, name, start, rows), and the file of checksums."""
         self.sizes = []
