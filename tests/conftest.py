@@ -1,8 +1,9 @@
 """One test suite for one process and for several ranks of mpirun.
 
-Under several ranks only the tests marked `mpi` are run, by all ranks together. After each of them
-the ranks agree on its outcome: one failure fails it everywhere, and rank 0 shows it. A rank that
-failed while the others wait for it inside the test ends the whole run.
+Under several ranks only the tests marked `mpi` are run, by all ranks together: under two ranks all
+of them, under three and four those marked `mpi(ranks=4)`. After each of them the ranks agree on its
+outcome: one failure fails it everywhere, and rank 0 shows it. A rank that failed while the others
+wait for it inside the test ends the whole run.
 """
 
 import os
@@ -42,6 +43,16 @@ def comm():
     return WORLD
 
 
+@pytest.fixture(scope="session")
+def alone(comm):
+    """What a function of a communicator gives on one rank alone, on every rank."""
+
+    def run(function):
+        return comm.bcast(function(MPI.COMM_SELF) if comm.rank == 0 else None)
+
+    return run
+
+
 @pytest.fixture
 def tmp_path(tmp_path):
     """pytest's temporary folder; under several ranks that of rank 0, for all of them."""
@@ -66,15 +77,29 @@ def pytest_configure(config):
         sys.stdout = open(os.devnull, "w")
 
 
+def pytest_ignore_collect(collection_path):
+    """A module without a test for so many ranks is not imported by each of them."""
+    if WORLD.size > 1 and collection_path.suffix == ".py":
+        mark = "mark.mpi" if WORLD.size == 2 else "mark.mpi(ranks=4)"
+        return mark not in collection_path.read_text() or None
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if WORLD.size == 1:
         return
-    kept = [item for item in items if item.get_closest_marker("mpi")]
+    kept = [item for item in items if WORLD.size <= most_ranks(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
     if len(set(VERDICTS.allgather(tuple(item.nodeid for item in items)))) > 1:
         raise pytest.UsageError("the ranks collected different tests")
+
+
+def most_ranks(item):
+    """The largest number of ranks that a test is run under."""
+    mark = item.get_closest_marker("mpi")
+    return mark.kwargs.get("ranks", 2) if mark else 1
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

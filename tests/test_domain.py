@@ -27,6 +27,7 @@ def my_share(array, comm, seed=1):
     return array[order[comm.rank :: comm.size]]
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("Nmesh, side", [(8, 2), (8, 4), (7, 3), (6, 6), (5, 2)])
 @pytest.mark.parametrize("padding", [0, 1, 3, 9])
 def test_padded_blocks_are_periodic(comm, Nmesh, side, padding):
@@ -41,6 +42,7 @@ def test_padded_blocks_are_periodic(comm, Nmesh, side, padding):
     np.testing.assert_array_equal(np.moveaxis(block, 0, -1), label(wanted, Nmesh))
 
 
+@pytest.mark.mpi(ranks=4)
 def test_a_grid_is_bisected_once(comm):
     """However often, and by however many ranks, it is asked for."""
     domain = LatticeDomain(ChunkGrid(12, 3), comm, 2)
@@ -53,6 +55,7 @@ def test_a_grid_is_bisected_once(comm):
     assert chunks._shared.cache_info().misses == 1
 
 
+@pytest.mark.mpi(ranks=4)
 def test_holes_and_repeats_are_refused_by_all(comm):
     domain = LatticeDomain(ChunkGrid(8, 4), comm, 3)
     sites = np.indices((8,) * 3).reshape(3, -1).T
@@ -89,6 +92,7 @@ def field_of(catalog, comm, velocity=True):
     return particles.field(LatticeDomain(grid, comm, 3), velocity)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_the_field_does_not_depend_on_the_ranks(comm, data):
     field = field_of(open_snapshot(data / "lr16_25_z2", comm), comm)
     alone = field_of(
@@ -99,6 +103,7 @@ def test_the_field_does_not_depend_on_the_ranks(comm, data):
         np.testing.assert_array_equal(field.padded(chunk), alone.padded(chunks[chunk.index]))
 
 
+@pytest.mark.mpi(ranks=4)
 def test_initial_displacements_are_those_from_prepositions(comm, data):
     """MP-GenIC writes the lattice itself into its initial conditions."""
     bigfile = pytest.importorskip("bigfile")
@@ -158,6 +163,7 @@ SITES = np.indices((8,) * 3).reshape(3, -1).T
 SMOOTH = 0.5 * np.sin(2 * np.pi * SITES / 8)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_any_id_base_is_found(comm):
     ids = LagrangianLattice(8, 12.5).id(SITES, base=4097)
     found = find_lattice(catalog_of(comm, SITES, SMOOTH, ids=ids))

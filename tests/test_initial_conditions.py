@@ -62,8 +62,8 @@ def fitting_lr(comm, linear):
     return simulation(comm, LagrangianLattice(N, BOX), coarse * GROWTH, NOW)
 
 
-@pytest.mark.mpi
-def test_octaves_of_actual_phases(comm, linear):
+@pytest.mark.mpi(ranks=4)
+def test_octaves_of_actual_phases(comm, alone, linear):
     axes, spectra, field = linear
     fine = LagrangianLattice(N * FACTOR, BOX)
 
@@ -88,8 +88,7 @@ def test_octaves_of_actual_phases(comm, linear):
         return [comm.allreduce(one) for one in whole]
 
     together = octaves(comm)
-    alone = octaves(comm.Split(comm.rank))
-    for one, other in zip(together, alone):
+    for one, other in zip(together, alone(octaves)):
         np.testing.assert_allclose(one, other, atol=1e-5 * other.std())
     # the octave and the truth correlate as the band says, without a shift [LR cells]
     share = band(axes, FACTOR)

@@ -123,6 +123,7 @@ def full(series):
     return SRLightCone(series, zmax=0.05, zmin=0.01, sky="full", observer=OBSERVER, **QUICK)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_each_particle_of_each_replica_is_there_once(comm, series, full):
     """Counted over all replicas by numpy alone: nearer than light at first, and not at last."""
     inside = []
@@ -230,6 +231,7 @@ def test_density_follows_the_volume_and_no_edge_is_seen(comm, series):
     assert abs(across[6] - others.mean()) < 3 * others.std() < 0.3 * others.mean()
 
 
+@pytest.mark.mpi(ranks=4)
 def test_any_number_of_ranks_gives_the_same_bytes(comm, full):
     alone = [snapshot(MPI.COMM_SELF, *zeldovich(), a) for a in TIMES]
     one = SRLightCone(alone, zmax=0.05, zmin=0.01, sky="full", observer=OBSERVER, **QUICK)
@@ -339,6 +341,7 @@ CONE = [
 NARROW = [*CONE[:1], "--angle=30", *CONE[2:]]
 
 
+@pytest.mark.mpi(ranks=4)
 def test_command_writes_what_python_computes(comm, paths, tmp_path):
     output = str(tmp_path / "CONE")
     assert main([*paths, output, *CONE], comm) == 0

@@ -84,6 +84,7 @@ def of_ids(halos, comm):
     return [one for many in comm.allgather(mine) for one in many]
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("name", ["region", "mask", "saved", "Selection", "slice"])
 def test_halos_of_a_part_are_those_of_the_whole(comm, folder, halos, tmp_path, name):
     part = parts(comm, folder, tmp_path)[name]

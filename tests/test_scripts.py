@@ -241,10 +241,17 @@ def test_first_python_of_the_readme_runs():
     assert int(re.search(r"(\d+) halos", run(sys.executable, "-c", code)).group(1)) > 0
 
 
-def test_quickstart_analysis(data, tmp_path):
-    low, high, figure = str(data / "lr8_12p5_z2"), str(tmp_path / "SR"), tmp_path / "density.png"
-    run(sys.executable, "-m", "nbodykit_sr.generate", low, high, "--model", "interpolate")
-    output = run(sys.executable, "examples/quickstart.py", low, high, str(figure))
+@pytest.fixture(scope="module")
+def interpolated(data, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("interpolated") / "SR")
+    low, options = str(data / "lr8_12p5_z2"), ("--model", "interpolate")
+    run(sys.executable, "-m", "nbodykit_sr.generate", low, path, *options)
+    return path
+
+
+def test_quickstart_analysis(data, interpolated, tmp_path):
+    low, figure = str(data / "lr8_12p5_z2"), tmp_path / "density.png"
+    output = run(sys.executable, "examples/quickstart.py", low, interpolated, str(figure))
     rows = [
         line.split() for line in output.split("P(k)")[1].split("FOF")[0].splitlines()[2:] if line
     ]
@@ -254,12 +261,10 @@ def test_quickstart_analysis(data, tmp_path):
     assert figure.stat().st_size > 10_000
 
 
-def test_comparison_with_hr(data, tmp_path):
+def test_comparison_with_hr(data, interpolated):
     """A snapshot agrees with itself; interpolation lacks small scales and halos."""
-    low, high, interpolated = str(data / "lr8_12p5_z2"), str(data / "hr64_12p5_z2"), tmp_path / "SR"
-    options = "--model", "interpolate"
-    run(sys.executable, "-m", "nbodykit_sr.generate", low, str(interpolated), *options)
-    output = run(sys.executable, "examples/compare.py", high, high, str(interpolated))
+    high = str(data / "hr64_12p5_z2")
+    output = run(sys.executable, "examples/compare.py", high, high, interpolated)
     rows = [line.split(" | ") for line in output.splitlines() if line.startswith("|")]
     hr, same, poor = rows[2:]
     assert same[1] == same[2] == "1.00 1.00 1.00 1.00 1.00" and same[5] == hr[5]

@@ -26,6 +26,7 @@ def ids_inside(sr, region):
     return np.sort(np.concatenate(sr.comm.allgather(ids[inside(position, region, box)])))
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 def test_every_particle_of_the_region_is_there(comm, data, region):
     low = open_snapshot(data / "lr16_25_z0", comm)

@@ -45,11 +45,12 @@ def job(comm, data, tmp_path):
     return run
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("layout", ["nbodykit", "mp-gadget"])
-def test_the_same_bytes_for_any_number_of_ranks(comm, job, layout):
+def test_the_same_bytes_for_any_number_of_ranks(alone, job, layout):
     together = job("together", layout=layout, seed=7)
-    alone = job(f"alone{comm.rank}", comm.Split(comm.rank), layout=layout, seed=7)
-    assert files(together) == files(alone)
+    apart = alone(lambda comm: job("alone", comm, layout=layout, seed=7))
+    assert files(together) == files(apart)
 
 
 def test_the_files_hold_what_the_catalogue_computes(comm, data, job):
@@ -199,6 +200,7 @@ def by_id(comm, path):
     return ids[order], position[order]
 
 
+@pytest.mark.mpi(ranks=4)
 def test_a_subsample_is_the_same_particles_whoever_computes_them(comm, job):
     ids, position = by_id(comm, job("whole", model="interpolate", factor=4))
     some, at = by_id(comm, job("some", model="interpolate", factor=4, subsample=0.1))
@@ -213,14 +215,13 @@ def test_a_subsample_is_the_same_particles_whoever_computes_them(comm, job):
 
 
 @pytest.mark.parametrize("layout", ["nbodykit", "mp-gadget"])
-def test_only_what_is_wanted_is_written_and_verified(comm, job, tmp_path, layout):
+def test_only_what_is_wanted_is_written_and_verified(comm, alone, job, tmp_path, layout):
     wanted = {"columns": ("Position",), "subsample": 0.2, "layout": layout, "seed": 7}
     part = job("part", **wanted)
     assert verify(str(part), comm) == []
     catalog = open_snapshot(part, comm)
     assert catalog.header.columns == ("Position",)
-    alone = job(f"alone{comm.rank}", comm.Split(comm.rank), **wanted)
-    assert files(part) == files(alone)
+    assert files(part) == files(alone(lambda comm: job("alone", comm, **wanted)))
     words = shlex.split(catalog.attrs["SRCommand"])
     assert "--columns=Position" in words and "--subsample=0.2" in words
     options = parse([str(part) if word == "OUTPUT" else word for word in words[3:]])

@@ -25,6 +25,7 @@ def path(comm, data, tmp_path_factory):
     return path
 
 
+@pytest.mark.mpi(ranks=4)
 def test_groups_are_those_of_nbodykit(comm, data, path):
     fof = FOF(open_snapshot(data / "hr64_12p5_z2", comm), linking_length=0.2, nmin=31)
     features = fof.find_features()
@@ -97,9 +98,12 @@ def test_spherical_masses_by_counting(data, path, comm):
     assert np.median(everyone / fof) == pytest.approx(0.8, abs=0.1)
 
 
-def test_the_same_for_any_number_of_ranks(comm, data):
-    alone = comm.Split(comm.rank)
-    here, there = (find_groups(open_snapshot(data / "hr64_12p5_z2", c))[0] for c in (comm, alone))
+@pytest.mark.mpi(ranks=4)
+def test_the_same_for_any_number_of_ranks(comm, alone, data):
+    def groups(comm):
+        return find_groups(open_snapshot(data / "hr64_12p5_z2", comm))[0]
+
+    here, there = groups(comm), alone(groups)
     for name, values in here.items():
         np.testing.assert_allclose(np.concatenate(comm.allgather(values)), there[name], rtol=1e-6)
 

@@ -58,8 +58,8 @@ def close(one, two, where=""):
         assert one == two, where
 
 
-@pytest.mark.mpi
-def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
+@pytest.mark.mpi(ranks=4)
+def test_every_number_is_the_same_on_any_number_of_ranks(comm, alone, data, tmp_path):
     sr = interpolated(data, tmp_path, comm)
     paths = {"SR": [sr], "HR": [data / "hr64_12p5_z2"], "LR": [data / "lr8_12p5_z2"]}
 
@@ -68,14 +68,14 @@ def test_every_number_is_the_same_on_any_number_of_ranks(comm, data, tmp_path):
         return suite.measure([box], Settings.choose(12.5, 64**3, Nmesh=32))
 
     together = measured(comm)
-    alone = comm.bcast(measured(MPI.COMM_SELF).to_dict() if comm.rank == 0 else None)
-    close(together.to_dict(), alone)
+    apart = alone(lambda comm: measured(comm).to_dict())
+    close(together.to_dict(), apart)
     for kind in ("HR", "LR", "SR"):
         one = together[kind]["power"][0]
         np.testing.assert_allclose(
-            one["power"], alone["statistics"][kind]["power"][0]["columns"]["power"], rtol=1e-10
+            one["power"], apart["statistics"][kind]["power"][0]["columns"]["power"], rtol=1e-10
         )
-        halos = alone["statistics"][kind]["halos"][0]["columns"]["count"]
+        halos = apart["statistics"][kind]["halos"][0]["columns"]["count"]
         np.testing.assert_array_equal(together[kind]["halos"][0]["count"], halos)
     # what interpolation must give: LR's large scales, few halos, no small-scale power
     against = together["SR"]["comparison"][0]
@@ -97,7 +97,8 @@ def test_hr_is_measured_once(comm, data, tmp_path):
         results = suite.measure([box], settings, done.append, keep)
         return results, [step for step in done if step.startswith("HR")]
 
-    settings = replace(Settings.choose(25.0, 16**3), nmin=8)
+    settings = Settings.choose(25.0, 16**3)
+    settings = replace(settings, nmin=8, parts=("power", "halos", "pictures"))
     assert "HR: halos" in measured(srs[0], settings)[1]
     results, steps = measured(srs[1], settings)
     assert steps == ["HR: mesh"]  # its phases alone
@@ -177,7 +178,6 @@ def into_a_card(path, document, report):
             train.evaluate([str(path), report], MPI.COMM_SELF)
 
 
-@pytest.mark.mpi
 def test_the_page(comm, data, tmp_path, capfd):
     """Two realisations with HR and LR: one self-contained page, every number in JSON."""
     srs = [interpolated(data, tmp_path, comm, seed) for seed in (1, 2)]
@@ -226,7 +226,7 @@ def test_the_page(comm, data, tmp_path, capfd):
 def test_catalogues_without_halos(comm, data, tmp_path):
     """What is measured of halos is left out, the rest is told."""
     out, low = tmp_path / "report", str(data / "lr8_12p5_z4")
-    argv = ["--sr", low, "--hr", low, "--out", str(out), "--quiet", "--fresh"]
+    argv = ["--sr", low, "--hr", low, "--out", str(out), "--quiet", "--fresh", "--quick"]
     assert validate.main(argv, comm) == 0
     if comm.rank == 0:
         document = json.loads((out / "report.json").read_text())
@@ -239,6 +239,7 @@ def test_catalogues_without_halos(comm, data, tmp_path):
 def test_what_is_missing_is_said(comm, data, tmp_path, lr):
     out = tmp_path / "report"
     argv = ["--sr", str(data / "hr64_12p5_z2"), "--out", str(out), "--mesh", "32", "--quiet"]
+    argv += ["--only", "power,halos,seams"]
     argv += ["--lr", str(data / "lr8_12p5_z2")] if lr else []
     argv += ["--sigma8", "0.8256", "--ns", "0.971"] if lr else []
     assert validate.main(argv, comm) == 0

@@ -67,7 +67,7 @@ def test_sums_are_exact():
     assert np.array_equal(total[whole[:, 0]], whole[:, 1])
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("options", [{}, {"factor": 4, "Nmesh": 5}])
 def test_it_is_the_density_of_the_catalogue(comm, linear, tmp_path, options):  # noqa: F811
     """In every bit, of any chunks and by any ranks; nbodykit's own to the rounding of positions."""

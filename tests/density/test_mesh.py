@@ -102,6 +102,7 @@ def everywhere(condition, comm):
     return all(comm.allgather(bool(condition)))
 
 
+@pytest.mark.mpi(ranks=4)
 def test_painting_does_not_depend_on_ranks(comm):
     field, alone = (paint(evolved(c), 12, LR_ORIGIN) for c in (comm, MPI.COMM_SELF))
     assert everywhere(same(field, alone), comm)
@@ -113,6 +114,7 @@ def test_painting_does_not_depend_on_ranks(comm):
     np.testing.assert_allclose(alone.value, expected.value, atol=2e-3)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_initial_conditions_from_a_mesh(comm):
     growth = growth_factor(1 / (1 + Z), 0.3)
     at = np.indices((2 * N,) * 3) / (2 * N)
@@ -152,6 +154,7 @@ def test_initial_conditions_from_a_snapshot(comm, offset):
     np.testing.assert_allclose(field.value, plane_waves(*at)[field.slices], atol=1e-6)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_the_mesh_is_the_network_on_the_periodic_box(comm, weights):
     model = SRMesh(evolved(comm), initial(comm), model=weights, Nmesh=N, chunk=4)
     field = model.to_real_field()
@@ -196,6 +199,7 @@ def test_no_chunk_of_zero(comm, weights):
         SRMesh(evolved(comm), initial(comm), model=weights, Nmesh=N, chunk=0)
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("chunk", [3, 5, 10])
 def test_any_chunk_and_any_ranks(comm, weights, chunk):
     if chunk == 10 and comm.size > 1:

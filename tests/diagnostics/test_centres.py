@@ -47,6 +47,7 @@ def test_a_dense_clump_across_a_bridge_is_no_centre(comm):
     assert mass[0] > 0.9 * MAIN * particle
 
 
+@pytest.mark.mpi(ranks=4)
 def test_the_minimum_is_that_of_all_pairs(comm, data):
     """Exactly for up to `MANY` particles, and of more one nearly as deep, at the same place."""
     halos = find_halos(open_snapshot(data / "hr64_12p5_z2", comm))

@@ -18,6 +18,7 @@ def members(groups, comm):
     return {"ID": ids[mine], "GroupID": group[mine]}
 
 
+@pytest.mark.mpi(ranks=4)
 def test_merging_splitting_and_dissolving(comm):
     early = [range(1, 101), range(200, 260), range(300, 340), range(400, 410)]
     late = [
@@ -33,6 +34,7 @@ def test_merging_splitting_and_dissolving(comm):
     np.testing.assert_allclose(found["Share"], [0.9, 1.0, 0.5, 0.0])
 
 
+@pytest.mark.mpi(ranks=4)
 def test_nothing_to_link(comm):
     none = {"ID": np.zeros(0, "u8"), "GroupID": np.zeros(0, "i8")}
     assert len(descendants(none, none, comm)["GroupID"]) == 0
@@ -49,6 +51,7 @@ def random_groups(random, number):
     return sorted((set(one.tolist()) for one in groups), key=len, reverse=True)
 
 
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("seed", range(5))
 def test_main_progenitors_are_those_of_a_search_by_hand(comm, seed):
     random = np.random.default_rng(seed)

@@ -61,7 +61,7 @@ def direct_bispectrum(values, triangles, box):
     return np.array(means), np.array(numbers)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_bispectrum_equals_direct_sums(comm):
     rng = np.random.default_rng(8)
     values = rng.normal(size=(14, 14, 14))
@@ -155,7 +155,7 @@ def test_bispectrum_refuses_to_alias(comm):
         bispectrum(field, equilateral_triangles(0.2, 0.4, 2))
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_pdf_of_a_gaussian_field(comm):
     """Smoothed white noise: its variance is a sum over modes, its PDF is normal."""
     Nmesh, radius, amplitude = 48, 8.0, 0.02
@@ -224,7 +224,7 @@ def test_planted_voids_are_found(comm):
     assert function["count"][function["radius"] == 20.0] == 1
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("batch", [4096, 3])
 def test_voids_do_not_overlap_and_are_lowest_first(comm, batch, monkeypatch):
     """Against the same greedy choice written out on the whole mesh."""
@@ -288,7 +288,7 @@ def smooth_displacement(Nmesh):
     return 4 * np.stack([np.cos(a + 1) + np.sin(3 * b) + np.sin(2 * c) for a, b, c in turns], -1)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("offset", [0.5, -3.5])
 def test_jumps_equal_numpy(comm, offset):
     field = smooth_displacement(16)

@@ -53,7 +53,7 @@ def clumps(seed, sizes, background):
     return np.concatenate(parts) % BOX
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_halos_agree_with_brute_force(comm):
     position = clumps(4, [31, 32, 33, 60, 200, 400, 32], 3000)
     length = 0.2 * BOX / len(position) ** (1 / 3)
@@ -63,7 +63,7 @@ def test_halos_agree_with_brute_force(comm):
     assert comm.allreduce(len(halos.particles["Position"])) == expected.sum()
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_slabs_make_the_same_groups(comm):
     """However the box is cut, and where groups lie across faces, through slabs and all around."""
     rng = np.random.default_rng(5)
@@ -97,7 +97,7 @@ def test_the_fewest_particles_count(comm):
     np.testing.assert_allclose(position - BOX * np.rint(position / BOX), 0, atol=0.02)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_no_halo_at_all(comm):
     grid = np.stack(np.meshgrid(*[np.arange(6.0)] * 3), -1).reshape(-1, 3)
     halos = find_halos(catalogue(grid, comm))
@@ -106,7 +106,7 @@ def test_no_halo_at_all(comm):
     assert function.attrs["total"] == 0 and function["count"].sum() == 0
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_particles_on_one_rank_only(comm):
     position = clumps(4, [40, 60], 500)
     local = position if comm.rank == 0 else position[:0]

@@ -52,7 +52,7 @@ def sets(halos, comm):
     return [every[halo] for halo in range(len(halos.length))]
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_partners_agree_with_sets(comm, snapshot):
     (halos, table, sites), (others, other_table, other_sites) = (
         measured(one) for one in (snapshot, moved(snapshot, 0.025, 3))

@@ -40,6 +40,7 @@ def isothermal_spheres():
     return draw.permutation((CENTRES[:, None] + direction * radius[:, None]).reshape(-1, 3) % BOX)
 
 
+@pytest.mark.mpi(ranks=4)
 def test_masses_of_isothermal_spheres(comm):
     """M(<r) = M r / R has mean density D at r = sqrt(3 M / (4 pi D R))."""
     mass = 1e10

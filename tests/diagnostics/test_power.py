@@ -71,7 +71,7 @@ def clustered(comm, seed, number=3000, velocity=0.0):
     return ArrayCatalog(data, comm=comm, **attrs), position % BOX
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_painting_and_power_agree_with_numpy(comm):
     catalog, position = clustered(comm, 1)
     expected = cloud_in_cell(position, BOX, 24)
@@ -89,7 +89,7 @@ def test_painting_and_power_agree_with_numpy(comm):
     np.testing.assert_allclose(result.errors["power"], power * np.sqrt(2 / modes), rtol=1e-10)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_comparison_agrees_with_numpy(comm):
     (one, first), (two, second) = clustered(comm, 1), clustered(comm, 2)
     a, b = cloud_in_cell(first, BOX, 16), cloud_in_cell(second, BOX, 16)
@@ -102,7 +102,7 @@ def test_comparison_agrees_with_numpy(comm):
     np.testing.assert_allclose(itself["correlation"], 1, rtol=1e-12)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_multipoles_and_wedges_are_nbodykits(comm, axis):
     """But for modes on the edge between two wedges, which rounding put on either side there."""
@@ -139,7 +139,7 @@ def test_multipoles_and_wedges_are_nbodykits(comm, axis):
     assert np.all(np.diff(wedges["mu"], axis=1)[3:] > 0)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_painting_as_it_is_read(comm, monkeypatch):
     """Piece by piece, in real and in redshift space: the fields of nbodykit's painting."""
     monkeypatch.setattr(diagnostic_fields, "ROWS", 1000)
@@ -215,7 +215,7 @@ def test_a_real_snapshot(comm, data):
     np.testing.assert_allclose(power_spectrum(high, 32)["power"], expected, rtol=1e-10)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_particles_spread_evenly_over_ranks_keep_their_order(comm):
     """Also very uneven ones."""
     local = np.arange(7) + 7 * comm.rank if comm.rank % 2 == 0 else np.arange(0)

@@ -106,10 +106,8 @@ def test_halos_of_a_real_snapshot_by_hand(comm, data):
     )
 
 
-@pytest.mark.mpi
-def test_the_same_on_any_number_of_ranks(comm, data):
-    from mpi4py import MPI
-
+@pytest.mark.mpi(ranks=4)
+def test_the_same_on_any_number_of_ranks(comm, alone, data):
     def measured(on):
         catalog = open_snapshot(data / "hr64_12p5_z2", on)
         halos = find_halos(catalog)
@@ -120,8 +118,7 @@ def test_the_same_on_any_number_of_ranks(comm, data):
         return {**table, "stacks": stacks["density"]}
 
     together = measured(comm)
-    alone = comm.bcast(measured(MPI.COMM_SELF) if comm.rank == 0 else None)
-    for name, value in alone.items():
+    for name, value in alone(measured).items():
         np.testing.assert_allclose(together[name], value, rtol=1e-12, err_msg=name)
 
 

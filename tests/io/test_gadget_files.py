@@ -25,14 +25,14 @@ def files(path):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in path.iterdir()}
 
 
-@pytest.mark.mpi
-def test_files_and_ranks_leave_no_trace(comm, data, tmp_path, monkeypatch):
+@pytest.mark.mpi(ranks=4)
+def test_files_and_ranks_leave_no_trace(comm, alone, data, tmp_path, monkeypatch):
     plain = open_snapshot(made(comm, data, tmp_path / "plain", "nbodykit"), comm)
     one = made(comm, data, tmp_path / "one")
     monkeypatch.setattr("nbodykit_sr.io.rows.ROWS_PER_FILE", 9000)
     four = made(comm, data, tmp_path / "four")
-    alone = made(comm.Split(comm.rank), data, tmp_path / f"alone{comm.rank}")
-    assert files(four) == files(alone) and len(files(four)) == 5 and len(files(one)) == 2
+    apart = alone(lambda comm: made(comm, data, tmp_path / "alone"))
+    assert files(four) == files(apart) and len(files(four)) == 5 and len(files(one)) == 2
     power = FFTPower(plain, mode="1d", Nmesh=32).power["power"].real
     groups = FOF(plain, 0.4, nmin=7).find_features()["Length"].compute()
     for path in (one, four):

@@ -12,6 +12,10 @@ from nbodykit_sr.models.blocks import trim, upsample
 from nbodykit_sr.models.fused import FusedGenerator
 from nbodykit_sr.models.generator import Generator, standard_noise
 
+# Of float32, of the largest value: instruction sets sum in different orders, up to 2e-6 apart;
+# a fault in the mathematics is of 1e-3 and more
+ROUNDING = 1e-5
+
 
 def network(**arguments):
     """A generator with random weights that keep the features' scale, and noise of 0.1."""
@@ -63,7 +67,7 @@ def test_float32_equals_the_reference(arguments, shape):
     x, noise = chunk(generator, *shape)
     output = FusedGenerator(generator)(x, noise)
     assert output.dtype == torch.float32
-    assert relative(output, published(generator, x, noise)) < 1e-6
+    assert relative(output, published(generator, x, noise)) < ROUNDING
 
 
 def test_a_batch_is_its_chunks():
@@ -81,7 +85,7 @@ def test_the_slabs_leave_no_trace(slab):
     generator = network(channels=3, factor=4, chan_base=32, chan_min=16)
     x, noise = chunk(generator, 13, 9, 8)
     engine = FusedGenerator(generator, slab_bytes=slab)
-    assert relative(engine(x, noise), published(generator, x, noise)) < 1e-6
+    assert relative(engine(x, noise), published(generator, x, noise)) < ROUNDING
 
 
 def test_slabs_shrink_until_memory_suffices(caplog):
@@ -108,7 +112,7 @@ def test_without_calling_onednn_itself(dtype, monkeypatch):
     fast = FusedGenerator(generator, dtype)(x, noise)
     monkeypatch.setattr(planes, "with_onednn", lambda x: False)
     output = FusedGenerator(generator, dtype)(x, noise)
-    assert relative(output, fast) < (1e-6 if dtype == torch.float32 else 1e-2)
+    assert relative(output, fast) < (ROUNDING if dtype == torch.float32 else 1e-2)
 
 
 def test_noise_reaches_every_layer():
@@ -123,7 +127,7 @@ def test_noise_reaches_every_layer():
         assert change.abs().max() > 1e-3
         reference = published(generator, x, other) - published(generator, x, noise)
         torch.testing.assert_close(
-            change, reference, rtol=0, atol=1e-6 * generator(x, noise).abs().max()
+            change, reference, rtol=0, atol=ROUNDING * generator(x, noise).abs().max()
         )
 
 

@@ -1,5 +1,7 @@
 """The generator and its options: against the published one, their geometry, fast and cut."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,9 @@ from nbodykit_sr.models.upsampling import (
 )
 from nbodykit_sr.training.augmentation import ELEMENTS, transform
 
+# Rounding of float32, of the largest value: instruction sets sum in different orders, up to 2e-6 apart;
+# a fault in the mathematics is of 1e-3 and more
+ROUNDING = 1e-5
 SIZE = dict(channels=6, factor=8, chan_base=32, chan_min=8)
 # Options that were and are in use
 OPTIONS = {
@@ -53,7 +58,7 @@ def test_it_starts_as_the_published_generator(options):
     convex.load_state_dict(published.state_dict(), strict=False)
     inputs = chunk(published, 1, 3, 2)
     difference = convex(*inputs) - published(*inputs)
-    assert difference.abs().max() < 1e-6 * published(*inputs).abs().max()
+    assert difference.abs().max() < ROUNDING * published(*inputs).abs().max()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -65,7 +70,7 @@ def test_a_chunk_is_that_part_of_the_whole(name):
     noise = [f[:, :, r:] for f, (r, _) in zip(noise, generator.noise_layers)]
     psi = [f[:, :, r:] for f, (r, _) in zip(psi, generator.octaves)]
     part = generator(x[:, :, 1:], noise, psi)
-    torch.testing.assert_close(part, whole[:, :, 8:], atol=1e-5, rtol=1e-5)
+    assert (part - whole[:, :, 8:]).abs().max() < ROUNDING * whole.abs().max()
 
 
 def test_its_first_levels_alone():
@@ -78,7 +83,7 @@ def test_its_first_levels_alone():
         assert first.padding == generator.padding and first.factor == factor
         torch.testing.assert_close(first(*inputs), levels[number], atol=0, rtol=0)
         difference = fuse(first)(*inputs) - levels[number]
-        assert difference.abs().max() < 1e-5 * levels[number].abs().max()
+        assert difference.abs().max() < ROUNDING * levels[number].abs().max()
         assert Generator(**first.arguments).arguments == first.arguments
 
 
@@ -195,14 +200,14 @@ def test_the_fused_one_gives_the_same(name, slab):
     inputs = chunk(generator, 2, 1, 3)
     reference = generator(*inputs)
     fine = fuse(generator, slab_bytes=slab)(*inputs)
-    assert (fine - reference).abs().max() < 1e-6 * reference.abs().max()
+    assert (fine - reference).abs().max() < ROUNDING * reference.abs().max()
     rough = fuse(generator, torch.bfloat16, slab)(*inputs)
     assert (rough - reference).abs().max() < 2e-2 * reference.abs().max()
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_one_universe(comm, data, tmp_path, name):
+def test_one_universe(comm, alone, data, tmp_path, name):
     """From its file on any number of ranks: the bits of one rank, and what other chunks give."""
     network = randomised(Generator(**SIZE, **OPTIONS[name]))
     amplitude = (0.01, 1.0) if network.phases else None
@@ -219,9 +224,8 @@ def test_one_universe(comm, data, tmp_path, name):
         ids = np.concatenate(comm.allgather(sr["ID"].compute()))
         return np.concatenate(comm.allgather(sr["Position"].compute()))[np.argsort(ids)]
 
-    alone = comm.Split(comm.rank)
     together = positions(comm, 4)
-    assert np.array_equal(together, positions(alone, 4))
-    others = positions(alone, 3)
+    same, others = (alone(partial(positions, chunk=chunk)) for chunk in (4, 5))
+    assert np.array_equal(together, same)
     apart = np.abs(others - together)
-    assert np.minimum(apart, 12.5 - apart).max() < 1e-5 * 12.5
+    assert np.minimum(apart, 12.5 - apart).max() < ROUNDING * 12.5

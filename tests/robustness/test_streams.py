@@ -66,7 +66,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
         assert found > 2
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", ">/dev/full", "2>&1 | true"])
+@pytest.mark.parametrize("redirection", ["2>&- >/dev/full", "2>&1 | true"])
 def test_a_sound_catalogue_is_status_0(data, tmp_path, redirection):
     arguments = data / "lr8_12p5_z2", tmp_path / "SR", "--model=interpolate", "--factor=2"
     found, err = shell(redirection, sys.executable, "-m", "nbodykit_sr", "generate", *arguments)

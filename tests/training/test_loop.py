@@ -139,7 +139,7 @@ def test_a_process_that_gets_a_signal(tmp_path, number, status):
     assert lines(tmp_path / "run", "train") == killed
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_ranks_share_a_batch(settings, tmp_path, comm):
     """Losses of a run on several ranks are those of a run on one with the same global batch."""
     settings["batch"] = 12
