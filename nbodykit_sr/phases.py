@@ -22,7 +22,7 @@ taper towards LR, so there it is a step.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,8 @@ class Phases:
         SR sites to an LR cell, on a side.
     seed : int
     device : torch.device or str
+    kernels : dict
+        Of the octaves made so far, the same for each seed: `dataclasses.replace` keeps them.
     """
 
     lattice: LagrangianLattice
@@ -68,6 +70,7 @@ class Phases:
     factor: int
     seed: int
     device: torch.device | str = "cpu"
+    kernels: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ratios(self) -> list[int]:
@@ -117,14 +120,18 @@ class Phases:
     @property
     def rms(self) -> float:
         """Of all octaves together along an axis [LR cells]."""
-        cell = self.lattice.cell
-        kernels = (kernel(self.power, cell, ratio) for ratio in self.ratios)
+        kernels = map(self._kernel, self.ratios)
         return float(np.sqrt(sum((one[0].astype("f8") ** 2).sum() for one in kernels)))
+
+    def _kernel(self, ratio):
+        if ratio not in self.kernels:
+            self.kernels[ratio] = kernel(self.power, self.lattice.cell, ratio)
+        return self.kernels[ratio]
 
     def _response(self, ratio, sides):
         """Transform of an octave's kernel on a mesh of `sides`, kept for the chunks to come."""
         if (ratio, sides) not in self._responses:
-            kernels = torch.from_numpy(kernel(self.power, self.lattice.cell, ratio))
+            kernels = torch.from_numpy(self._kernel(ratio))
             parts = [torch.fft.rfftn(one, s=sides) for one in kernels]
             self._responses[ratio, sides] = torch.stack(parts).to(self.device)
         return self._responses[ratio, sides]

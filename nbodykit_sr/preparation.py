@@ -62,6 +62,8 @@ class PreparedModel:
         Largest chunk side worth choosing [LR sites].
     power : LinearPower or None
         That the phases are drawn from, for a model that is given them.
+    phases : Phases or None
+        Those of seed 0.
     """
 
     card: ModelCard
@@ -71,6 +73,7 @@ class PreparedModel:
     device: torch.device
     widest: int
     power: LinearPower | None
+    phases: Phases | None
 
     def inference(self, particles, grid, seed, initial) -> ChunkedInference:
         """Everything that defines the SR universe but the LR field. Collective.
@@ -85,13 +88,11 @@ class PreparedModel:
         """
         lattice, device = particles.lattice, self.device
         phases: Phases | OwnPhases | None = None
-        if self.power is not None:
-            now = _power_now(self.power, particles)
-            if initial is None:
-                phases = Phases(lattice, now, self.card.factor, seed, device)
-            else:
-                layers = self.generator.octaves
-                phases = OwnPhases.of(initial, particles, grid, layers, now, seed, device)
+        if self.phases is not None:
+            phases = replace(self.phases, seed=seed)
+            if initial is not None:
+                layers, power = self.generator.octaves, self.phases.power
+                phases = OwnPhases.of(initial, particles, grid, layers, power, seed, device)
         return ChunkedInference(
             self.generator, self.card.factor, lattice, self.units, seed, device, phases
         )
@@ -129,14 +130,15 @@ def prepare_model(particles, options) -> PreparedModel:
         widest = widest_side(generator, device)
         identity = fingerprint(network, card)
     require_same(comm, model=identity, device=device.type)
-    power = None
+    power = phases = None
     if card.amplitude is not None:
         power = linear_power(particles, options.power, options.sigma8, options.n_s, options.force)
-        _check_amplitude(card, power, particles, options.force)
+        phases = Phases(particles.lattice, _power_now(power, particles), card.factor, 0, device)
+        _check_amplitude(card, power, phases, particles, options.force)
     if card.caution and comm.rank == 0:
         logger.warning("%s: %s", card.name, card.caution)
     units, widest = card.units(universe, cell), comm.allreduce(widest, MPI.MIN)
-    return PreparedModel(card, identity, generator, units, device, widest, power)
+    return PreparedModel(card, identity, generator, units, device, widest, power, phases)
 
 
 def load_model(options, cell, redshift, channels) -> tuple[Any, ModelCard]:
@@ -176,10 +178,9 @@ def _check_fit(card, particles, channels, options):
     _object(problem, options.force, particles)
 
 
-def _check_amplitude(card, power, particles, force):
+def _check_amplitude(card, power, phases, particles, force):
     """Hold the rms of psi against the model card. Collective."""
-    lattice, comm = particles.lattice, particles.catalog.comm
-    rms = Phases(lattice, _power_now(power, particles), card.factor, 0).rms
+    lattice, comm, rms = particles.lattice, particles.catalog.comm, phases.rms
     if comm.rank == 0:
         logger.info("linear power: %s; phases of %.3g LR cells rms", power.source, rms)
     with agreement(comm):

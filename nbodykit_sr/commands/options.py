@@ -6,9 +6,11 @@
         output: str = option("output", "folder of the halos")
         nmin: int = option("halos", "the fewest particles of a halo (32)", 32)
 
-A field without a default is a positional argument; one of type bool is a flag.
+A field without a default is a positional argument; one of type bool is a flag; one of several values
+(``nargs``, ``action``) is a tuple.
 """
 
+import argparse
 import os
 import shlex
 from collections.abc import Sequence
@@ -70,9 +72,10 @@ def parse_options(kind: type[Options], argv: Sequence[str], name, what, example)
         words = {"help": about["help"], **_reading(types[one.name], about["words"])}
         if one.default is MISSING:
             groups[about["group"]](one.name, **words)
-        else:
-            groups[about["group"]](_flag(one), default=one.default, **words)
-    return kind(**vars(parser.parse_args(argv)))
+        else:  # which stands in the dataclass alone
+            groups[about["group"]](_flag(one), default=argparse.SUPPRESS, **words)
+    given = vars(parser.parse_args(argv))
+    return kind(**{name: _frozen(value) for name, value in given.items()})
 
 
 def _reading(hint, words):
@@ -82,6 +85,11 @@ def _reading(hint, words):
     if hint is bool:
         return {"action": "store_true", **words}
     return {"type": hint, **words} if hint in (int, float) else words
+
+
+def _frozen(value):
+    """Lists of argparse as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _flag(one):

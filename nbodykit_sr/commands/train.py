@@ -10,6 +10,7 @@ import pkgutil
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
 from ..domain import node_ranks
 from ..errors import InputError, agreement
@@ -17,7 +18,8 @@ from ..models.device import choose_device
 from ..training.configuration import Configuration, build, read_toml
 from ..training.distributed import join, leave
 from ..training.system import System
-from .command import Parser, start_log, stop_requests, stop_status
+from .command import start_log, stop_requests, stop_status
+from .options import option, parse_options
 
 log = logging.getLogger("nbodykit_sr.training")
 
@@ -29,6 +31,57 @@ SYSTEMS = {
     ),
     "density": ("density.training.DensityConfiguration", "density.training.DensitySystem"),
 }
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of ``train``."""
+
+    configuration: str = option("input", "TOML file, which names pairs and the run's folder")
+    resume: bool = option("running", "go on from the last checkpoint", False)
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    """Options of ``pairs``, and of `training.matching.build_pair`."""
+
+    lr: str = option("input", "LR snapshot, such as LR/PART_008")
+    hr: str = option("input", "HR snapshot of the same box, time and seed")
+    folder: str = option("output", "the pair to be made")
+    ic: str | None = option(
+        "input", "HR's initial conditions, for models that are given the phases", None
+    )
+    power: str | None = option(
+        "input", "file of the linear power spectrum that they were drawn from", None
+    )
+    dataset: str | None = option("input", "particle type; dark matter, 1/, by default", None)
+    channels: int = option(
+        "output", "with velocities (6, the default) or without (3)", 6, choices=(3, 6)
+    )
+    source: str = option("output", "which code made them: TreePM, particle-mesh, ...", "unknown")
+    seed: int | None = option("output", "of the initial conditions, for the manifest", None)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``export``."""
+
+    run: str = option("input", "folder of a run")
+    out: str = option("output", ".safetensors file to be made")
+    name: str | None = option("output", "of the model", None)
+    licence: str | None = option("output", "of the weights", None)
+    caution: str | None = option("output", "a warning for whoever uses the model", None)
+    notes: str | None = option("output", "what else a user should know", None)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``evaluate``."""
+
+    model: str = option("input", ".safetensors file, whose card is written anew")
+    reports: tuple = option(
+        "input", "report.json of validate with HR, one for each redshift", nargs="+"
+    )
 
 
 def configure(table) -> tuple[Configuration, Callable]:
@@ -107,12 +160,9 @@ def _address():
 
 
 def main(argv, comm) -> int:
-    """The command; returns its exit status. Collective."""
-    parser = Parser("train", "Train a model as a TOML file says.", "train.toml --resume")
-    parser.group("input")("configuration", help="TOML file, which names pairs and the run's folder")
-    add = parser.group("running")
-    add("--resume", action="store_true", help="go on from the last checkpoint")
-    options = parser.parse_args(argv)
+    """The command ``train``; returns its exit status. Collective."""
+    what = "Train a model as a TOML file says."
+    options = parse_options(TrainOptions, argv, "train", what, "train.toml --resume")
     start_log("train", comm, verbose=True, others=logging.ERROR)
     return train(options.configuration, comm, options.resume)
 
@@ -121,55 +171,25 @@ def pairs(argv, comm) -> None:
     """The command ``pairs``. Collective."""
     from ..training.matching import build_pair
 
-    parser = Parser(
-        "pairs",
-        "Put matched LR and HR snapshots on their lattices, as a pair folder to train on.",
-        "LR/PART_008 HR/PART_008 pairs/train-1 --seed 1",
-    )
-    add = parser.group("input")
-    add("lr", help="LR snapshot, such as LR/PART_008")
-    add("hr", help="HR snapshot of the same box, time and seed")
-    add("--ic", help="HR's initial conditions, for models that are given the phases")
-    add("--power", help="file of the linear power spectrum that they were drawn from")
-    add("--dataset", help="particle type; dark matter, 1/, by default")
-    add = parser.group("output")
-    add("folder", help="the pair to be made")
-    add(
-        "--channels",
-        type=int,
-        choices=(3, 6),
-        default=6,
-        help="with velocities (6, the default) or without (3)",
-    )
-    add("--source", default="unknown", help="which code made them: TreePM, particle-mesh, ...")
-    add("--seed", type=int, help="of the initial conditions, for the manifest")
-    options = parser.parse_args(argv)
+    what = "Put matched LR and HR snapshots on their lattices, as a pair folder to train on."
+    example = "LR/PART_008 HR/PART_008 pairs/train-1 --seed 1"
+    options = parse_options(PairsOptions, argv, "pairs", what, example)
     start_log("pairs", comm, verbose=True, others=logging.ERROR)
-    build_pair(comm=comm, **_given(options))
+    build_pair(options, comm)
 
 
 def export(argv, comm) -> None:
     """The command ``export``. Collective."""
     from ..training.export import export
 
-    parser = Parser(
-        "export",
-        "Write the weights of a run's last checkpoint, with a model card.",
-        "runs/paper mine.safetensors --name mine",
-    )
-    add = parser.group("input")
-    add("run", help="folder of a run")
-    add = parser.group("output")
-    add("out", help=".safetensors file to be made")
-    add("--name", help="of the model")
-    add("--licence", help="of the weights")
-    add("--caution", help="a warning for whoever uses the model")
-    add("--notes", help="what else a user should know")
-    given = _given(parser.parse_args(argv))
+    what = "Write the weights of a run's last checkpoint, with a model card."
+    example = "runs/paper mine.safetensors --name mine"
+    given = asdict(parse_options(ExportOptions, argv, "export", what, example))
     start_log("export", comm, verbose=True, others=logging.ERROR)
     with agreement(comm):
         if comm.rank == 0:
-            export(given.pop("run"), given.pop("out"), **given)
+            run, out = given.pop("run"), given.pop("out")
+            export(run, out, **{key: value for key, value in given.items() if value is not None})
 
 
 def evaluate(argv, comm) -> None:
@@ -177,20 +197,10 @@ def evaluate(argv, comm) -> None:
     from ..diagnostics.verdicts import read_report
     from ..training.export import evaluate
 
-    parser = Parser(
-        "evaluate",
-        "Put what validate found into a model's card.",
-        "mine.safetensors z2/report.json z0/report.json",
-    )
-    add = parser.group("input")
-    add("model", help=".safetensors file, whose card is written anew")
-    add("reports", nargs="+", help="report.json of validate with HR, one for each redshift")
-    options = parser.parse_args(argv)
+    what = "Put what validate found into a model's card."
+    example = "mine.safetensors z2/report.json z0/report.json"
+    options = parse_options(EvaluateOptions, argv, "evaluate", what, example)
     start_log("evaluate", comm, verbose=True, others=logging.ERROR)
     with agreement(comm):
         if comm.rank == 0:
             evaluate(options.model, [read_report(path) for path in options.reports])
-
-
-def _given(options):
-    return {key: value for key, value in vars(options).items() if value is not None}

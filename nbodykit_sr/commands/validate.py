@@ -24,45 +24,88 @@ from ..io.preflight import REPORT, prepare_output
 from ..io.snapshot import open_snapshot
 from ..io.staging import staged
 from ..physics.universe import Universe
-from .command import Parser, start_log
+from .command import start_log
+from .options import option, parse_options
 
 BROKEN = 1  # status when a limit of --require is
+
+
+MEASURED, ASKED = "what is measured", "what is asked of it"
 
 
 @dataclass(frozen=True)
 class ValidateOptions:
     """Options of a comparison; see ``nbodykit-sr validate --help``."""
 
-    sr: tuple = ()  # of tuples of paths: for each box its realisations
-    out: str = ""
-    hr: tuple = ()
-    lr: tuple = ()
-    mesh: int | None = None
-    kmax: float | None = None
-    boxes: tuple | None = None
-    sigma8: float | None = None
-    ns: float | None = None
-    overwrite: bool = False
-    only: tuple | None = None
-    quick: bool = False
-    fresh: bool = False
-    require: str | None = None
-    compare: tuple = ()
-    quiet: bool = False
+    sr: tuple = option(
+        "input",
+        "SR catalogues, realisations of one LR; again with --hr and --lr for each other box",
+        (),
+        nargs="+",
+        action="append",
+    )
+    out: str = option("output", "folder of the report", "")
+    hr: tuple = option("input", "HR snapshots, one for each --sr", (), nargs="+", action="extend")
+    lr: tuple = option("input", "LR snapshots, one for each --sr", (), nargs="+", action="extend")
+    mesh: int | None = option(
+        MEASURED, "cells a side; by default those of the finest lattice, up to 1024", None
+    )
+    kmax: float | None = option(
+        MEASURED, "largest wavenumber [h/Mpc]; by default the mesh's Nyquist one", None
+    )
+    boxes: tuple | None = option(
+        MEASURED,
+        "widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
+        None,
+        nargs="+",
+        type=float,
+    )
+    sigma8: float | None = option(
+        MEASURED, "for theory's curves, where the snapshots do not tell it", None
+    )
+    ns: float | None = option(MEASURED, "spectral index of the initial conditions, likewise", None)
+    overwrite: bool = option("output", "replace an existing report", False, repeated=False)
+    only: tuple | None = option(
+        MEASURED,
+        "some of power, redshift, halos, pairs, bias, pdf, bispectrum, voids, seams, pictures",
+        None,
+        type=lambda text: tuple(text.split(",")),
+        metavar="PART,...",
+    )
+    quick: bool = option(
+        MEASURED,
+        "power, redshift space and halos with their radii, on half the mesh: a first look",
+        False,
+    )
+    fresh: bool = option(MEASURED, "measure HR anew, and keep nothing of it in HR.measured", False)
+    require: str | None = option(
+        ASKED,
+        "limits in TOML, such as [power] within = 0.1 to = 8; status 1 when one is broken",
+        None,
+        metavar="FILE",
+    )
+    compare: tuple = option(
+        ASKED,
+        "only print the verdicts of report.json files side by side",
+        (),
+        nargs="+",
+        metavar="REPORT",
+    )
+    quiet: bool = option("output", "no progress bar, no summary", False)
 
     def command(self) -> str:
         """The command that makes this report again."""
         words = ["python -m nbodykit_sr validate"]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value == option.default or option.name == "overwrite":
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value == one.default or not one.metadata["repeated"]:
                 continue
-            for group in value if option.name == "sr" else (value,):
-                words.append(f"--{option.name}")
+            for group in value if one.name == "sr" else (value,):
+                words.append(f"--{one.name}")
                 if group is not True:
                     many = group if isinstance(group, tuple) else (group,)
-                    said = [f"{one:g}" if isinstance(one, float) else str(one) for one in many]
-                    said = [",".join(said)] if option.name == "only" else said
+                    said = [f"{part:g}" if isinstance(part, float) else str(part) for part in many]
+                    said = [",".join(said)] if one.name == "only" else said
                     words += map(shlex.quote, said)
         return " ".join(words)
 
@@ -183,94 +226,29 @@ def compare(paths, comm) -> int:
 
 
 def parse(argv) -> ValidateOptions:
-    """Options from the command line."""
-    parser = Parser(
+    """Options from the command line, if they go together."""
+    options = parse_options(
+        ValidateOptions,
+        argv,
         "validate",
         "Compare a super-resolved catalogue with its references, over MPI, on one page.",
         "--sr SR_A SR_B --hr HR --lr LR --out report",
     )
-    add = parser.group("input")
-    add(
-        "--sr",
-        nargs="+",
-        action="append",
-        default=[],
-        help="SR catalogues, realisations of one LR; again with --hr and --lr for each other box",
-    )
-    add("--hr", nargs="+", action="extend", default=[], help="HR snapshots, one for each --sr")
-    add("--lr", nargs="+", action="extend", default=[], help="LR snapshots, one for each --sr")
-    add = parser.group("output")
-    add("--out", help="folder of the report")
-    add("--overwrite", action="store_true", help="replace an existing report")
-    add("--quiet", action="store_true", help="no progress bar, no summary")
-    _measured(parser)
-    return _checked(parser, vars(parser.parse_args(argv)))
-
-
-def _measured(parser):
-    """Options of what is measured, and of what is asked of it."""
-    add = parser.group("what is measured")
-    add("--mesh", type=int, help="cells a side; by default those of the finest lattice, up to 1024")
-    add("--kmax", type=float, help="largest wavenumber [h/Mpc]; by default the mesh's Nyquist one")
-    add(
-        "--boxes",
-        nargs="+",
-        type=float,
-        help="widths of the zooms in the pictures [Mpc/h]; by default 1/4 and 1/16 of the box",
-    )
-    add("--sigma8", type=float, help="for theory's curves, where the snapshots do not tell it")
-    add("--ns", type=float, help="spectral index of the initial conditions, likewise")
-    add(
-        "--only",
-        type=lambda text: tuple(text.split(",")),
-        metavar="PART,...",
-        help="some of power, redshift, halos, pairs, bias, pdf, bispectrum, voids, seams, pictures",
-    )
-    add(
-        "--quick",
-        action="store_true",
-        help="power, redshift space and halos with their radii, on half the mesh: a first look",
-    )
-    add(
-        "--fresh",
-        action="store_true",
-        help="measure HR anew, and keep nothing of it in HR.measured",
-    )
-    add = parser.group("what is asked of it")
-    add(
-        "--require",
-        metavar="FILE",
-        help="limits in TOML, such as [power] within = 0.1 to = 8; status 1 when one is broken",
-    )
-    add(
-        "--compare",
-        nargs="+",
-        default=(),
-        metavar="REPORT",
-        help="only print the verdicts of report.json files side by side",
-    )
-
-
-def _checked(parser, values):
-    """The options, if they go together."""
-    if values["compare"]:
-        return ValidateOptions(compare=tuple(values["compare"]))
+    if options.compare:
+        return ValidateOptions(compare=options.compare)
     for name in ("sr", "out"):
-        if not values[name]:
-            parser.error(f"--{name} is needed, or --compare alone")
-    values["sr"] = tuple(tuple(many) for many in values["sr"])
-    for name in ("hr", "lr", "boxes"):
-        if values[name] is not None:
-            values[name] = tuple(values[name])
-    if values["only"] is not None:
-        _check_parts(values["only"])
+        if not getattr(options, name):
+            raise InputError(f"--{name} is needed, or --compare alone; see --help")
+    if options.only is not None:
+        _check_parts(options.only)
     for name in ("hr", "lr"):
-        if len(values[name]) not in (0, len(values["sr"])):
+        number = len(getattr(options, name))
+        if number not in (0, len(options.sr)):
             raise InputError(
-                f"{len(values[name])} --{name} for {len(values['sr'])} --sr: give one for each, "
+                f"{number} --{name} for {len(options.sr)} --sr: give one for each, "
                 "after the realisations of its box"
             )
-    return ValidateOptions(**values)
+    return options
 
 
 def _check_parts(parts):

@@ -24,33 +24,18 @@ log = logging.getLogger("nbodykit_sr.training")
 SAME = 1e-4
 
 
-def build_pair(
-    lr, hr, folder, comm, channels=6, dataset=None, source="unknown", seed=None, ic=None, power=None
-) -> Manifest:
+def build_pair(options, comm) -> Manifest:
     """Make a pair folder of an LR and an HR snapshot of one box, time, cosmology and seed.
+
+    With `ic` and `power` HR's initial conditions are kept too, their displacement by linear theory.
 
     Collective.
 
     Parameters
     ----------
-    lr, hr : path
-        Snapshots, as `open_snapshot` takes them.
-    folder : path
-        To be made.
+    options : PairsOptions
+        See `commands.train`; `power` is a file for `LinearPower.read`.
     comm : mpi4py.MPI.Comm
-    channels : int
-        3 (displacement) or 6 (and velocity).
-    dataset : str, optional
-        Prefix of the columns of both.
-    source : str
-        What made the runs: "TreePM", "particle-mesh", ...
-    seed : int, optional
-        Of the initial conditions.
-    ic : path, optional
-        Initial conditions of HR: their displacement by linear theory is kept too, for models that
-        are given the phases.
-    power : path, optional
-        Linear power spectrum that they were drawn from, see `LinearPower.read`; needed with `ic`.
 
     Returns
     -------
@@ -62,11 +47,12 @@ def build_pair(
         On every rank: box, time, cosmology, lattices or phases do not match, or a file does not
         match its checksum.
     """
-    paths = [path for path in (lr, hr, ic) if path is not None]
+    folder, power = options.folder, options.power
+    paths = [path for path in (options.lr, options.hr, options.ic) if path is not None]
     prepare_output(folder, comm, PAIR, inputs=paths, parents=True)
-    catalogs = [open_snapshot(path, comm, dataset) for path in paths]
+    catalogs = [open_snapshot(path, comm, options.dataset) for path in paths]
     with agreement(comm):
-        if (ic is None) != (power is None):
+        if (options.ic is None) != (power is None):
             raise InputError(
                 "phases need both: HR's initial conditions, ic, and their linear power spectrum, power"
             )
@@ -96,7 +82,7 @@ def build_pair(
     with staged(folder, PAIR, comm) as partial:
         for name, particles in zip(("lr", "hr", "ic"), (lr, *fine)):
             domain = LatticeDomain(default_grid(particles.lattice.Nmesh, comm.size), comm, 0)
-            field = particles.field(domain, channels == 6 and name != "ic")
+            field = particles.field(domain, options.channels == 6 and name != "ic")
             if name == "ic":  # by linear theory to the time of the pair
                 growth = first.growth / particles.universe.growth
                 field = replace(field, data=field.data * np.float32(growth))
@@ -107,7 +93,13 @@ def build_pair(
                     if power is not None:
                         _write_power(partial / POWER, power, first)
                     manifest = describe_pair(
-                        partial, lr.lattice, ratio, first.a, first.Omega0, source, seed
+                        partial,
+                        lr.lattice,
+                        ratio,
+                        first.a,
+                        first.Omega0,
+                        options.source,
+                        options.seed,
                     )
     if comm.rank == 0:
         log.info("%s: low-k cross-correlation %.5f", folder, manifest.cross_correlation)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from training_cases import fields, make_pair, write_pair
 
+from nbodykit_sr.commands.train import PairsOptions
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.lattice import LagrangianLattice
@@ -92,7 +93,8 @@ def test_pairs_of_two_kinds_do_not_mix(tmp_path):
 @pytest.mark.mpi
 def test_real_snapshots_make_a_pair(tmp_path, data, comm):
     lr, hr = data / "lr8_12p5_z2", data / "hr64_12p5_z2"
-    manifest = build_pair(lr, hr, tmp_path / "pair", comm, source="TreePM", seed=7)
+    options = PairsOptions(lr, hr, tmp_path / "pair", source="TreePM", seed=7)
+    manifest = build_pair(options, comm)
     assert (manifest.Nmesh, manifest.factor, manifest.source, manifest.seed) == (8, 8, "TreePM", 7)
     assert manifest.a == pytest.approx(1 / 3) and manifest.BoxSize == 12.5
     assert manifest.cross_correlation > 0.98
@@ -124,7 +126,7 @@ def test_real_snapshots_make_a_pair(tmp_path, data, comm):
 )
 def test_snapshots_that_do_not_match(tmp_path, data, comm, lr, words):
     with pytest.raises(InputError) as error:
-        build_pair(data / lr, data / "hr64_12p5_z2", tmp_path / "pair", comm)
+        build_pair(PairsOptions(data / lr, data / "hr64_12p5_z2", tmp_path / "pair"), comm)
     for word in words:
         assert word in str(error.value)
     assert not (tmp_path / "pair").exists()
@@ -145,5 +147,5 @@ def test_velocities_of_another_expansion_are_refused(tmp_path, data, comm):
     pace = Universe.of(open_snapshot(snapshots[0], comm).attrs).pace
     assert 0.97 < pace < 0.998
     with pytest.raises(InputError, match=f"linear velocities are {pace:.4g} of those of flat LCDM"):
-        build_pair(*snapshots, tmp_path / "pair", comm)
+        build_pair(PairsOptions(*snapshots, tmp_path / "pair"), comm)
     assert not (tmp_path / "pair").exists()
