@@ -247,8 +247,8 @@ def convolve(
     modes = torch.fft.rfftn(noise, s=sides)
     inside = tuple(slice(m - n, m) for n, m in zip(shape, noise.shape))
     fields = noise.new_empty(3, *shape)
-    for field, one in zip(fields, response):
-        field.copy_(torch.fft.irfftn(modes * one, s=sides)[inside])
+    for out, one in zip(fields, response):
+        out.copy_(torch.fft.irfftn(modes * one, s=sides)[inside])
     return fields
 
 
