@@ -5,7 +5,8 @@
 
 At each redshift of a model's card for which there is SIMS/SEED/LR_zZ, a catalogue is generated of each
 box and compared with HR_zZ; the report goes to FOLDER/NAME_zZ and, when all are there, into the card.
-What is there already is kept: after a new model is shipped under its name, remove its reports.
+A model that is given the phases makes two, by drawn ones and by those of SIMS/SEED/HR_IC. What is there
+already is kept: after a new model is shipped under its name, remove its reports.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from nbodykit_sr import weights
 from nbodykit_sr.models.card import REDSHIFT_TOLERANCE, read_card
 
-REDSHIFTS = (4, 3, 2, 1, 0)
+REDSHIFTS = (4, 3, 2, 1.5, 1, 0.5, 0)
 
 
 def run(*words):
@@ -25,14 +26,17 @@ def run(*words):
     subprocess.run([sys.executable, "-m", "nbodykit_sr", *map(str, words)], check=True)
 
 
-def report(model, card, z, boxes, folder):
-    """Compare one redshift of all boxes with HR; the report's path."""
-    out = folder / f"{card.name}_z{z}"
+def report(model, card, z, boxes, folder, phases):
+    """Compare one redshift of all boxes with HR, with HR's phases if so; the report's path."""
+    name = f"{card.name}_z{z}" + "_phases" * phases
+    out = folder / name
     if not (out / "report.json").exists():
         words, made = [], []
         for box in boxes:
-            catalogue = folder / f"{card.name}_z{z}_{box.name}"
-            options = ("--model", model, "--seed", 1, "--overwrite")
+            catalogue = folder / f"{name}_{box.name}"
+            options = ["--model", model, "--seed", 1, "--overwrite"]
+            options += ["--power", box / "power.txt"] if card.amplitude else []
+            options += ["--phases", box / "HR_IC"] if phases else []
             run("generate", box / f"LR_z{z}", catalogue, *options)
             words += ["--sr", catalogue, "--hr", box / f"HR_z{z}"]
             made.append(catalogue)
@@ -57,8 +61,9 @@ def main():
             continue
         low, high = card.redshift or (min(REDSHIFTS), max(REDSHIFTS))
         found = [
-            report(model, card, z, boxes, options.folder)
+            report(model, card, z, boxes, options.folder, phases)
             for z in REDSHIFTS
+            for phases in (False, True)[: 1 + (card.amplitude is not None)]
             if low - REDSHIFT_TOLERANCE <= z <= high + REDSHIFT_TOLERANCE
             and all((box / f"LR_z{z}").exists() for box in boxes)
         ]

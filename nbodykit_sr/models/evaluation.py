@@ -6,18 +6,27 @@ REPORTS = "validate"  # entry of a card's evaluation: what reports found, by red
 
 
 def worth(card) -> dict[str, list[float]]:
-    """What a displacement model reaches at each redshift in its card.
+    """What a displacement model reaches in each case in its card, at its own factor.
 
     Returns
     -------
     dict of str to list of float
-        "power" (over HR's, mean over k = 4-8 h/Mpc), "correlation" (with HR, k = 2-4 h/Mpc) and
-        "halos" (of at least 100 particles, over HR's). Empty lists where nothing was measured.
+        "power" (over HR's, mean over 2 to 4 Nyquist wavenumbers of LR), "correlation" (with HR, over 1
+        to 2 of them), "own phases" (the same where the catalogue has HR's phases, of which nothing else
+        is told) and "halos" (of at least 100 particles, over HR's). Empty lists where nothing was
+        measured.
     """
-    found = {"power": [], "correlation": [], "halos": []}
+    found: dict[str, list] = {"power": [], "correlation": [], "own phases": [], "halos": []}
     for report in card.evaluation.get(REPORTS, {}).values():
-        found["power"].append(_mean(report["verdicts"]["power"], 4, 8))
-        found["correlation"].append(_mean(report["verdicts"]["correlation"], 2, 4))
+        if report.get("factor", card.factor) != card.factor:
+            continue
+        nyquist = np.pi * np.cbrt(report["particles"]) / card.factor / report["BoxSize"]
+        correlation = _mean(report["verdicts"]["correlation"], nyquist, 2 * nyquist)
+        if report.get("phases") == "HR's":
+            found["own phases"].append(correlation)
+            continue
+        found["correlation"].append(correlation)
+        found["power"].append(_mean(report["verdicts"]["power"], 2 * nyquist, 4 * nyquist))
         found["halos"].append(report["halos over HR's"].get("100", np.nan))
     return found
 
@@ -39,8 +48,9 @@ def summary(card) -> dict[str, str]:
     if card.network == "density":
         return _density(card.evaluation)
     names = {
-        "power": "P / P_HR, k = 4-8 h/Mpc",
-        "correlation": "r with HR, k = 2-4 h/Mpc",
+        "power": "P / P_HR, 2-4 k_Ny of LR",
+        "correlation": "r with HR, 1-2 k_Ny of LR",
+        "own phases": "the same with HR's phases",
         "halos": "halos >= 100 particles / HR's",
     }
     return {names[name]: _span(values) for name, values in worth(card).items() if values}

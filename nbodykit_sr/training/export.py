@@ -95,13 +95,13 @@ def from_reports(documents: list[dict], card) -> dict:
     Returns
     -------
     dict of str to dict
-        For each redshift the boxes, as the last two parts of HR's paths, the number of catalogues,
+        For each `case` the boxes, as the last two parts of HR's paths, the number of catalogues,
         the verdicts, the summary, and halos over HR's by their least number of particles.
 
     Raises
     ------
     InputError
-        If a catalogue was made by another model or training, or two reports are of one redshift.
+        If a catalogue was made by another model or training, or two reports are of one case.
     """
     found = {}
     for document in documents:
@@ -120,7 +120,7 @@ def from_reports(documents: list[dict], card) -> dict:
                 raise InputError(
                     f"{path} was made by a {card.name} of another training: generate it anew"
                 )
-        key = f"z = {round(made[0]['redshift'], 2) + 0.0:g}"
+        key = case(made[0], card)
         if key in found:
             raise InputError(f"two reports are of {key}: give several boxes to one validate")
         found[key] = _rounded(
@@ -133,12 +133,37 @@ def from_reports(documents: list[dict], card) -> dict:
                 "catalogues": len(made),
                 "BoxSize": made[0]["BoxSize"],
                 "particles": made[0]["particles"],
+                "factor": made[0]["made"][NAMES["factor"]],
+                "phases": "HR's" if NAMES["initial"] in made[0]["made"] else "drawn",
                 "halos over HR's": _halos(document["statistics"]),
                 "verdicts": document["verdicts"],
                 "summary": {row["quantity"]: row["value"] for row in document["summary"]},
             }
         )
     return found
+
+
+def case(catalogue, card) -> str:
+    """What a report is of, in words: the redshift, and what else the card leaves open.
+
+    Parameters
+    ----------
+    catalogue : dict
+        An SR catalogue as report.json describes it.
+    card : ModelCard
+    """
+    made = catalogue["made"]
+    parts = [f"z = {round(catalogue['redshift'], 2) + 0.0:g}"]
+    if card.cell is None:
+        sites = made[NAMES["Nmesh"]] // made[NAMES["factor"]]
+        parts.append(f"LR cell {catalogue['BoxSize'] / sites:.4g} Mpc/h")
+    if card.Omega_m is None:
+        parts.append(f"Omega_m {catalogue['Omega0']:.3g}")
+    if made[NAMES["factor"]] != card.factor:
+        parts.append(f"factor {made[NAMES['factor']]}")
+    if NAMES["initial"] in made:
+        parts.append("phases of HR")
+    return ", ".join(parts)
 
 
 def _halos(statistics):
