@@ -20,7 +20,10 @@ from jaxtyping import install_import_hook
 from mpi4py import MPI
 
 # shapes and number formats that signatures name are checked at each call
-CHECKED = ("noise", "phases", "initial_conditions", "inference")
+CHECKED = (
+    *("noise", "phases", "initial_conditions", "inference"),
+    *("models.blocks", "models.upsampling", "models.generator"),
+)
 install_import_hook([f"nbodykit_sr.{name}" for name in CHECKED], "beartype.beartype")
 
 WORLD = MPI.COMM_WORLD

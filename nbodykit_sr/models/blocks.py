@@ -2,7 +2,8 @@
 enough padding gives exactly the interior of the whole box."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -13,12 +14,14 @@ def trim(x, width) -> torch.Tensor:
     return x[..., width:-width, width:-width, width:-width]
 
 
-def upsample(x) -> torch.Tensor:
+def upsample(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c 2*x-2 2*y-2 2*z-2"]:
     """Cell-centred trilinear x2, less the outer voxel that needs a neighbour: N -> 2N - 2."""
     return trim(F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False), 1)
 
 
-def upsampled_convolution(x, convolution) -> torch.Tensor:
+def upsampled_convolution(
+    x: Float[Tensor, "b _ x y z"], convolution
+) -> Float[Tensor, "b _ 2*x-4 2*y-4 2*z-4"]:
     """A 3^3 convolution of `upsample`d x, without the large upsampled field: N -> 2N - 4.
 
     Trilinear x2 is nearest-neighbour x2 followed by the filter [1, 2, 1]/4 along each axis, and
@@ -53,7 +56,7 @@ class _Smooth(torch.autograd.Function):
         return F.conv3d(x, kernel, groups=len(kernel), **options)
 
 
-def pointwise(x, *convolutions) -> list[torch.Tensor]:
+def pointwise(x: Float[Tensor, "b _ x y z"], *convolutions) -> list[Float[Tensor, "b _ x y z"]]:
     """Several 1x1x1 convolutions of the same x, as one product of matrices: 20 times faster on CPUs.
 
     Parameters

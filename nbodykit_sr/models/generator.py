@@ -15,11 +15,14 @@ the published network. Options add, each to what is there:
 - ``context``, ``refined``: more convolutions where sites are few, on the LR lattice and on the next.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log2
 from numbers import Integral
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
@@ -41,6 +44,50 @@ LINEAR_SHARE = 0.7
 SHARPEST, SHARPEST_ABOVE = 1.0, 4.0
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a generator has besides the published network.
+
+    Attributes
+    ----------
+    convex : int
+        How many of the last levels upsample convexly; 0: the published network.
+    spacing : float
+        LR cell in units of the displacement, for convex levels.
+    gated, sharp : bool
+        Convex levels have gates, and a sharpness.
+    phases : bool
+        The network is given psi, and its unit of length is the LR cell.
+    context : sequence of int
+        Dilations of residual convolutions on the LR lattice.
+    refined : int
+        Residual convolutions on the lattice of the first level; even.
+    """
+
+    convex: int = 0
+    spacing: float = 1.0
+    gated: bool = False
+    sharp: bool = False
+    phases: bool = False
+    context: Sequence[int] = ()
+    refined: int = 0
+
+    def arguments(self) -> dict:
+        """Those that are on, for the card. Cards of older networks, which know of none, are the same."""
+        names = ("convex", "gated", "sharp", "phases", "context", "refined")
+        given = {"spacing": self.spacing} if self.convex else {}
+        given |= {name: getattr(self, name) for name in names if getattr(self, name)}
+        return given | ({"context": list(self.context)} if self.context else {})
+
+    def spacing_of(self, level, levels) -> float | None:
+        """Of the coarse lattice of a level in units of the displacement; None: it is trilinear."""
+        return self.spacing / 2**level if level >= levels - self.convex else None
+
+    def sharpest_of(self, level, levels) -> float:
+        """Largest logarithm of the sharpness of a level; 0: it has none."""
+        return (SHARPEST if level == levels - 1 else SHARPEST_ABOVE) if self.sharp else 0.0
+
+
 class Level(nn.Module):
     """One doubling of the resolution: N -> 2N - 6 - 2 `refined` sites a side.
 
@@ -51,20 +98,16 @@ class Level(nn.Module):
     ----------
     channels_in, channels_out, fields : int
     noise_gain : float
-    spacing : float or None
-        Of the coarse lattice in units of the displacement, for convex upsampling; None: trilinear.
-    gated, phases : bool
-    sharpest : float
-        Largest logarithm of the sharpness; 0: it has none.
-    refined : int
+    options : Options
+    number, levels : int
+        Of this level, counted from 0, and of all levels.
     """
 
-    def __init__(
-        self, channels_in, channels_out, fields, noise_gain, spacing=None, gated=False, sharpest=0.0,
-        phases=False, refined=0,
-    ):  # fmt: skip
+    def __init__(self, channels_in, channels_out, fields, noise_gain, options, number, levels):
         super().__init__()
-        self.spacing, self.sharpest, self.phases = spacing, sharpest, phases
+        self.spacing = options.spacing_of(number, levels)
+        self.sharpest = options.sharpest_of(number, levels)
+        self.phases, refined = options.phases, 0 if number else options.refined
         self.noise0 = Noise(channels_in, noise_gain)
         self.conv0 = nn.Conv3d(channels_in, channels_out, 3)
         self.noise1 = Noise(channels_out, noise_gain)
@@ -72,19 +115,19 @@ class Level(nn.Module):
         self.refine = residuals(channels_out, [1] * refined)
         self.proj = nn.Conv3d(channels_out, fields, 1)
         self.act = activation()
-        if phases:
+        if self.phases:
             self.hear = nn.Conv3d(3, channels_out, 1, bias=False)
             # linear theory, where velocity equals displacement
             self.linear = nn.Conv3d(3, fields, 1, bias=False)
             share = torch.eye(3).repeat(fields // 3, 1) * LINEAR_SHARE / PSI_UNIT
             self.linear.weight = nn.Parameter(share[:, :, None, None, None])
-        if spacing is None:
+        if self.spacing is None:
             return
         heads = {
             "mix": nn.Conv3d(channels_out, len(CORNERS), 1),
             "deform": nn.Conv3d(3 * fields, channels_out, 1, bias=False),
-            "gate": nn.Conv3d(channels_out + 1, fields // 3, 1) if gated else None,
-            "sharp": nn.Conv3d(channels_out + 1, 1, 1) if sharpest else None,
+            "gate": nn.Conv3d(channels_out + 1, fields // 3, 1) if options.gated else None,
+            "sharp": nn.Conv3d(channels_out + 1, 1, 1) if options.sharp else None,
         }
         for name, head in heads.items():  # zero at first, so training starts from interpolation
             setattr(self, name, head)
@@ -162,56 +205,43 @@ class Generator(nn.Module):
         network: 512, 64, 512.
     noise_gain : float
         Factor on the learned noise amplitudes; 2 for weights of SRS-map2map.
-    convex : int
-        How many of the last levels upsample convexly; 0: the published network.
-    spacing : float
-        LR cell in units of the displacement, for convex levels.
-    gated, sharp : bool
-        Convex levels have gates, and a sharpness.
-    phases : bool
-        The network is given psi, and its unit of length is the LR cell.
-    context : tuple of int
-        Dilations of residual convolutions on the LR lattice.
-    refined : int
-        Residual convolutions on the lattice of the first level; even.
+    **options
+        See `Options`.
+
+    Attributes
+    ----------
+    arguments : dict
+        Of the constructor: with the state dict, all it takes to make the network again.
     """
 
     def __init__(
-        self, channels=6, factor=8, chan_base=512, chan_min=64, chan_max=512, noise_gain=1.0,
-        convex=0, spacing=1.0, gated=False, sharp=False, phases=False, context=(), refined=0,
+        self, channels=6, factor=8, chan_base=512, chan_min=64, chan_max=512, noise_gain=1.0, **options
     ):  # fmt: skip
         super().__init__()
-        self.arguments = _arguments(locals())
+        options = Options(**options)
+        sizes = {"chan_base": chan_base, "chan_min": chan_min, "chan_max": chan_max}
+        self.arguments = {"channels": channels, "factor": factor, **sizes, "noise_gain": noise_gain}
+        self.arguments |= options.arguments()
         if channels not in (3, 6):
             raise InputError(f"channels is {channels}: 3 (displacement) or 6 (and velocity) needed")
         check_factor(factor)
         levels = int(log2(factor))
-        if not 0 <= convex <= levels:
-            raise InputError(f"convex is {convex}: from 0 to the {levels} levels of the generator")
-        if refined % 2:
-            raise InputError(f"refined is {refined}: an even number is needed")
-        self.channels, self.factor = channels, factor
-        self.phases, self.context, self.refined = phases, tuple(context), refined
+        if not 0 <= options.convex <= levels:
+            raise InputError(
+                f"convex is {options.convex}: from 0 to the {levels} levels of the generator"
+            )
+        if options.refined % 2:
+            raise InputError(f"refined is {options.refined}: an even number is needed")
+        self.channels, self.factor, self.phases = channels, factor, options.phases
+        self.context, self.refined = tuple(options.context), options.refined
         self.widths = [min(max(chan_base >> b, chan_min), chan_max) for b in range(levels + 1)]
-        seen = channels + 24 * phases  # psi of the eight sites in each cell
+        seen = channels + 24 * self.phases  # psi of the eight sites in each cell
         self.stem = nn.Sequential(nn.Conv3d(seen, self.widths[0], 1), activation())
         self.trunk = residuals(self.widths[0], self.context)
-        self.levels = nn.ModuleList()
-        for b in range(levels):
-            mixed = b >= levels - convex
-            sharpest = SHARPEST if b == levels - 1 else SHARPEST_ABOVE
-            self.levels.append(
-                Level(
-                    *self.widths[b : b + 2],
-                    channels,
-                    noise_gain,
-                    spacing / 2**b if mixed else None,
-                    gated,
-                    sharpest if sharp else 0.0,
-                    phases,
-                    0 if b else refined,
-                )
-            )
+        self.levels = nn.ModuleList(
+            Level(*self.widths[b : b + 2], channels, noise_gain, options, b, levels)
+            for b in range(levels)
+        )
 
     @property
     def padding(self) -> int:
@@ -259,7 +289,9 @@ class Generator(nn.Module):
             level.sharpest = own.sharpest
         return first.train(self.training)
 
-    def forward(self, x, noise, psi=(), every_level=False) -> torch.Tensor | list[torch.Tensor]:
+    def forward(
+        self, x: Float[Tensor, "b c _ _ _"], noise, psi=(), every_level=False
+    ) -> Float[Tensor, "b c x y z"] | list[Float[Tensor, "b c _ _ _"]]:
         """Super-resolve a padded chunk.
 
         Parameters
@@ -293,20 +325,7 @@ class Generator(nn.Module):
         return levels if every_level else y
 
 
-def _arguments(given) -> dict:
-    """Constructor arguments: with the state dict, all it takes to make the network again. Options
-    that are off are not named, so the cards of older networks, which know of none, are the same."""
-    always = ("channels", "factor", "chan_base", "chan_min", "chan_max", "noise_gain")
-    options = {
-        name: list(given[name]) if name == "context" else given[name]
-        for name in ("convex", "gated", "sharp", "phases", "context", "refined")
-        if given[name]
-    }
-    spacing = {"spacing": given["spacing"]} if given["convex"] else {}
-    return {name: given[name] for name in always} | spacing | options
-
-
-def sites_to_channels(psi) -> torch.Tensor:
+def sites_to_channels(psi: Float[Tensor, "b c _ _ _"]) -> Float[Tensor, "b 8*c x y z"]:
     """The fields of the eight fine sites in each cell as channels: (B, 3, 2N, ...) -> (B, 24, N, ...)."""
     batch, fields, *sides = psi.shape
     x, y, z = (side // 2 for side in sides)
@@ -337,7 +356,9 @@ class InterpolatingGenerator(nn.Module):
 
     noise_layers = ()
 
-    def forward(self, x, noise=None, psi=()) -> torch.Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c _ _ _"], noise=None, psi=()
+    ) -> Float[Tensor, "b c x y z"]:
         for _ in range(int(log2(self.factor))):
             x = trim(upsample(x), 2)
         return x
@@ -349,7 +370,7 @@ def layer_shapes(layers, shape) -> list[tuple[int, ...]]:
     return [tuple(refinement * n + 2 * padding for n in shape) for refinement, padding in layers]
 
 
-def standard_noise(generator, x) -> list[torch.Tensor]:
+def standard_noise(generator, x: Float[Tensor, "b _ _ _ _"]) -> list[Float[Tensor, "b 1 _ _ _"]]:
     """Fresh noise fields for a padded input x (B, C, N, N, N) of a generator, where seams are no
     matter."""
     shape = [n - 2 * generator.padding for n in x.shape[2:]]

@@ -19,6 +19,8 @@ what the network is shown of that.
 from itertools import product
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 # The corners of a cell of the coarse lattice, and the eight fine sites in it, [coarse cells]
 CORNERS = torch.tensor(list(product((0.0, 1.0), repeat=3)))
@@ -30,7 +32,7 @@ SMALLEST_CELL = 0.01
 
 
 @torch.no_grad()
-def deformation(y, spacing) -> torch.Tensor:
+def deformation(y: Float[Tensor, "b c x y z"], spacing) -> Float[Tensor, "b 3*c x-1 y-1 z-1"]:
     """How far the particles at the corners of each cell have come together.
 
     Parameters
@@ -59,7 +61,7 @@ def deformation(y, spacing) -> torch.Tensor:
     return out
 
 
-def log_size(cells) -> torch.Tensor:
+def log_size(cells: Float[Tensor, "b _ x y z"]) -> Float[Tensor, "b 1 x y z"]:
     """Logarithm of the squared size of cells, from their `deformation`: what gates see.
 
     Parameters
@@ -75,7 +77,12 @@ def log_size(cells) -> torch.Tensor:
     return (position.square().sum((1, 2)) + SMALLEST_CELL).log()[:, None]
 
 
-def combine(y, logits, spacing, sharpness=None) -> torch.Tensor:
+def combine(
+    y: Float[Tensor, "b c _ _ _"],
+    logits: Float[Tensor, "b 8 x y z"],
+    spacing,
+    sharpness: Float[Tensor, "b 1 x y z"] | None = None,
+) -> Float[Tensor, "b c x y z"]:
     """Move the particles of the finer lattice to convex combinations of the coarser ones.
 
     Parameters
@@ -121,7 +128,13 @@ def combine(y, logits, spacing, sharpness=None) -> torch.Tensor:
     return out.reshape(batch, -1, *sides)
 
 
-def combine_planes(y, logits, skip, spacing, sharpness=None) -> torch.Tensor:
+def combine_planes(
+    y: Float[Tensor, "c _ _ _"],
+    logits: Float[Tensor, "8 x y z"],
+    skip,
+    spacing,
+    sharpness: Float[Tensor, "1 x y z"] | None = None,
+) -> Float[Tensor, "c x y z"]:
     """`combine` for some planes, without its small matrices: for inference, 3.6 times as fast on a core.
 
     A fine particle's eight coarse neighbours are the values at its site of the coarse fields
