@@ -191,8 +191,8 @@ def default_grid(
 ) -> ChunkGrid:
     """A chunk grid for a lattice: sides up to `widest` and half the lattice, a divisor if one is near.
 
-    Only more ranks than that leaves chunks for, in the region if one is given, make it finer, so
-    results do not depend on the number of ranks where that can be helped.
+    The grid is made finer only where it (or the region, if one is given) would have fewer chunks than
+    there are ranks; otherwise it does not depend on the number of ranks.
     """
     widest = min(widest, max(Nmesh // 2, 1))
     side = next((n for n in range(widest, widest // 2, -1) if Nmesh % n == 0), widest)

@@ -196,7 +196,7 @@ def side_by_side(compute, chunks, workers, initializer=None) -> Iterator[tuple[C
         try:
             for chunk in chunks:
                 flight.append((chunk, pool.submit(compute, chunk)))
-                if len(flight) > workers:  # one waits, so that no thread ever does
+                if len(flight) > workers:  # one chunk more than threads, so that no thread waits
                     chunk, task = flight.popleft()
                     yield chunk, task.result()
             while flight:

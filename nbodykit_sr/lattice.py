@@ -102,7 +102,7 @@ def nearest_image(difference, period) -> np.ndarray:
 def wrap(position, BoxSize: float, dtype=np.float64) -> np.ndarray:
     """Wrap positions into [0, BoxSize), also after the cast to `dtype`.
 
-    A float64 just under BoxSize can become BoxSize itself as float32: such a one is 0.
+    A float64 just under BoxSize can become BoxSize itself as float32: then the position is 0.
     """
     wrapped = (position % BoxSize).astype(dtype, copy=False)
     wrapped[wrapped >= BoxSize] = 0

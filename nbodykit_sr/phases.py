@@ -171,7 +171,7 @@ def known_to_lr(axes) -> Float[np.ndarray, "x y z"]:
 
 
 def band(axes, ratio, known=None) -> Float[np.ndarray, "x y z"]:
-    """The band B of an octave: B^2 of the power at a wavenumber is on the lattice of `ratio`.
+    """The band B of an octave: its lattice carries the part B^2 of the power at each wavenumber.
 
     Parameters
     ----------

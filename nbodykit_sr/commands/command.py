@@ -74,8 +74,11 @@ def typed(name) -> str:
 
 
 def start_log(name, comm, verbose=False, others=logging.WARNING) -> None:
-    """Show warnings in the name of the command, the same line once; `verbose`, on rank 0 what is found
-    and chosen too. Other ranks show what is of the level `others` and above."""
+    """Log to standard error under the name of the command, each line once.
+
+    Rank 0 shows warnings, and with `verbose` also what is found and chosen; the other ranks show
+    messages of the level `others` and above.
+    """
     shown = logging.INFO if verbose else logging.WARNING
     level = shown if comm.rank == 0 else others
     handler, said = logging.StreamHandler(), set()
@@ -122,7 +125,7 @@ class _Stream:
     Attributes
     ----------
     failure : OSError or None
-        Why; None too where only nobody listens any more, as behind ``| head``.
+        What went wrong; None where the reader has closed the pipe, as ``| head`` does.
     """
 
     def __init__(self, stream):
@@ -143,12 +146,12 @@ class _Stream:
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
                 self.failure = error
-            with open(os.devnull, "wb") as nothing:  # where what is still in buffers goes as well
+            with open(os.devnull, "wb") as nothing:  # the rest of the buffer goes there too
                 os.dup2(nothing.fileno(), self._stream.fileno())
 
 
 def open_streams() -> None:
-    """Open what is closed of the standard streams onto nothing: no other file may take its number."""
+    """Open closed standard streams on /dev/null, so that no other file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -158,7 +161,7 @@ def open_streams() -> None:
 
 @contextmanager
 def _streams(command):
-    """Let nothing that happens to the standard streams end the command, nor pass in silence."""
+    """Go on where a standard stream fails, and say at the end that its output is lost."""
     open_streams()
     nowhere = open(os.devnull, "w")  # Python has no stream where there was none
     out, err = _Stream(sys.stdout or nowhere), _Stream(sys.stderr or nowhere)
@@ -229,7 +232,7 @@ def enter(run, command, comm, argv=None) -> NoReturn:
 
 
 def _status(run, command, comm, argv):
-    """What `enter` exits with; a rank that fails alone ends all."""
+    """The exit status for `enter`; a rank that fails alone ends all ranks."""
 
     def complain(what):
         print(f"{typed(command)}: {what}", file=sys.stderr, flush=True)

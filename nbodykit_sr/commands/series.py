@@ -87,7 +87,7 @@ def arrange(inputs, output, models, comm, dataset=None) -> list[Member]:
 
 
 def _check_folder(output, inputs, comm):
-    """Refuse what is no folder, or is a catalogue or a run itself. Collective."""
+    """Refuse an output that is no folder, or is itself a catalogue or an unfinished run. Collective."""
     with agreement(comm):
         there = comm.rank == 0 and os.path.isdir(output)
         if there and any(os.path.exists(os.path.join(output, f)) for f, _ in CATALOGUE.marks):

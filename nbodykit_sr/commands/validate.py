@@ -27,7 +27,7 @@ from ..physics.universe import Universe
 from .command import start_log
 from .options import option, parse_options
 
-BROKEN = 1  # status when a limit of --require is
+BROKEN = 1  # exit status when a limit of --require is broken
 
 
 MEASURED, ASKED = "what is measured", "what is asked of it"
@@ -116,7 +116,7 @@ def validate(options, comm) -> int:
     Returns
     -------
     int
-        0, or `BROKEN` if a limit of `require` is.
+        0, or `BROKEN` if a limit of `require` is broken.
 
     Raises
     ------

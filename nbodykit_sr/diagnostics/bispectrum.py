@@ -184,7 +184,7 @@ class Bispectrum(Diagnostic):
 
 
 def _closed(results, name, delta):
-    """The numbers of triangles, where another catalogue of such a box has them."""
+    """Numbers of triangles, if they were counted for another catalogue in a box of this volume."""
     volume = float(np.prod(delta.BoxSize))
     known = [one for names in results.statistics.values() for one in names.get(name, ())]
     return next((one["triangles"] for one in known if one.attrs["volume"] == volume), None)

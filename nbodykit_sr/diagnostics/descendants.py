@@ -90,9 +90,9 @@ def _lengths(group, comm):
 
 
 def _largest(of, to, counts, number):
-    """For each of the groups 1 to `number` that it shares most with, 0 if none, and the count."""
+    """For each group from 1 to `number`, the group that shares most particles with it, or 0; and how many."""
     partner, most = np.zeros(number, dtype="i8"), np.zeros(number, dtype="i8")
-    # ascending counts, so that the largest stays; of equal ones the larger halo, of lower GroupID
+    # in ascending order, so that the largest count stays; of equal counts the lower GroupID
     order = np.lexsort((-to, counts))
     partner[of[order] - 1] = to[order]
     most[of[order] - 1] = counts[order]

@@ -19,7 +19,7 @@ from .statistic import Statistic
 
 @dataclass
 class Subject:
-    """A catalogue that is being measured; what takes memory is there as long as it is needed."""
+    """A catalogue that is being measured; large arrays are kept only while they are needed."""
 
     kind: str  # "SR", "HR" or "LR"
     title: str  # the kind, with a number where a box has several
@@ -64,7 +64,7 @@ def of_halos(title, statistic, column) -> Criterion:
 
 
 class Diagnostic:
-    """A statistic from catalogue to report. A subclass says what it has of the following."""
+    """A statistic from catalogue to report. A subclass defines what it needs of the following."""
 
     part: ClassVar[str]  # of the report, a word of ``validate --only``
     name: ClassVar[str]  # of its figure's file

@@ -1,8 +1,8 @@
 """What halos are like inside: radii, profiles, concentrations, motions, shapes and pieces.
 
 Power spectra and even mass functions can be right while halos are smeared (Brennan et al. 2025):
-these statistics tell. They are of the particles that friends-of-friends linked, but r200 and the
-concentration, which are of all in the sphere.
+these statistics tell. They use the particles that friends-of-friends linked; r200 and the
+concentration use all particles in the sphere.
 """
 
 import numpy as np
@@ -211,7 +211,7 @@ class Structure(Diagnostic):
 
 
 def _virial(halos, catalog, centre):
-    """r200 and concentration, of spheres of so many particles that they are known."""
+    """r200 and concentration; NaN where the sphere has too few particles."""
     density = threshold_densities(Universe.of(catalog.attrs, "a", "Omega0"))["200c"]
     mass, half = (one[:, 0] for one in spheres(halos, catalog, centre, [density]))
     mass[mass < CORE * halos.particle_mass * (1 - 1e-9)] = np.nan
@@ -234,10 +234,10 @@ def _axes(offset, halo, number):
 
 
 def _pieces(position, halo, number, box, length):
-    """Particles of the largest group at a shorter linking length, and how many others there are.
+    """Particles of each halo's largest group at a shorter linking length, and the number of other groups.
 
-    Particles of two halos are farther apart than the halos' own linking length: all of them can
-    be linked at once.
+    All halos are linked at once: particles of two halos are farther apart than the halos' own
+    linking length, so no group joins them.
     """
     if not number:
         return np.zeros(0), np.zeros(0)

@@ -120,7 +120,7 @@ class Results:
 
     @property
     def scatter(self) -> str:
-        """What bands are where several SR catalogues were measured, for captions; else empty."""
+        """Words for captions that say what the bands are; empty for a single SR catalogue."""
         many = max(map(len, self["SR"].values()), default=1)
         return f" SR: mean and standard deviation of {many} catalogues." if many > 1 else ""
 

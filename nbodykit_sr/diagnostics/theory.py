@@ -16,7 +16,7 @@ from .statistic import Statistic
 # Mpc/h and z = 2 HR itself has 0.64 of its power at k = 1 to 2 h/Mpc.
 SMALLEST = 80.0
 LARGEST_K = 100.0  # of CLASS [h/Mpc]: with less it finds no halofit at z = 4, and says nothing
-FEWEST = 1.0  # halos that are expected in the smallest box for a bin of mass to be told
+FEWEST = 1.0  # a bin of mass is given only if the smallest box is expected to have so many halos
 SAMPLES = 16  # of a mass function in one bin
 FLAT = 1e-3  # Omega0 + OmegaLambda differ from 1 by less
 DIRECTIONS = 400  # that the mesh's window is averaged over

@@ -8,15 +8,16 @@ from ..provenance import Provenance
 from .fields import read
 from .halos import deal
 
-# To the sites beside a site; those on its other sides are beside it in turn
+# Steps from a site to its six neighbours
 _BESIDE = np.concatenate([np.eye(3, dtype="i8"), -np.eye(3, dtype="i8")])
 
 
 def cut_halos(halos, catalog) -> np.ndarray | None:
-    """Which halos of a part of a lattice go on in what was left out. Collective.
+    """Which halos of a part of a box are cut by its walls. Collective.
 
-    Halos come from patches of the lattice: those are cut that have a particle beside whose
-    Lagrangian site there is none in the catalogue. Others may lack a patch apart from theirs.
+    The particles of a halo come from a patch of the Lagrangian lattice. A halo is cut if one of its
+    particles has a neighbouring site whose particle is not in the catalogue. A halo that also has
+    particles from a second patch, which was left out as a whole, is not recognised.
 
     Parameters
     ----------
@@ -27,8 +28,7 @@ def cut_halos(halos, catalog) -> np.ndarray | None:
     Returns
     -------
     (n,) bool, or None
-        The same on every rank. None where it cannot be told: of a subsample, or of particles whose
-        lattice is not known.
+        The same on every rank. None for a subsample, or for particles whose lattice is not known.
     """
     comm, made = catalog.comm, Provenance.from_attrs(catalog.attrs)
     if made.Nmesh is None or made.subsample is not None or "ID" not in catalog:
@@ -38,7 +38,7 @@ def cut_halos(halos, catalog) -> np.ndarray | None:
     beside = np.concatenate([lattice.id(site + step) for step in _BESIDE])
     halo = np.tile(halos.index[halos.owner], len(_BESIDE))
     there = read(catalog, "ID").reshape(-1).astype("u8")
-    # each rank answers for the IDs of its share of the lattice
+    # each rank looks up the IDs of its share of the lattice
     beside, halo, there = (
         deal(one, _owner(ids, lattice, comm), comm)
         for one, ids in ((beside, beside), (halo, beside), (there, there))

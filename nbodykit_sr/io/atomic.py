@@ -29,7 +29,8 @@ def atomic_file(path, own=False) -> Iterator[BinaryIO]:
         If it cannot be written.
     """
     path = Path(path)
-    middle = "" if own else f".{secrets.token_hex(4)}"  # elsewhere, a name of nobody else's file
+    # in a shared folder, a name that no other file has
+    middle = "" if own else f".{secrets.token_hex(4)}"
     partial = path.with_name(f"{path.name}{middle}.partial")
     with open(partial, "wb" if own else "xb") as file:
         try:

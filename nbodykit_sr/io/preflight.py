@@ -8,7 +8,7 @@ from ..errors import InputError, agreement
 from ..provenance import NAMES
 from .atomic import check_name, readable
 
-# Far beyond where a mark stands
+# Bytes at the beginning of a file in which a mark is looked for
 _LONGEST = 2**24
 
 _BLOCK = r"(header|attr-v2|[0-9A-F]{6})"
@@ -122,7 +122,7 @@ def prepare_output(
 
 
 def foreign_file(folder, files) -> str | None:
-    """A file in a folder whose path there is none of `files`, or None. Links are no files."""
+    """The first file in a folder whose path does not match `files`, or None. A link never matches."""
 
     def refuse(error):
         raise InputError(f"{error.filename} can't be looked into: {error.strerror}")
@@ -137,7 +137,7 @@ def foreign_file(folder, files) -> str | None:
 
 
 def check_partial(path, kind) -> None:
-    """Refuse a folder ``path.partial`` in which lies what no run of this kind leaves."""
+    """Refuse a folder ``path.partial`` with a file that no run of this kind writes."""
     partial = path + ".partial"
     found: str | None
     if os.path.islink(partial) or not os.path.isdir(partial):

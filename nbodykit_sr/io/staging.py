@@ -155,9 +155,9 @@ class Staging:
         self.remove()
 
     def remove(self) -> None:
-        """Remove all that a run makes in the folder, and the folder if that was all."""
+        """Remove all files that a run makes in the folder, and the folder if it is empty then."""
         with suppress(FileNotFoundError):
-            os.remove(self.file(IDENTITY))  # first: what is left is not to be gone on with
+            os.remove(self.file(IDENTITY))  # first: without it no run goes on from what is left
         for root, _, names in os.walk(self.folder, topdown=False):
             for name in names:
                 path = os.path.join(root, name)

@@ -12,7 +12,7 @@ SLOPE = 0.2  # of the LeakyReLU
 class Convolution(nn.Module):
     """Unpadded convolution (D, H, W, C) -> (D', H', W', C').
 
-    Another field may be added to its result; `activated` it is followed by LeakyReLU.
+    Another field may be added to the result; LeakyReLU follows if `activated`.
     """
 
     weight: torch.Tensor
@@ -24,7 +24,7 @@ class Convolution(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.to(dtype))
         self.activated, self.dilation = activated, dilation
-        self.packed = None  # weights in the order oneDNN wants them for such an input
+        self.packed = None  # the weights in oneDNN's own order
 
     def forward(self, x, added=None) -> torch.Tensor:
         x = x.permute(3, 0, 1, 2)[None]
@@ -32,7 +32,7 @@ class Convolution(nn.Module):
             added = added.permute(3, 0, 1, 2)[None]
         if with_onednn(x):
             if self.packed is None:
-                # for a shape of no account, so that no process packs otherwise than another
+                # packed for one fixed shape, so that all processes pack in the same way
                 shape = [1, x.shape[1], 8, 40, 40]
                 self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                     self.weight, [0] * 3, [1] * 3, [self.dilation] * 3, 1, shape

@@ -21,7 +21,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Table(BaseModel):
-    """A table of settings: typed, without unknown ones, never changed."""
+    """A table of settings: typed, immutable, and without unknown settings."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True

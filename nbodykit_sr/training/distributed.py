@@ -64,8 +64,8 @@ def join(device, rank, size, address) -> Ranks:
 def leave(ranks) -> None:
     """End the process group, once what `Ranks.wrap` gave is let go of.
 
-    A wrapped network that outlives the group takes it down when it dies, holding Python's lock
-    and waiting for threads that may need that lock to drop their last tensor: for ever.
+    A wrapped network that outlives the group ends it when it is freed: it then holds Python's lock
+    while it waits for threads that may need that lock to free their last tensor, a deadlock.
     """
     if ranks.size > 1:
         gc.collect()  # wrapped networks refer to themselves

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# Adam keeps two numbers a weight, besides the weight and its gradient; an average one more
+# A weight, its gradient, two numbers of Adam's, and the averaged weight
 BYTES_PER_WEIGHT = 20
-# What passes through beside what autograd keeps: gradients, buffers of convolutions, samples
+# All memory over what autograd keeps: gradients, buffers of convolutions and samples come on top
 OVERHEAD = 1.35
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 ADVICE = "lower batch or sample.crop (sample.size of the density emulator)"

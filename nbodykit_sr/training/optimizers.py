@@ -10,7 +10,7 @@ ITERATIONS = 5
 
 
 def make_optimizers(kind, network, betas) -> list[torch.optim.Optimizer]:
-    """The optimizers "adam" or "muon" of a network. Whoever steps them sets their learning rate.
+    """The optimizers "adam" or "muon" of a network. The caller sets the learning rate at each step.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix) -> torch.Tensor:
-    """About the orthogonal matrix nearest to one: its singular vectors, with singular values of 0.7
-    to 1.2, by five Newton-Schulz iterations.
+    """Approximately the orthogonal matrix nearest to a given matrix: the same singular vectors, with singular
+    values of 0.7 to 1.2, by five Newton-Schulz iterations.
 
     Parameters
     ----------

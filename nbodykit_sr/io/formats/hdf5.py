@@ -69,7 +69,7 @@ def _open(path):
         # a lock can't be had on every file system, and nothing is written
         return h5py.File(path, "r", locking=False)
     except OSError:
-        return h5py.File(path, "r")  # as whoever else has it open in this process
+        return h5py.File(path, "r")  # with a lock, if this process has it open with one
 
 
 def attributes_of(path, *groups) -> RawHeader:
