@@ -4,7 +4,8 @@
     python examples/evaluate.py SIMS FOLDER --seeds 410001 410002
 
 At each redshift of a model's card for which there is SIMS/SEED/LR_zZ, a catalogue is generated of each
-box and compared with HR_zZ; the report goes to FOLDER/NAME_zZ and, when all are there, into the card.
+box and compared with HR_zZ; the report goes to FOLDER/NAME_zZ and, when all are there, into the card, with
+what bfloat16 changes in the first box.
 A model that is given the phases makes two, by drawn ones and by those of SIMS/SEED/HR_IC. What is there
 already is kept: after a new model is shipped under its name, remove its reports.
 """
@@ -60,15 +61,20 @@ def main():
         if not card.moves_particles:
             continue
         low, high = card.redshift or (min(REDSHIFTS), max(REDSHIFTS))
-        found = [
-            report(model, card, z, boxes, options.folder, phases)
+        there = [
+            z
             for z in REDSHIFTS
-            for phases in (False, True)[: 1 + (card.amplitude is not None)]
             if low - REDSHIFT_TOLERANCE <= z <= high + REDSHIFT_TOLERANCE
             and all((box / f"LR_z{z}").exists() for box in boxes)
         ]
-        if found:
-            run("evaluate", model, *found)
+        if there:
+            found = [
+                report(model, card, z, boxes, options.folder, phases)
+                for z in there
+                for phases in (False, True)[: 1 + (card.amplitude is not None)]
+            ]
+            snapshots = [boxes[0] / f"LR_z{z}" for z in there]
+            run("evaluate", model, *found, "--bfloat16", *snapshots)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ COMMANDS = {
     "pairs": ("train:pairs", "matched snapshots to train on"),
     "train": ("train:main", "train a model"),
     "export": ("train:export", "weights and model card of a training run"),
-    "evaluate": ("train:evaluate", "put what validate found into a model's card"),
+    "evaluate": ("evaluate:main", "put what validate found into a model's card"),
     "models": ("about:models", "the models that ship: what for, and what they are worth"),
     "info": ("about:info", "versions, MPI, GPUs, threads: for a bug report"),
 }

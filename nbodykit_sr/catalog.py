@@ -23,7 +23,7 @@ from .noise import check_seed
 from .particles import find_lattice
 from .physics.matter import MASS, particle_mass
 from .physics.universe import Universe
-from .preparation import ModelOptions, prepare_model
+from .preparation import AUTO, ModelOptions, prepare_model
 from .provenance import Provenance, versions
 from .zoom import lagrangian_region
 
@@ -52,8 +52,9 @@ class SRCatalog(CatalogSource):
     seed : int
         The realisation of the small scales.
     device : {"auto", "cpu", "cuda"}
-    dtype : {"float32", "bfloat16"}, optional
-        What the network computes in; float32 by default.
+    dtype : {"auto", "float32", "bfloat16"}
+        What the network computes in. "auto" takes bfloat16 where the machine has instructions for it and
+        the model's card says that P(k) changes by less than 0.1%.
     chunk : int, optional
         Side of a chunk [LR sites]; chosen from the lattice by default.
     region : three (low, high) pairs, optional
@@ -94,7 +95,7 @@ class SRCatalog(CatalogSource):
         model=None,
         seed=0,
         device="auto",
-        dtype=None,
+        dtype=AUTO,
         chunk=None,
         region=None,
         flavour=None,
@@ -128,7 +129,6 @@ class SRCatalog(CatalogSource):
         particles = find_lattice(source)
         if eulerian and region is not None:
             region = lagrangian_region(particles, region)
-        dtype = dtype or "float32"
         ready = prepare_model(
             particles,
             ModelOptions(
@@ -155,7 +155,7 @@ class SRCatalog(CatalogSource):
             chunk=grid.side,
             offset=self.lattice.offset,
             Nmesh=self.lattice.Nmesh,
-            dtype=dtype,
+            dtype=ready.dtype,
             power=ready.power and ready.power.source,
             initial=identity(phases),
             device=ready.device.type,

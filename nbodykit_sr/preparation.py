@@ -14,13 +14,17 @@ from .errors import InputError, agreement, require_same
 from .inference import ChunkedInference, prepare, widest_side
 from .initial_conditions import OwnPhases
 from .models.card import ModelCard, fingerprint, interpolating
-from .models.device import choose_device
+from .models.device import choose_device, computes_bfloat16
+from .models.evaluation import SMALL_CHANGE, bfloat16_change
 from .models.loading import load_generator
 from .phases import Phases
 from .physics.power import LinearPower, linear_power
 from .weights import choose, named
 
 logger = logging.getLogger(__name__)
+
+# The dtype that is bfloat16 or float32, whichever suits machine and model
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class ModelOptions:
     flavour: str | None = None
     factor: int | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = AUTO
     force: bool = False
     phases: CatalogSource | None = None
     power: str | None = None
@@ -58,6 +62,8 @@ class PreparedModel:
     units : (C,) array
         What is 1 to the network: displacement [Mpc/h], velocity [km/s].
     device : torch.device
+    dtype : {"float32", "bfloat16"}
+        What the generator computes in.
     widest : int
         Largest chunk side worth choosing [LR sites].
     power : LinearPower or None
@@ -71,6 +77,7 @@ class PreparedModel:
     generator: torch.nn.Module
     units: np.ndarray
     device: torch.device
+    dtype: str
     widest: int
     power: LinearPower | None
     phases: Phases | None
@@ -126,7 +133,9 @@ def prepare_model(particles, options) -> PreparedModel:
             card = replace(card, factor=options.factor, arguments=network.arguments)
         _check_fit(card, particles, channels, options)
         device = choose_device(options.device, *node)
-        generator = prepare(network, device, options.dtype)
+    dtype = _choose_dtype(card, device, comm) if options.dtype == AUTO else options.dtype
+    with agreement(comm):
+        generator = prepare(network, device, dtype)
         widest = widest_side(generator, device)
         identity = fingerprint(network, card)
     require_same(comm, model=identity, device=device.type)
@@ -138,7 +147,7 @@ def prepare_model(particles, options) -> PreparedModel:
     if card.caution and comm.rank == 0:
         logger.warning("%s: %s", card.name, card.caution)
     units, widest = card.units(universe, cell), comm.allreduce(widest, MPI.MIN)
-    return PreparedModel(card, identity, generator, units, device, widest, power, phases)
+    return PreparedModel(card, identity, generator, units, device, dtype, widest, power, phases)
 
 
 def load_model(options, cell, redshift, channels) -> tuple[Any, ModelCard]:
@@ -176,6 +185,26 @@ def _check_fit(card, particles, channels, options):
             f"model {card.name} has 6 channels but the snapshot has no Velocity, so 3: use a 3-channel model"
         )
     _object(problem, options.force, particles)
+
+
+def bfloat16_everywhere(device, comm) -> bool:
+    """Whether all ranks, each on its device, have instructions for bfloat16. Collective."""
+    return comm.allreduce(computes_bfloat16(device), MPI.LAND)
+
+
+def _choose_dtype(card, device, comm):
+    """bfloat16 where all ranks have instructions for it and the card says that P(k) stays; or float32.
+    Collective."""
+    change, there = bfloat16_change(card), bfloat16_everywhere(device, comm)
+    small = change is not None and change <= SMALL_CHANGE
+    dtype = "bfloat16" if there and small else "float32"
+    if comm.rank == 0:
+        logger.info(
+            "%s is computed in %s: this machine has %sinstructions for bfloat16, which changes P(k) by %s",
+            *(card.name, dtype, "" if there else "no "),
+            "an amount that nobody measured" if change is None else f"up to {change:.2g}",
+        )
+    return dtype
 
 
 def _check_amplitude(card, power, phases, particles, force):

@@ -18,13 +18,15 @@ from nbodykit.lab import BigFileMesh
 
 from ..density.mesh import DATASET, WAYS, SRMesh, open_source
 from ..errors import agreement
+from ..inference import DTYPES
 from ..io.checks import BlockHeader, check_sums
 from ..io.formats.bigfile import fingerprint
 from ..io.layout import plain
 from ..io.preflight import MESH, prepare_output
+from ..preparation import AUTO
 from ..provenance import NAMES, Provenance
 from .command import start_log, stop_requests
-from .flow import Work, write_chunks
+from .flow import Work, own_dtype, write_chunks
 from .options import command_line, option, parse_options
 from .plan import check_room
 
@@ -38,6 +40,7 @@ IDENTITY = {
     "linear power": NAMES["power"],
     "Nmesh": NAMES["Nmesh"],
     "chunk": NAMES["chunk"],
+    "dtype": NAMES["dtype"],
     "device": NAMES["device"],
     "versions": NAMES["versions"],
 }
@@ -82,6 +85,12 @@ class EmulateOptions:
     )
     device: str = option(
         "running", "each rank its local GPU, or the CPU", "auto", choices=("auto", "cpu", "cuda")
+    )
+    dtype: str = option(
+        "running",
+        "of the network that makes particles, as of generate (auto); that of densities has float32",
+        AUTO,
+        choices=(AUTO, *DTYPES),
     )
     chunk: int | None = option(
         "running", "side of a chunk [LR cells]; smaller takes less memory", None
@@ -134,6 +143,7 @@ def emulate(options, comm) -> int:
         Nmesh=options.nmesh,
         initial_redshift=options.initial_redshift,
         device=options.device,
+        dtype=own_dtype(options, MESH, comm),
         chunk=options.chunk,
         force=options.force,
         by=options.by,
@@ -161,7 +171,7 @@ def _header(mesh, identities, options):
         initial=identities[1],
         initial_redshift=str(options.initial_redshift),
         device=mesh.device.type,
-        command=replace(options, chunk=mesh.way.chunk).command(),
+        command=replace(options, chunk=mesh.way.chunk, dtype=mesh.way.provenance.dtype).command(),
     )
     attrs.update(made.to_attrs())
     return plain(attrs)

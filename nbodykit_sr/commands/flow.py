@@ -3,13 +3,16 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import RankError, one_line, out_of_memory
-from ..io.writer import WrongValues
+from ..errors import RankError, agreement, one_line, out_of_memory
+from ..inference import DTYPES
+from ..io.writer import WrongValues, dtype_there
+from ..preparation import AUTO, bfloat16_everywhere
 from .command import stop_status
 
 
@@ -52,6 +55,48 @@ class Work:
     compute: Callable[[Iterator], Iterator]
     write: Callable
     unit: str
+
+
+def own_dtype(options, kind, comm) -> str:
+    """What a run computes in as its user or, where it is resumed, its output says. Collective.
+
+    Parameters
+    ----------
+    options : dataclass
+        With output, resume and dtype.
+    kind : preflight.Kind
+    comm : mpi4py.MPI.Comm
+
+    Raises
+    ------
+    InputError
+        On every rank, if what is there cannot be read.
+    """
+    dtype = None
+    with agreement(comm):
+        if comm.rank == 0 and options.resume and options.dtype == AUTO:
+            dtype = dtype_there(options.output, kind)
+    return comm.bcast(dtype) or options.dtype
+
+
+def print_plan(measure, options, comm) -> Any:
+    """Print what a run takes, in the other dtype too where the machine has instructions for bfloat16.
+    Collective.
+
+    Parameters
+    ----------
+    measure : callable
+        Of options, whose dtype is set; gives a `plan.Plan` and the device.
+    options : dataclass
+    comm : mpi4py.MPI.Comm
+    """
+    cost, device = measure(options)
+    if bfloat16_everywhere(device, comm):
+        [other] = {*DTYPES} - {cost.dtype}
+        cost = replace(cost, other=measure(replace(options, dtype=other))[0])
+    if comm.rank == 0:
+        print(cost)
+    return cost
 
 
 def write_chunks(command, writer, work, stopped, overwrite, resume) -> Outcome:

@@ -31,7 +31,7 @@ from ..selection import Selection, first_rows
 from ..version import __version__
 from .command import start_log, stop_requests
 from .expectation import Expectation
-from .flow import Work, write_chunks
+from .flow import Work, own_dtype, print_plan, write_chunks
 from .generate_options import parse
 from .plan import check_disk, check_room, plan
 from .series import arrange
@@ -138,6 +138,7 @@ def _ready(options, source, comm, inputs, parents=False):
     if not options.plan:
         again = (options.overwrite, options.resume)
         prepare_output(options.output, comm, CATALOGUE, *again, inputs, parents)
+        options = replace(options, dtype=own_dtype(options, CATALOGUE, comm))
     source.check_sums(options.force)
     sr = SRCatalog(source, **options.arguments(comm))
     with agreement(comm):
@@ -146,10 +147,10 @@ def _ready(options, source, comm, inputs, parents=False):
 
 def _generate(options, comm, stopped, inputs, source):
     """One catalogue, or its plan: the status, and a summary."""
+    if options.plan:
+        return 0, _plan(options, source, comm, inputs)
     begun = time.perf_counter()
     sr, selection = _ready(options, source, comm, inputs)
-    if options.plan:
-        return 0, _plan(sr, selection, options, comm, time.perf_counter() - begun)
     layout = LAYOUTS[options.layout]
     first, size = _rows(sr, selection)
     writer = SnapshotWriter(
@@ -181,17 +182,18 @@ def _generate(options, comm, stopped, inputs, source):
 
 def _header(layout, sr, source, options, size, selection):
     """Attributes of the Header: the layout's own, and how the catalogue was made."""
+    made = Provenance.from_attrs(sr.attrs)
     provenance = replace(
-        Provenance.from_attrs(sr.attrs),
-        command=replace(options, chunk=sr.grid.side).command(),
+        made,
+        command=replace(options, chunk=made.chunk, dtype=made.dtype).command(),
         layout=layout.name,
         input=source.header.identity,
         columns=None if selection.columns == sr.names else ",".join(selection.columns),
         subsample=None if selection.subsample == 1 else selection.subsample,
     )
-    made = {**sr.attrs, **provenance.to_attrs()}
-    made["ParticleMass"] = particle_mass(made, size) / MASS
-    return layout.attributes(made, size, source.header.raw) | plain(provenance.to_attrs())
+    attrs = {**sr.attrs, **provenance.to_attrs()}
+    attrs["ParticleMass"] = particle_mass(attrs, size) / MASS
+    return layout.attributes(attrs, size, source.header.raw) | plain(provenance.to_attrs())
 
 
 def _rows(sr, selection):
@@ -209,8 +211,21 @@ def _particle_bytes(options, selection):
     return LAYOUTS[options.layout].particle_bytes(selection.columns)
 
 
-def _plan(sr, selection, options, comm, start):
-    """Print what the run takes, from the time of a few chunks on every rank at once; a table of it."""
+def _plan(options, source, comm, inputs):
+    """Print what the run takes; a table of it."""
+
+    def measure(options):
+        begun = time.perf_counter()
+        sr, selection = _ready(options, source, comm, inputs)
+        return _cost(sr, selection, options, time.perf_counter() - begun), sr.inference.device
+
+    cost = print_plan(measure, options, comm)
+    return asdict(cost) | {"seconds": cost.seconds}
+
+
+def _cost(sr, selection, options, start):
+    """What the run takes, from the time of a few chunks on every rank at once."""
+    comm = sr.comm
     chunk = sr.chunks[0]
     flight = [chunk] * sr.inference.workers
     for _ in sr.stream(flight):
@@ -230,9 +245,7 @@ def _plan(sr, selection, options, comm, start):
         working_memory=sr.inference.working_memory(chunk.shape),
         padding=sr.inference.generator.padding,
     )
-    if comm.rank == 0:
-        print(cost)
-    return asdict(cost) | {"seconds": cost.seconds}
+    return replace(cost, dtype=sr.attrs[NAMES["dtype"]])
 
 
 def _summary(sr, size, options, comm, total, outcome):
@@ -245,6 +258,7 @@ def _summary(sr, size, options, comm, total, outcome):
         "seed": str(sr.inference.seed),
         "ranks": comm.size,
         "device": str(sr.inference.device.type),
+        "dtype": sr.attrs[NAMES["dtype"]],
         "chunk": sr.grid.side,
         "chunks": int(np.prod(sr.grid.counts)),
         "chunks_resumed": outcome.resumed,
@@ -255,8 +269,9 @@ def _summary(sr, size, options, comm, total, outcome):
     if comm.rank == 0:
         written = f"{size} of " * (size < sr.csize)
         print(
-            f"generate: {written}{sr.csize} particles in {options.output}, {total:.1f} s on {comm.size} "
-            f"rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million particles/s"
+            f"generate: {written}{sr.csize} particles in {options.output}, {total:.1f} s in "
+            f"{summary['dtype']} on {comm.size} rank{'s' * (comm.size > 1)}, {rate / 1e6:.3g} million "
+            "particles/s"
         )
     return summary
 

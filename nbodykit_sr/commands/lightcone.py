@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, agreement
+from ..inference import DTYPES
 from ..io.atomic import disk
 from ..io.blocks import write_header
 from ..io.cones import COLUMNS, ConeWriter
@@ -28,10 +29,10 @@ from ..lightcone.cone import AXIS, SKIES, Cone
 from ..lightcone.shells import Shells
 from ..lightcone.worldlines import LightCone
 from ..physics.matter import MASS
-from ..preparation import ModelOptions
+from ..preparation import AUTO, ModelOptions
 from ..provenance import NAMES, Provenance
 from .command import start_log, stop_requests
-from .flow import Work, write_chunks
+from .flow import Work, own_dtype, print_plan, write_chunks
 from .lightcone_plan import lightcone_plan
 from .options import command_line, option, parse_options
 from .plan import check_room
@@ -146,7 +147,7 @@ class LightConeOptions:
         "running", "each rank its local GPU, or the CPU", "auto", choices=("auto", "cpu", "cuda")
     )
     dtype: str = option(
-        "running", "of the network (float32)", "float32", choices=("float32", "bfloat16")
+        "running", "of the network, as of generate (auto)", AUTO, choices=(AUTO, *DTYPES)
     )
     chunk: int | None = option(
         "running", "side of a chunk [LR sites]; smaller takes less memory", None
@@ -182,25 +183,19 @@ def lightcone(options, comm) -> int:
     """
     files = [*options.input, options.model, options.phases, options.power]
     inputs = [name for name in files if name is not None and os.path.exists(name)]
-    begun = time.perf_counter()
     if not options.plan:
         prepare_output(options.output, comm, CONE, options.overwrite, options.resume, inputs)
+        options = replace(options, dtype=own_dtype(options, CONE, comm))
     with agreement(comm):
         where = (options.observer, options.angle, options.axis, options.sky)
         cone = Cone(options.zmin, options.zmax, *where)
     sources = [open_snapshot(path, comm) for path in options.input]
     for source in sources:
         source.check_sums(options.force)
-    light = LightCone(sources, cone, options.seed, options.chunk, options.model_options(comm))
-    with agreement(comm):
-        columns = ("Position",) if options.maps_only else options.columns
-        selection = light.select(columns, options.subsample)
     if options.plan:
-        width = sum(np.dtype(COLUMNS[name]).itemsize for name in selection.columns)
-        cost = lightcone_plan(light, selection, width, time.perf_counter() - begun)
-        if comm.rank == 0:
-            print(cost)
+        print_plan(lambda options: _measured(options, sources, cone, comm), options, comm)
         return 0
+    light, selection = _ready(options, sources, cone, comm)
     header = _header(light, sources, selection, options)
     with agreement(comm):
         products = _Products.of(light, selection, options)
@@ -230,6 +225,22 @@ def lightcone(options, comm) -> int:
         if comm.rank == 0:
             print(f"lightcone: {writer.size} particles in {options.output}")
     return outcome.status
+
+
+def _ready(options, sources, cone, comm):
+    """The light cone, and what is wanted of it."""
+    light = LightCone(sources, cone, options.seed, options.chunk, options.model_options(comm))
+    with agreement(comm):
+        columns = ("Position",) if options.maps_only else options.columns
+        return light, light.select(columns, options.subsample)
+
+
+def _measured(options, sources, cone, comm):
+    """The plan, and the device it is for."""
+    begun = time.perf_counter()
+    light, selection = _ready(options, sources, cone, comm)
+    width = sum(np.dtype(COLUMNS[name]).itemsize for name in selection.columns)
+    return lightcone_plan(light, selection, width, time.perf_counter() - begun), light.model.device
 
 
 @dataclass(frozen=True)
@@ -319,7 +330,7 @@ def _header(light, sources, selection, options):
     """Attributes of the Header: cosmology, the cone, and how it was made."""
     made = replace(
         Provenance.from_attrs(light.attrs),
-        command=replace(options, chunk=light.grid.side).command(),
+        command=replace(options, chunk=light.grid.side, dtype=light.model.dtype).command(),
         input=" ".join(source.header.identity for source in sources),
         columns=None if selection.columns == light.names[:-1] else ",".join(selection.columns),
         subsample=None if selection.subsample == 1 else selection.subsample,

@@ -42,4 +42,5 @@ def lightcone_plan(light, selection, particle_bytes, start_seconds) -> Plan:
         rank_memory=BASE_MEMORY + light.memory + memory,
         network=0.0,
         disk=2 * particles * particle_bytes,
+        dtype=light.model.dtype,
     )

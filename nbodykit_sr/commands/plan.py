@@ -35,6 +35,10 @@ class Plan:
         LR particles exchanged, all ranks together [bytes].
     disk : float
         Output [bytes].
+    dtype : str
+        What the network computes in.
+    other : Plan or None
+        The same run in another dtype.
     """
 
     particles: int
@@ -46,21 +50,30 @@ class Plan:
     rank_memory: float
     network: float
     disk: float
+    dtype: str = "float32"
+    other: "Plan | None" = None
 
     @property
     def seconds(self) -> float:
         """Wall-clock time."""
         return self.start_seconds + self.busiest * self.chunk_seconds
 
+    @property
+    def clock(self) -> str:
+        """Wall-clock time, as hours:minutes:seconds."""
+        minutes, seconds = divmod(math.ceil(self.seconds), 60)
+        return f"{minutes // 60:d}:{minutes % 60:02d}:{seconds:02d}"
+
     def __str__(self):
-        hours, rest = divmod(math.ceil(self.seconds), 3600)
-        minutes, seconds = divmod(rest, 60)
+        other, more = self.other, ""
+        if other:
+            more = f"; {other.dtype}: {other.clock}, {other.rank_memory / 1e9:.2f} GB a rank"
         lines = [
             f"particles        {self.particles}",
             f"chunks           {self.chunks}, up to {self.busiest} on each of {self.ranks} ranks",
-            f"time             {hours:d}:{minutes:02d}:{seconds:02d} ({self.chunk_seconds:.3g} s a chunk, "
-            "measured here)",
+            f"time             {self.clock} ({self.chunk_seconds:.3g} s a chunk, measured here)",
             f"memory a rank    {self.rank_memory / 1e9:.2f} GB",
+            f"dtype            {self.dtype}{more}",
             f"network          {self.network / 1e9:.3g} GB, once",
             f"disk             {self.disk / 1e9:.3g} GB",
         ]

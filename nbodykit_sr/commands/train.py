@@ -74,16 +74,6 @@ class ExportOptions:
     notes: str | None = option("output", "what else a user should know", None)
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of ``evaluate``."""
-
-    model: str = option("input", ".safetensors file, whose card is written anew")
-    reports: tuple = option(
-        "input", "report.json of validate with HR, one for each redshift", nargs="+"
-    )
-
-
 def configure(table) -> tuple[Configuration, Callable]:
     """The configuration that a table of settings describes, and the system that it is for.
 
@@ -190,17 +180,3 @@ def export(argv, comm) -> None:
         if comm.rank == 0:
             run, out = given.pop("run"), given.pop("out")
             export(run, out, **{key: value for key, value in given.items() if value is not None})
-
-
-def evaluate(argv, comm) -> None:
-    """The command ``evaluate``. Collective."""
-    from ..diagnostics.verdicts import read_report
-    from ..training.export import evaluate
-
-    what = "Put what validate found into a model's card."
-    example = "mine.safetensors z2/report.json z0/report.json"
-    options = parse_options(EvaluateOptions, argv, "evaluate", what, example)
-    start_log("evaluate", comm, verbose=True, others=logging.ERROR)
-    with agreement(comm):
-        if comm.rank == 0:
-            evaluate(options.model, [read_report(path) for path in options.reports])

@@ -20,6 +20,7 @@ from ..io.writer import WrongValues
 from ..models.evaluation import card_rows
 from ..models.html import html_table
 from ..particles import check_shared
+from ..preparation import AUTO
 from ..provenance import Provenance
 from .network import NetworkDensity
 from .painting import Inputs
@@ -58,6 +59,8 @@ class SRMesh(MeshSource):
     initial_redshift : float, optional
         Of `initial`, if its attrs do not tell; 0 for one extrapolated to today.
     device : {"auto", "cpu", "cuda"}
+    dtype : {"auto", "float32", "bfloat16"}
+        By particles, see `SRCatalog`; the network of densities computes in float32.
     chunk : int, optional
         Side of a chunk [LR cells]; chosen from the mesh by default.
     force : bool
@@ -84,6 +87,7 @@ class SRMesh(MeshSource):
         Nmesh=None,
         initial_redshift=None,
         device="auto",
+        dtype=AUTO,
         chunk=None,
         force=False,
         by="network",
@@ -111,11 +115,13 @@ class SRMesh(MeshSource):
         with agreement(comm):
             inputs = Inputs.of(lr, initial, Nmesh, initial_redshift, force)
             made = _way(by, factor)
-        options = dict(Nmesh=Nmesh, chunk=chunk, force=force, initial_redshift=initial_redshift)
+        options = dict(
+            Nmesh=Nmesh, dtype=dtype, chunk=chunk, force=force, initial_redshift=initial_redshift
+        )
         require_same(comm, by=by, factor=factor, **options, **inputs.universe.attrs)
         require_same(comm, **inputs.start.attrs)
         self.lr, self.initial, self.inputs = lr, initial, inputs
-        self.way = way = made(inputs, model, device, chunk)
+        self.way = way = made(inputs, model, device, dtype, chunk)
         self.card, self.device = way.card, way.device
         redshift = inputs.universe.redshift
         self.attrs.update(Redshift=redshift, **way.provenance.to_attrs())

@@ -17,6 +17,7 @@ from ..models.card import fingerprint, load_model
 from ..models.density import PADDING, PADDING_HR
 from ..models.device import choose_device
 from ..models.loading import model_file
+from ..preparation import AUTO
 from ..provenance import Provenance, versions
 from ..weights import named
 from .painting import mesh_size
@@ -33,7 +34,7 @@ class NetworkDensity:
     Parameters
     ----------
     inputs : Inputs
-    model, device, chunk
+    model, device, dtype, chunk
         See `SRMesh`.
 
     Attributes
@@ -45,10 +46,14 @@ class NetworkDensity:
     provenance : Provenance
     """
 
-    def __init__(self, inputs, model=None, device="auto", chunk=None):
+    def __init__(self, inputs, model=None, device="auto", dtype=AUTO, chunk=None):
         self.inputs, self.comm = inputs, inputs.comm
         node, N = node_ranks(self.comm), inputs.Nmesh
         with agreement(self.comm):
+            if dtype not in (AUTO, "float32"):
+                raise InputError(
+                    f"dtype is {dtype!r}: the network of densities computes in float32"
+                )
             self.network, self.card = _load(model or DEFAULT_MODEL)
             M, universe = mesh_size(inputs.initial), inputs.universe
             if M != 2 * N:
@@ -72,6 +77,7 @@ class NetworkDensity:
             model_hash=identity,
             card=self.card.entries,
             chunk=self.chunk,
+            dtype="float32",
             versions=versions(),
         )
 

@@ -19,6 +19,7 @@ from ..errors import InputError, agreement
 from ..io.writer import WrongValues
 from ..lattice import LagrangianLattice
 from ..particles import find_lattice
+from ..preparation import AUTO
 from ..provenance import Provenance
 from .painting import FRACTION, HR_ORIGIN, mesh_size, shifted
 from .writer import PaintedWriter
@@ -38,7 +39,7 @@ class ParticleDensity:
     Parameters
     ----------
     inputs : Inputs
-    model, device, chunk, factor
+    model, device, dtype, chunk, factor
         See `SRMesh`.
 
     Attributes
@@ -51,7 +52,7 @@ class ParticleDensity:
     provenance : Provenance
     """
 
-    def __init__(self, inputs, model=None, device="auto", chunk=None, factor=2):
+    def __init__(self, inputs, model=None, device="auto", dtype=AUTO, chunk=None, factor=2):
         self.comm, self.box, self.Nmesh = inputs.comm, inputs.universe.BoxSize, 2 * inputs.Nmesh
         with agreement(self.comm):
             if not isinstance(inputs.lr, CatalogSource):
@@ -64,6 +65,7 @@ class ParticleDensity:
             inputs.lr,
             model=model or DEFAULT_MODEL,
             device=device,
+            dtype=dtype,
             chunk=chunk,
             factor=factor,
             force=inputs.force,
@@ -71,7 +73,17 @@ class ParticleDensity:
         )
         self.card, self.device, self.chunk = sr.card, sr.inference.device, sr.grid.side
         made = Provenance.from_attrs(sr.attrs)
-        names = ("seed", "model", "model_hash", "card", "factor", "chunk", "power", "versions")
+        names = (
+            "seed",
+            "model",
+            "model_hash",
+            "card",
+            "factor",
+            "chunk",
+            "dtype",
+            "power",
+            "versions",
+        )
         self.provenance = Provenance(
             origin=HR_ORIGIN, **{name: getattr(made, name) for name in names}
         )

@@ -36,6 +36,33 @@ class Progress:
     complete: bool = False
 
 
+def dtype_there(path, kind) -> str | None:
+    """What the network computed in for an output that is there, whole or begun; None without one.
+
+    Parameters
+    ----------
+    path : str
+    kind : preflight.Kind
+
+    Raises
+    ------
+    InputError
+        If what is there cannot be read.
+    """
+    run = UnfinishedRun(path, kind)
+    if run.begun:
+        return run.identity().get("dtype")
+    return _told(run.path, kind).get(NAMES["dtype"]) if os.path.isdir(run.path) else None
+
+
+def _told(path, kind):
+    """The attributes of a whole output."""
+    block = os.path.join(path, kind.header)
+    if os.path.isdir(block):
+        return attributes(block)
+    return attributes_of(os.path.join(path, kind.marks[-1][0]), "Header")
+
+
 class ChunkWriter:
     """Files that are being written by all ranks.
 
@@ -185,7 +212,7 @@ class ChunkWriter:
                 self.run.lock.acquire(patience=LOCK_SECONDS)
             return "begun", self.run.entries()
         if os.path.isdir(self.path):
-            found = self._told()
+            found = _told(self.path, self.kind)
             if overwrite and self._identity(found) != self._identity(self.header):
                 return "nothing", {}
             self._compare(self.path, self._identity(found))
@@ -193,13 +220,6 @@ class ChunkWriter:
                 self.run.remove()
             return "complete", {}
         return "nothing", {}
-
-    def _told(self):
-        """The attributes of the output that is there."""
-        block = os.path.join(self.path, self.kind.header)
-        if os.path.isdir(block):
-            return attributes(block)
-        return attributes_of(os.path.join(self.path, self.kind.marks[-1][0]), "Header")
 
     def _identity(self, header):
         values = {name: header.get(key) for name, key in self.identity.items()}

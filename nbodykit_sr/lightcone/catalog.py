@@ -8,7 +8,7 @@ from nbodykit.base.catalog import CatalogSource
 from ..errors import agreement
 from ..io.cones import empty, joined
 from ..io.snapshot import open_snapshot
-from ..preparation import ModelOptions
+from ..preparation import AUTO, ModelOptions
 from .cone import Cone
 from .worldlines import PIECE, LightCone
 
@@ -65,7 +65,7 @@ class SRLightCone(CatalogSource):
         model=None,
         seed=0,
         device="auto",
-        dtype="float32",
+        dtype=AUTO,
         chunk=None,
         flavour=None,
         factor=None,

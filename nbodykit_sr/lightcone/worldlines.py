@@ -196,7 +196,7 @@ class LightCone:
             chunk=self.grid.side,
             offset=self.fine.offset,
             Nmesh=self.fine.Nmesh,
-            dtype=options.dtype,
+            dtype=self.model.dtype,
             power=self.model.power and self.model.power.source,
             initial=identity(options.phases),
             device=self.model.device.type,

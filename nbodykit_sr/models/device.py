@@ -45,6 +45,13 @@ def choose_device(name, local_rank=0, local_size=1) -> torch.device:
     return device
 
 
+def computes_bfloat16(device) -> bool:
+    """Does a device have instructions for bfloat16, rather than compute it by way of float32?"""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def share_cores(local_size) -> int:
     """Set and return this rank's number of threads; OMP_NUM_THREADS has the last word."""
     if "OMP_NUM_THREADS" not in os.environ:

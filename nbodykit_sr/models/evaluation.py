@@ -2,7 +2,12 @@
 
 import numpy as np
 
-REPORTS = "validate"  # entry of a card's evaluation: what reports found, by redshift
+# Entries of a card's evaluation: what reports found, by redshift, and the largest change of P(k) that
+# bfloat16 makes, by redshift
+REPORTS, BFLOAT16 = "validate", "bfloat16"
+
+# By how much bfloat16 may change P(k) where it is chosen without being asked for
+SMALL_CHANGE = 1e-3
 
 
 def worth(card) -> dict[str, list[float]]:
@@ -31,14 +36,21 @@ def worth(card) -> dict[str, list[float]]:
     return found
 
 
+def bfloat16_change(card) -> float | None:
+    """The largest relative change of P(k) that bfloat16 was measured to make; None if it was not."""
+    return max(card.evaluation.get(BFLOAT16, {}).values(), default=None)
+
+
 def card_rows(card) -> dict[str, str]:
     """What a card says in short, a dict: what the model is for, where from and what it is worth."""
+    change = bfloat16_change(card)
     return {
         "for": card.validity,
         "network": f"{card.network}, factor {card.factor}, channels: {card.channels}",
         "trained on": card.simulation,
         "licence": card.licence,
         **summary(card),
+        "P in bfloat16": f"that in float32 within {change:.2g}" if change else "",
         "caution": card.caution.removeprefix("Caution: "),
     }
 

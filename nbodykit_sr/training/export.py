@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..io.preflight import WEIGHTS, prepare_output
 from ..models.card import ModelCard, build, load_model, save_model
-from ..models.evaluation import REPORTS, summary
+from ..models.evaluation import BFLOAT16, REPORTS, summary
 from ..provenance import NAMES
 from .checkpoint import CheckpointFolder
 
@@ -54,8 +54,8 @@ def export(run, path, **description) -> ModelCard:
     return card
 
 
-def evaluate(path, documents) -> ModelCard:
-    """Put what `validate` found into the card of weights that are there; the rest of it stays.
+def evaluate(path, documents, changes=None) -> ModelCard:
+    """Put what was measured into the card of weights that are there; the rest of it stays.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ def evaluate(path, documents) -> ModelCard:
         A ``.safetensors`` file, written anew.
     documents : list of dict
         See `from_reports`.
+    changes : dict of str to float, optional
+        Largest relative change of P(k) by bfloat16, by redshift.
 
     Returns
     -------
@@ -75,10 +77,12 @@ def evaluate(path, documents) -> ModelCard:
     """
     network, card = load_model(path)
     found = from_reports(documents, card)
-    card = replace(card, evaluation={**card.evaluation, REPORTS: found})
+    measured = {REPORTS: found, BFLOAT16: _rounded(changes or {})}
+    filled = {name: values for name, values in measured.items() if values}
+    card = replace(card, evaluation=card.evaluation | filled)
     save_model(path, network, card)
     worth = "; ".join(f"{quantity} {value}" for quantity, value in summary(card).items())
-    log.info("%s: card filled at %s: %s", path, ", ".join(found), worth)
+    log.info("%s: card filled at %s: %s", path, ", ".join(found | (changes or {})), worth)
     return card
 
 

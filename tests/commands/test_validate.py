@@ -9,7 +9,7 @@ import pytest
 from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog
 
-from nbodykit_sr.commands import generate, train, validate
+from nbodykit_sr.commands import evaluate, generate, validate
 from nbodykit_sr.commands.command import enter
 from nbodykit_sr.diagnostics import suite
 from nbodykit_sr.diagnostics.drawing import shades
@@ -154,7 +154,7 @@ def into_a_card(path, document, report):
     card = ModelCard.from_dict(document["catalogues"][0]["made"]["SRCard"])
     card = replace(card, evaluation={"by hand": 1})
     save_model(path, build(card, {}, path), card)
-    train.evaluate([str(path), report], MPI.COMM_SELF)
+    evaluate.main([str(path), report], MPI.COMM_SELF)
     filled = read_card(path)
     ((name, found),) = filled.evaluation["validate"].items()
     assert filled.evaluation["by hand"] == 1 and len(found["boxes"]) == 1
@@ -167,7 +167,7 @@ def into_a_card(path, document, report):
     for change in {"name": "another"}, {"training": {"steps": 1}}:
         save_model(path, build(card, {}, path), replace(card, **change))
         with pytest.raises(InputError, match="was made by"):
-            train.evaluate([str(path), report], MPI.COMM_SELF)
+            evaluate.main([str(path), report], MPI.COMM_SELF)
 
 
 def test_the_page(comm, data, tmp_path, capfd):
