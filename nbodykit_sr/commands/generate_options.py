@@ -129,7 +129,7 @@ class GenerateOptions:
     dtype: str = option(
         "running",
         "of the network; auto, the default: bfloat16, which is faster, where the machine has it and the "
-        "model's card says that P(k) stays within 0.1%, else float32",
+        "model's card says that P(k) stays within a thousandth, else float32",
         AUTO,
         choices=(AUTO, *DTYPES),
     )
