@@ -66,7 +66,9 @@ def spheres(halos, catalog, centre, densities) -> tuple[np.ndarray, np.ndarray]:
     grid = GridND([np.linspace(0, box, comm.size + 1), [0, box], [0, box]], comm=comm)
     position = read(catalog, "Position")
     nearby = wrap(grid.decompose(position, smoothing=limit).exchange(position).astype("f8"), box)
-    tree = cKDTree(nearby, boxsize=box, compact_nodes=False, balanced_tree=False)  # built once, fast
+    tree = cKDTree(
+        nearby, boxsize=box, compact_nodes=False, balanced_tree=False
+    )  # built once, fast
     route = grid.decompose(centre, smoothing=0)
     found = [
         _masses(tree, where, halos.particle_mass, dense, radius, limit)
