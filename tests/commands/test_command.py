@@ -69,16 +69,15 @@ def test_a_command_is_called_what_the_user_typed(monkeypatch, program, name, wor
     assert typed(name) == words
 
 
-@pytest.mark.parametrize("words", [["nbodykit_sr", "generate"], ["nbodykit_sr.generate"]])
-def test_errors_name_it_in_a_process_of_its_own(words):
+def test_errors_name_it_in_a_process_of_its_own():
     done = subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, "-m", "nbodykit_sr.generate"],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"python -m {' '.join(words)}: error: the following arguments")
+    assert done.stderr.startswith("python -m nbodykit_sr.generate: error: the following arguments")
     assert done.stderr.count("\n") == 1
 
 

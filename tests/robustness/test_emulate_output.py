@@ -194,7 +194,7 @@ def test_a_density_by_particles_killed_on_two_ranks(of_particles, tmp_path, capf
     assert run("verify", whole) == 0
     mesh = BigFileMesh(str(whole), "Field", comm=COMM)
     model = after[1].partition("=")[2]
-    same = SRMesh(*map(str, before), model=model, by="particles", chunk=4)
+    same = SRMesh(*map(str, before), model=model, by="particles", chunk=8)
     assert np.array_equal(mesh.compute().value, same.compute().value)
     words = shlex.split(str(mesh.attrs["SRCommand"]))
     assert words[3:6] == ["emulate", *map(str, before)] and "--by=particles" in words
