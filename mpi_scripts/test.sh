@@ -19,6 +19,7 @@ if [ "${1:-}" = --all ]; then
     shift
 fi
 chosen=$#
+[ "$chosen" -gt 0 ] || extras+=(docs) # at once: docs.sh finds them there
 begin=$SECONDS
 bash mpi_scripts/install.sh "${extras[@]}" || exit
 source mpi_scripts/environment.sh
