@@ -31,6 +31,7 @@ _MODULES = {
     "SRCatalog": "catalog",
     "SRLightCone": "lightcone.catalog",
     "SRMesh": "density.mesh",
+    "open_cone": "io.cones",
     "open_halos": "io.groups",
     "InputError": "errors",
 }

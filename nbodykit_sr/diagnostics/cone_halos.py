@@ -46,6 +46,10 @@ def find_cone_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:
     cone, universe = Cone.of(catalog.attrs), Universe.of(catalog.attrs, "Omega0")
     if not catalog.csize:
         raise InputError("the cone has no particles: none can be linked")
+    if "ParticleMass" not in catalog.attrs:
+        raise InputError(
+            "ParticleMass is absent from the cone's attributes: open it with open_cone"
+        )
     expansion = Expansion.of(universe, cone.times[0])
     far, near = expansion.distance(np.array(cone.times)).tolist()
     cube, corner = _in_cube(catalog, linking_length)
