@@ -70,6 +70,7 @@ def edges(universe):
     return Cone(ZMIN, ZMAX, OBSERVER, ANGLE), *distance
 
 
+@pytest.mark.mpi(ranks=4)
 def test_halos_are_those_of_the_box(comm, still, path):
     """In all replicas; but for those that the cone's edges cut, which are marked."""
     found, sr = groups(path), SRCatalog(still[1], model="interpolate", factor=2)

@@ -20,7 +20,7 @@ from nbodykit_sr.commands.lightcone import main
 from nbodykit_sr.commands.lightcone_plan import lightcone_plan
 from nbodykit_sr.commands.verify import verify
 from nbodykit_sr.io.checks import attributes
-from nbodykit_sr.io.cones import COLUMNS, ConeWriter
+from nbodykit_sr.io.cones import COLUMNS, ConeWriter, open_cone
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.lightcone import worldlines
 from nbodykit_sr.lightcone.catalog import SRLightCone
@@ -460,6 +460,27 @@ def test_what_is_no_cone_is_refused(comm, written, tmp_path):
     comm.Barrier()
     with pytest.raises(InputError, match="columns"):
         verify(str(output), comm)
+
+
+def test_damaged_headers_are_refused_or_reported(comm, written, tmp_path):
+    """Whatever bytes of them: one line, or what is wrong, or nothing if it does not matter."""
+    random = np.random.default_rng(5)
+    names = ("Header/attr-v2", "Header/header", "Position/header", "ID/header", "checksums")
+    for number in range(25):
+        output = tmp_path / f"CONE{number}"
+        if comm.rank == 0:
+            shutil.copytree(written, output)
+            file = output / names[number % len(names)]
+            content = bytearray(file.read_bytes())
+            for place in random.integers(len(content), size=3):
+                content[place] = random.choice(list(b"0123456789ABCDEF \n"))
+            file.write_bytes(content)
+        comm.Barrier()
+        for read in (verify, open_cone):
+            try:
+                read(str(output), comm)
+            except InputError as error:
+                assert "\n" not in str(error)
 
 
 def test_command_replaces_nothing_else(comm, paths, tmp_path):

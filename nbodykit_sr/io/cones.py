@@ -7,11 +7,12 @@ import os
 import shutil
 import zlib
 
+import bigfile
 import numpy as np
 from nbodykit import CurrentMPIComm
 from nbodykit.lab import BigFileCatalog
 
-from ..errors import InputError, agreement
+from ..errors import InputError, agreement, one_line
 from .atomic import disk, readable
 from .blocks import BlockFile
 from .checks import attributes, check_block, check_sums
@@ -103,7 +104,10 @@ def open_cone(path, comm=None) -> BigFileCatalog:
             _, blocks = check_cone(path)
     blocks = comm.bcast(blocks)
     check_sums([file for block in blocks.values() for file in block.checksums], comm)
-    catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
+    try:
+        catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
+    except (bigfile.Error, ValueError) as error:
+        raise InputError(f"{path} is unreadable: {one_line(error)}") from None
     for name in blocks:
         if not COLUMNS[name][1]:
             catalog[name] = catalog[name].reshape(-1)
