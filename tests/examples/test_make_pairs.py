@@ -63,7 +63,6 @@ def test_pairs_are_snapshots_with_matched_phases(example, comm, tmp_path):
     assert 0.5 < early[..., :3].std() / lr[..., :3].std() < 0.7
 
 
-@pytest.mark.mpi
 def test_lr_run_follows_treepm(example, comm, tmp_path, data):
     """The same seed gives what MP-Gadget gives, but for 6% of the displacements."""
     example.main(
