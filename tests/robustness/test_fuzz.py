@@ -36,8 +36,8 @@ CASES = {
     "swift": (100, 2000),
     "binary": (100, 2000),
     "binary-gadget4": (100, 2000),
-    "catalogue": (150, 2000),
-    "catalogue-hdf5": (150, 2000),
+    "catalogue": (75, 2000),
+    "catalogue-hdf5": (75, 2000),
     "safetensors": (200, 3000),
     "checkpoint": (150, 2000),
 }
