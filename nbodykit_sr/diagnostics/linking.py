@@ -1,15 +1,16 @@
-"""Friends-of-friends by nbodykit, one slab of the box after the other: its memory is that of a slab.
+"""Friends-of-friends as nbodykit's, by its tree, kdcount, one slab of the box after the other: the memory
+is that of a slab.
 
 A slab is linked together with the particles one linking length beyond its upper face, so every link
 lies within a slab. A particle beyond the face is in a group of its own slab too: the two are one.
 """
 
-import logging
-
 import numpy as np
+from kdcount import KDTree
 from mpi4py import MPI
-from nbodykit.algorithms.fof import fof
-from nbodykit.lab import ArrayCatalog
+from nbodykit.algorithms.fof import _fof_merge
+from nbodykit.utils import split_size_3d
+from pmesh.domain import GridND
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -17,8 +18,7 @@ from ..lattice import wrap
 
 SLAB = 2**22  # particles of a slab on a rank, about
 BINS = 4096  # of the histogram that tells where to cut
-
-logger = logging.getLogger("nbodykit_sr.diagnostics")
+CELL = 5  # linking lengths, of the cells by which particles are sorted: the tree is then fast
 
 
 def link(
@@ -50,7 +50,8 @@ def link(
         the same on every rank.
     """
     height = wrap(position[:, 2], box, position.dtype)
-    edges = _edges(height, box, 2 * linking_length, slab, comm)
+    number = -(-comm.allreduce(len(height)) // (slab * comm.size))
+    edges = even_faces(height, box, number, 2 * linking_length, comm)
     number = len(edges) - 1
     reach = linking_length * (1 + 1e-6)  # rounding must not lose a link
     beyond = [np.flatnonzero((height - edge) % box < reach) for edge in edges[1:]]
@@ -62,13 +63,12 @@ def link(
     for i, low in enumerate(edges[:-1]):
         own = np.flatnonzero((height >= low) & (height < edges[i + 1]))
         row = np.concatenate([own, beyond[i]])
-        place = position[row].astype("f8")
+        place = position[row].astype("f8", copy=False)
         place[:, 2] = (height[row] - low) % box
         depth = box if number == 1 else edges[i + 1] - low + 3 * reach
-        source = ArrayCatalog({"Position": place}, comm=comm, BoxSize=[box, box, depth])
-        key = fof(source, linking_length, comm, True, 1, logger) + first
+        key = _friends(place, np.array([box, box, depth]), linking_length, comm) + first
         first += comm.allreduce(len(row))
-        del place, source
+        del place
         key, ghost = np.split(key, [len(own)])
         open_groups = _union(np.concatenate([key[shared[own]], ghost]), comm)
         keep = _among(key, open_groups) | (_sizes(key, comm) >= nmin)
@@ -85,16 +85,61 @@ def link(
     return row[group >= 0], group[group >= 0], length
 
 
-def _edges(height, box, least, slab, comm):
-    """Faces of slabs that hold as many particles each, and are `least` thick."""
-    number = -(-comm.allreduce(len(height)) // (slab * comm.size))
-    count = comm.allreduce(np.histogram(height, BINS, (0, box))[0])
-    share = np.concatenate([[0], np.cumsum(count)]) / count.sum()
-    edges = [0.0]
+def _friends(place, size, linking_length, comm):
+    """The group of each particle in a periodic cuboid: the number of its first one. Collective.
+
+    Parameters
+    ----------
+    place : (n, 3) float64
+        This rank's, from 0 to `size`, (3,) [Mpc/h].
+    linking_length : float
+        [Mpc/h].
+
+    Returns
+    -------
+    (n,) int64
+        Particles are numbered from 0 over all ranks.
+    """
+    faces = [
+        even_faces(along, box, number, 2 * linking_length, comm)
+        for along, box, number in zip(place.T, size, split_size_3d(comm.size), strict=True)
+    ]
+    layout = GridND(faces, comm=comm).decompose(place, smoothing=linking_length)
+    number = sum(comm.allgather(len(place))[: comm.rank]) + np.arange(len(place))
+    number, near = layout.exchange(number), layout.exchange(place) % size
+    cells = np.maximum(size // (CELL * linking_length), 1).astype("i8")
+    cell = np.minimum((near * (cells / size)).astype("i8"), cells - 1)
+    order = np.argsort(np.ravel_multi_index(cell.T, cells))
+    near, number = near[order], number[order]
+    group = np.arange(len(near))
+    if len(near):
+        group = KDTree(near, size).root.fof(linking_length)
+    first = np.full(len(near), np.iinfo("i8").max)
+    np.minimum.at(first, group, number)
+    key = np.empty_like(first)
+    key[order] = first[group]
+    return _fof_merge(layout, key, comm)
+
+
+def even_faces(along, box, number, least, comm) -> list[float]:
+    """Faces of slabs of a box that hold as many particles each. Collective.
+
+    Parameters
+    ----------
+    along : (n,) array
+        Where this rank's particles are along an axis, from 0 to `box` [Mpc/h].
+    box : float
+        [Mpc/h].
+    number : int
+        Of slabs; fewer where they would be thinner than `least` [Mpc/h].
+    """
+    count = comm.allreduce(np.histogram(along, BINS, (0, box))[0])
+    share = np.concatenate([[0], np.cumsum(count)]) / max(count.sum(), 1)
+    faces = [0.0]
     for face in np.interp(np.arange(1, number) / number, share, np.linspace(0, box, BINS + 1)):
-        if min(face - edges[-1], box - face) > least:
-            edges.append(float(face))
-    return [*edges, box]
+        if min(face - faces[-1], box - face) > least:
+            faces.append(float(face))
+    return [*faces, float(box)]
 
 
 def _union(keys, comm):
