@@ -12,7 +12,7 @@ from .chunks import ChunkGrid
 from .domain import LatticeDomain
 from .errors import InputError, agreement
 from .particles import find_lattice
-from .phases import octave_ratios, split
+from .phases import at_sites, octave_ratios, split
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,8 @@ def _seed(seed, number):
 
 def _sampled(like, modes, axes, refinement, ratio):
     """A field given by its transform at the sites of a coarser lattice on this rank, and these."""
-    # sites of both lattices lie at the centres of their cells; shifted, the coarser are nodes
-    shift = 0.5 / refinement - 0.5 / ratio
     field = like.copy()
-    field[...] = modes * np.exp(1j * shift * sum(axes))
+    field[...] = at_sites(modes, axes, refinement, ratio)
     field = field.c2r()
     step = ratio // refinement
     nodes = [np.arange(s, s + n) for s, n in zip(field.start, field.shape, strict=True)]

@@ -27,7 +27,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Complex64, Float, Float32
+from jaxtyping import Complex, Complex64, Float, Float32
 from scipy import fft
 from torch import Tensor
 
@@ -250,6 +250,15 @@ def convolve(
     for out, one in zip(fields, response):
         out.copy_(torch.fft.irfftn(modes * one, s=sides)[inside])
     return fields
+
+
+def at_sites(modes, axes, ratio, finest) -> Complex[np.ndarray, "x y z"]:
+    """Transform of a field on the finest lattice, moved to the sites of a coarser one; the sites of both
+    lie at the centres of cells.
+
+    `ratio` and `finest` are sites to an LR cell of the two lattices, `modes` and `axes` as in `split`.
+    """
+    return modes * np.exp(1j * (0.5 / ratio - 0.5 / finest) * sum(axes))
 
 
 def split(modes, axes, drawn, amplitude, factor) -> list[list]:

@@ -6,7 +6,7 @@ from threading import Lock
 import numpy as np
 from scipy import fft
 
-from ..phases import octave_ratios, split
+from ..phases import at_sites, octave_ratios, split
 
 # How often the split into octaves is drawn anew for each pair
 REALISATIONS = 4
@@ -53,9 +53,7 @@ def _sampled(modes, axes, ratio, factor):
     """A field of the finest lattice, given by its transform, at the sites of a coarser one."""
     size = modes.shape[0]
     coarse = size * ratio // factor
-    # sites of both lattices lie at the centres of their cells
-    shift = 0.5 / ratio - 0.5 / factor
-    modes = modes * np.exp(1j * shift * sum(axes))
+    modes = at_sites(modes, axes, ratio, factor)
     inside = np.r_[0 : coarse // 2, size - coarse // 2 : size]
     modes = modes[np.ix_(inside, inside, range(coarse // 2 + 1))]
     field = fft.irfftn(modes, s=(coarse,) * 3) * (coarse / size) ** 3
