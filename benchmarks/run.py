@@ -338,12 +338,12 @@ def report(results):
         given = results["lightcone"]
         rows = [
             [f"z < {one['zmax']:g}", f"{one['particles'] / 1e6:.2f}"]
-            + [f"{one['plan']['seconds']:.0f}", f"{one['made']['wall']:.0f}"]
+            + [f"{one['plan']['seconds']:.0f}", f"{one['made']['cpu']:.0f}"]
             + [f"{one[name]['memory'] / 1e9:.2f}" for name in ("plan", "made")]
             for one in given["cones"]
         ]
         header = [f"light cone, {given['angle']:g} deg, {given['model']}", "million particles"]
-        header += ["seconds foretold", "taken", "memory foretold [GB]", "taken"]
+        header += ["CPU seconds foretold", "taken", "memory foretold [GB]", "taken"]
         text.append(table(header, rows))
     if "disk" in results:
         d = results["disk"]

@@ -10,9 +10,10 @@ import pytest
 from nbodykit.lab import ArrayCatalog, BigFileCatalog
 from scipy.spatial import cKDTree
 
-from nbodykit_sr import InputError, SRCatalog, open_halos, open_snapshot
+from nbodykit_sr import InputError, SRCatalog, SRLightCone, open_halos, open_snapshot
 from nbodykit_sr.commands.halos import main
 from nbodykit_sr.commands.lightcone import main as lightcone
+from nbodykit_sr.diagnostics.cone_halos import find_cone_groups
 from nbodykit_sr.diagnostics.groups import find_groups
 from nbodykit_sr.diagnostics.overdensity import threshold_densities
 from nbodykit_sr.io.cones import open_cone
@@ -90,6 +91,17 @@ def test_halos_are_those_of_the_box(comm, still, path):
     deep = np.flatnonzero(depth > 5)
     assert len(deep) > 20 and np.isin(deep, match[sound]).all()
     assert len(np.unique(match[sound])) == sound.sum()
+
+
+def test_halos_of_a_cone_in_memory(comm, still, path):
+    light = SRLightCone(
+        still, ZMAX, OBSERVER, ANGLE, zmin=ZMIN, model="interpolate", factor=2, chunk=8
+    )
+    here = find_cone_groups(light, nmin=NMIN)[0]
+    found = groups(path)
+    for name, wanted in (("Mass", found["Mass"] * 1e10), ("Redshift", found["Redshift"])):
+        values = np.sort(np.concatenate(comm.allgather(here[name])))
+        np.testing.assert_allclose(values, np.sort(wanted), rtol=1e-5)
 
 
 def test_each_halo_is_seen_at_its_own_time(comm, cone, path):
@@ -193,4 +205,9 @@ def test_refusals(comm, cone, path, tmp_path):
         open_cone(path, comm)
     with pytest.raises(InputError, match="holds no halos"):
         open_halos(cone, comm)
+    for folder in (cone, path):
+        with pytest.raises(InputError, match="is a light cone, which has neither a box"):
+            open_snapshot(folder, comm)
+    assert main([cone, str(tmp_path / "NONE"), "--nmin=100000"], comm) == 0
+    assert open_halos(tmp_path / "NONE", comm).csize == 0
     assert not (tmp_path / "OUT").exists()

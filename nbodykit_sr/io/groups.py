@@ -169,8 +169,9 @@ def _of_box(path, raw):
 
 
 def _median(catalog, name):
-    """Of a column on all ranks."""
-    return float(np.median(np.concatenate(catalog.comm.allgather(catalog[name].compute()))))
+    """Of a column on all ranks; 0 where it has no rows."""
+    values = np.concatenate(catalog.comm.allgather(catalog[name].compute()))
+    return float(np.median(values)) if len(values) else 0.0
 
 
 def _velocity(catalog):

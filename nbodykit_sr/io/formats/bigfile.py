@@ -44,6 +44,11 @@ class BigFileHeader(SnapshotHeader):
                 f"dataset is {dataset!r}: a folder inside the snapshot is needed, such as '1/'"
             )
         raw = attributes(os.path.join(path, "Header"))
+        if "ConeObserver" in raw:
+            raise InputError(
+                f"{path} is a light cone, which has neither a box nor one time: open it with open_cone, "
+                "its halos with open_halos"
+            )
         blocks = {}
         for name in ("Position", "Velocity", "ID"):
             folder = os.path.join(path, dataset, name)
