@@ -246,6 +246,8 @@ def test_positions_between_nodes_are_within_a_tenth_of_a_cell(comm, data, monkey
     light = worldlines.LightCone(low, cone, seed=7, chunk=4, options=options)
     growth = light.expansion.growth(light.nodes[-3:])
     chunk = light.chunks[0]
+    drawn = light._inferences[0].phases.phases.phases  # whose memory is foretold too
+    assert light.memory > drawn.working_memory(chunk.shape, light.model.generator.octaves) > 1e6
     early, middle, late = (light._fields((chunk, len(light.nodes) - n))[:3] for n in (3, 2, 1))
     part = (growth[1] - growth[0]) / (growth[2] - growth[0])
     apart = ((1 - part) * early + part * late - middle) / light.fine.cell

@@ -140,6 +140,7 @@ class LightCone:
         self._light = np.clip(light, near, far)  # where they are seen [Mpc/h]
         self._reach = {}
         base = model.inference(particles[0], self.grid, seed, options.phases)
+        self._working_memory = base.working_memory(self.chunks[0].shape)
         if base.phases is not None:
             base = replace(base, phases=LatestPhases(base.phases))
         self._inferences = [self._inference(base, particles[0].universe, a) for a in self.nodes]
@@ -233,8 +234,7 @@ class LightCone:
     @property
     def memory(self) -> float:
         """Bytes of LR and of the network at work: an estimate."""
-        network = self._inferences[0].working_memory(self.chunks[0].shape)
-        return network + sum(field.data.nbytes for field in self.low.fields)
+        return self._working_memory + sum(field.data.nbytes for field in self.low.fields)
 
     def runs(self, chunk) -> int:
         """How often the network runs on a chunk."""
