@@ -19,6 +19,7 @@ from run import finish, machine, save
 
 from nbodykit_sr.io.cones import open_cone
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
+from nbodykit_sr.version import __version__
 
 SERIES = Path(__file__).parents[1] / "examples" / "data" / "series32_100"
 SNAPSHOTS = [str(SERIES / f"z{z}") for z in ("1", "0.75", "0.5", "0.25", "0")]
@@ -64,7 +65,8 @@ def main():
         cones.append(measure(args.model, args.angle, zmax))
         print(cones[-1], flush=True)
         given = {"model": args.model, "angle": args.angle, "cones": cones}
-        save(args.output, {"machine": machine(), "lightcone": given})
+        results = {"nbodykit_sr": __version__, "machine": machine(), "lightcone": given}
+        save(args.output, results)
 
 
 if __name__ == "__main__":
