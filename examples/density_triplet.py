@@ -7,7 +7,8 @@ writes ``triplets/SEED``, what ``system = "density"`` is trained on (see recipes
 beside it what `emulate` takes: the snapshot ``SEED-LR`` and the mesh ``SEED-initial``, the linear
 overdensity at z = 99; and ``SEED-HR``, the truth. LR has 64^3 and HR 128^3 particles in 250 Mpc/h
 by default: the resolutions of Kodi Ramanah et al. 2020, in a 64th of their volume. One triplet
-takes about four minutes on one core.
+takes about four minutes on one core. The cosmology is that of Li et al. 2021, or one in a TOML file
+as make_pairs.py has it.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from mpi4py import MPI
 from nbodykit.lab import FieldMesh
 from pmesh.pm import ParticleMesh
 
+from nbodykit_sr.density.moved import moved_overdensity
 from nbodykit_sr.density.painting import LR_ORIGIN, initial_overdensity, paint
 from nbodykit_sr.density.triplets import write_triplet
 from nbodykit_sr.errors import InputError, agreement
@@ -96,29 +98,35 @@ def make(folder, seed, coarse, cosmology, step, comm):
         with staged(paths["initial"], SNAPSHOT, comm) as partial:
             initial.save(str(partial), dataset="Field", mode="real")
     growth = growth_factor(A_START, cosmology.Om0)
+    low = open_snapshot(paths["LR"], comm)
+    linear = initial_overdensity(initial, fine.Nmesh, growth)
     fields = [
-        whole(paint(open_snapshot(paths["LR"], comm), coarse.Nmesh, LR_ORIGIN)),
-        whole(initial_overdensity(initial, fine.Nmesh, growth)),
+        whole(paint(low, coarse.Nmesh, LR_ORIGIN)),
+        whole(linear),
         whole(paint(open_snapshot(paths["HR"], comm), fine.Nmesh)),
     ]
+    moved = [whole(field) for field in moved_overdensity(low, linear)]
     with agreement(comm):
         if comm.rank == 0:
             write_triplet(
                 triplet, *fields, BoxSize=coarse.BoxSize, a=1.0,
-                Omega_m=cosmology.Om0, source="particle-mesh", seed=seed,
+                Omega_m=cosmology.Om0, source="particle-mesh", seed=seed, moved=moved,
             )  # fmt: skip
             print(f"{triplet}: {coarse.Nmesh}^3 to {fine.Nmesh}^3", flush=True)
 
 
 def main(argv=None, comm=MPI.COMM_WORLD):
+    """Make one triplet for each seed; finished ones are kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder for the triplets")
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="one box for each")
     parser.add_argument("--boxsize", type=float, default=250.0, help="Mpc/h (250)")
     parser.add_argument("--nmesh", type=int, default=64, help="LR particles on a side (64)")
     parser.add_argument("--step", type=float, default=0.04, help="largest step in a (0.04)")
+    parser.add_argument("--cosmology", type=Path, help="TOML file (that of Li et al. 2021)")
     args = parser.parse_args(argv)
-    cosmology = read_cosmology(None)
+    with agreement(comm):
+        cosmology = read_cosmology(args.cosmology)
     coarse = LagrangianLattice(args.nmesh, args.boxsize, OFFSET)
     for seed in args.seeds:
         make(args.output, seed, coarse, cosmology, args.step, comm)

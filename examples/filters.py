@@ -27,7 +27,11 @@ from nbodykit_sr.models.density import KERNELS, PADDING, PADDING_HR
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-LAYERS = {"evolved": "LR density", "initial": "initial conditions"}
+LAYERS = {
+    "evolved": "LR density",
+    "initial": "initial conditions",
+    "carried": "initial conditions, moved",
+}
 SIDE = 32  # LR cells of the piece that is shown
 
 
@@ -43,10 +47,11 @@ def effective_kernels(block):
 
 
 def draw_kernels(network, path):
-    """Central planes of the effective kernels, a row for each layer and size."""
+    """Central planes of the effective kernels of first fields, a row for each layer and size."""
     rows = [
         (f"{title}, {size}$^3$", kernels)
         for name, title in LAYERS.items()
+        if hasattr(network, name)
         for size, kernels in effective_kernels(getattr(network, name)).items()
         if size > 1
     ]
@@ -72,18 +77,22 @@ def draw_features(network, lr, initial, path):
 
     Parameters
     ----------
-    lr, initial : (n, n, n) and (2n, 2n, 2n) float32 arrays
+    lr, initial : (1, n, n, n) and (1 + m, 2n, 2n, 2n) float32 arrays
         A padded piece of the fields.
     """
+    initial = torch.from_numpy(initial)[None]
     fields = {
-        "evolved": F.interpolate(torch.from_numpy(lr)[None, None], scale_factor=2),
-        "initial": torch.from_numpy(initial)[None, None],
+        "evolved": F.interpolate(torch.from_numpy(lr)[None], scale_factor=2),
+        "initial": initial[:, :1],
     }
+    if network.moved:
+        fields["carried"] = initial[:, 1:]
     columns = len(KERNELS) * network.filters
     width = network.filters + 1
     figure, axes = plt.subplots(
-        2 * len(KERNELS), width, figsize=(1.3 * width, 2.7 * len(KERNELS)), layout="constrained"
-    )
+        len(fields) * len(KERNELS), width,
+        figsize=(1.3 * width, 1.35 * len(fields) * len(KERNELS)), layout="constrained",
+    )  # fmt: skip
     for ax in axes.flat:
         ax.axis("off")
     for number, (name, field) in enumerate(fields.items()):
@@ -119,11 +128,12 @@ def main(argv=None):
     way = SRMesh(*sources, model=args.model).way
     args.folder.mkdir(parents=True, exist_ok=True)
     draw_kernels(way.network, paths["kernels"])
+    lr, initial = way.fields()
     pieces = []
-    for field, factor, padding in zip(way.fields(), (1, 2), (PADDING, PADDING_HR), strict=True):
-        values = np.asarray(field.value, dtype="f4")
-        cells = np.arange(-padding, factor * SIDE + padding) % len(values)
-        pieces.append(values[np.ix_(cells, cells, cells)])
+    for fields, factor, padding in (([lr], 1, PADDING), (initial, 2, PADDING_HR)):
+        values = np.stack([np.asarray(field.value, dtype="f4") for field in fields])
+        cells = np.arange(-padding, factor * SIDE + padding) % values.shape[1]
+        pieces.append(values[np.ix_(range(len(values)), cells, cells, cells)])
     draw_features(way.network, *pieces, paths["features"])
 
 

@@ -20,6 +20,7 @@ from ..models.loading import model_file
 from ..preparation import AUTO
 from ..provenance import Provenance, versions
 from ..weights import named
+from .moved import moved_overdensity
 from .painting import mesh_size
 from .writer import FIXED_POINT, MeshWriter, fixed_sum
 
@@ -95,7 +96,7 @@ class NetworkDensity:
         lr, initial = self.fields()
         coarse = LatticeDomain(self.grid, self.comm, PADDING)
         fine = LatticeDomain(self._fine, self.comm, PADDING_HR)
-        lr, initial = _on_blocks(lr, coarse), _on_blocks(initial, fine)
+        lr, initial = _on_blocks([lr], coarse), _on_blocks(initial, fine)
         network = self.network.to(self.device)
         inner = {chunk.index: chunk for chunk in fine.chunks}
 
@@ -109,9 +110,17 @@ class NetworkDensity:
 
         return coarse.chunks, compute
 
-    def fields(self) -> tuple[RealField, RealField]:
-        """LR density and initial conditions as the network takes them: see `Inputs.fields`."""
-        return self.inputs.fields(self.network.initial_kmin)
+    def fields(self) -> tuple[RealField, list[RealField]]:
+        """LR density and initial conditions as the network takes them: see `Inputs.fields`; the latter
+        also moved with LR's particles, if it wants that. Collective."""
+        lr, initial = self.inputs.fields(self.network.initial_kmin)
+        if not self.network.moved:
+            return lr, [initial]
+        chunk = min(self.chunk, mesh_size(self.inputs.lr))
+        return lr, [
+            initial,
+            *moved_overdensity(self.inputs.lr, initial, self.network.moved, chunk),
+        ]
 
     def writer(self, path, header, identity) -> MeshWriter:
         """What writes the chunks to a file."""
@@ -145,17 +154,17 @@ def _load(path):
     return network, card
 
 
-def _on_blocks(field, domain):
-    """A distributed mesh on a rank's padded block, (1, X, Y, Z) float32. Collective."""
-    axes = [np.arange(s, s + n) for s, n in zip(field.start, field.shape, strict=True)]
+def _on_blocks(fields, domain):
+    """Distributed fields of one mesh on a rank's padded block, (C, X, Y, Z) float32. Collective."""
+    axes = [np.arange(s, s + n) for s, n in zip(fields[0].start, fields[0].shape, strict=True)]
     cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    values = np.asarray(field.value, dtype="f4").reshape(-1, 1)
-    return domain.exchange(cells, values)
+    values = [np.asarray(field.value, dtype="f4").ravel() for field in fields]
+    return domain.exchange(cells, np.stack(values, axis=1))
 
 
 @torch.inference_mode()
 def _evaluate(network, lr, initial, device):
-    """The HR density of a chunk from its padded fields (1, ...), (2n, 2n, 2n) float32."""
+    """The HR density of a chunk from its padded fields (C, ...), (2n, 2n, 2n) float32."""
     lr, initial = (
         torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (lr, initial)
     )

@@ -18,6 +18,7 @@ from ..training.augmentation import ELEMENTS, periodic_crop, transform
 from ..training.configuration import Configuration, Count, Decay, Stage, Table, Weight
 from ..training.evaluation import Spectra, figure
 from ..training.losses import shell_power, squared_difference
+from .moved import LENGTHS
 from .triplets import open_triplets
 
 # Section 3.3: half a million updates, ten of the critic for each
@@ -37,6 +38,8 @@ PAPER_STAGES = (
 
 # The statistics loss, which the paper does not have: weights of its terms
 STATISTICS = {"power": 1.0, "residual": 0.5, "mean": 20.0, "log_density": 1.0, "pdf": 1.0}
+# What keeps the logarithm of a density finite [mean density]
+EMPTY = 0.05
 
 
 class TripletsTable(Table):
@@ -65,6 +68,8 @@ class EmulatorTable(Table):
     """Of each convolution."""
     initial_kmin: Weight = 0.0
     """Modes of the initial conditions below this wavenumber [h/Mpc] are taken out; 0 keeps all."""
+    moved: bool = False
+    """The network is also given the initial conditions moved with the particles of LR (not in the paper)."""
 
 
 class DensityConfiguration(Configuration):
@@ -88,10 +93,10 @@ class DensityConfiguration(Configuration):
 
 def statistics(fields, real) -> torch.Tensor:
     """The statistics loss of densities (B, 1, M, M, M), a scalar: squared differences of log power in
-    shells of k, of the mean, of log(1 + density) cell by cell and of its sorted values, and the
+    shells of k, of the mean, of log(`EMPTY` + density) cell by cell and of its sorted values, and the
     power of the difference over HR's in shells of k, so that all scales count alike."""
     power = shell_power(real) + 1e-10
-    log_made, log_real = torch.log1p(fields), torch.log1p(real)
+    log_made, log_real = torch.log(EMPTY + fields), torch.log(EMPTY + real)
     terms = {
         "power": ((shell_power(fields) + 1e-10) / power).log().square(),
         "residual": shell_power(fields - real) / power,
@@ -137,6 +142,9 @@ class DensitySystem:
         self.held_out = open_triplets(where.held_out) if where.held_out else []
         kmin = configuration.emulator.initial_kmin
         self.initial = {t.folder: t.small_scales(kmin) for t in self.train + self.held_out}
+        if configuration.emulator.moved:
+            for t in self.train + self.held_out:
+                self.initial[t.folder] = np.concatenate([self.initial[t.folder], t.moved])
         for triplet in self.train:
             if self._rows(triplet) < configuration.sample.size:
                 raise InputError(
@@ -151,7 +159,7 @@ class DensitySystem:
     def networks(self) -> tuple[nn.Module, nn.Module]:
         e, size = self.configuration.emulator, self.configuration.sample.size
         critic = DensityCritic(2 * size - 2 * PADDING_HR)
-        return DensityEmulator(e.filters, e.initial_kmin), critic
+        return DensityEmulator(e.filters, e.initial_kmin, LENGTHS if e.moved else ()), critic
 
     @property
     def samples_per_epoch(self) -> float:
@@ -166,7 +174,8 @@ class DensitySystem:
         start = np.array([first, *rng.integers(N, size=2)])
         sample = self._cut(triplet, start, [size] * 3)
         element = ELEMENTS[rng.integers(len(ELEMENTS))]
-        sample = {name: transform(array, element) for name, array in sample.items()}
+        for name, scalars in sample.items():
+            sample[name] = np.concatenate([transform(one[None], element) for one in scalars])
         return {**sample, "noise": np.int64(rng.integers(2**62))}
 
     def _cut(self, triplet, start, size):
@@ -186,7 +195,7 @@ class DensitySystem:
         return generator(batch["lr"], batch["initial"])
 
     def critic_fields(self, batch, fields) -> torch.Tensor:
-        return torch.cat([fields, trim(batch["initial"], PADDING_HR)], dim=1)
+        return torch.cat([fields, trim(batch["initial"][:, :1], PADDING_HR)], dim=1)
 
     def evaluate(self, generator, evaluation, device) -> tuple[dict, Any]:
         """Transfer functions sqrt(P / P_HR) of SR and of the upsampled LR density."""

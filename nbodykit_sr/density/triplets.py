@@ -4,6 +4,8 @@ A triplet is a folder::
 
     lr.npy          (1, N, N, N) float32     1 + delta, points in the middle of eight HR points
     initial.npy     (1, 2N, 2N, 2N) float32  linear overdensity, extrapolated to z = 0
+    moved.npy       (m, 2N, 2N, 2N) float32  the same moved with LR's particles, see `moved_overdensity`;
+                                             for emulators that want it
     hr.npy          (1, 2N, 2N, 2N) float32  1 + delta
     manifest.json   box, time, cosmology, seed and origin; written last
 """
@@ -42,6 +44,11 @@ class Triplet(Pair):
         """(1, 2N, 2N, 2N) float32 memory map."""
         return self._open("initial")
 
+    @cached_property
+    def moved(self) -> np.ndarray:
+        """(m, 2N, 2N, 2N) float32 memory map."""
+        return self._open("moved")
+
     def small_scales(self, kmin) -> np.ndarray:
         """The initial conditions without the modes of wavenumber below `kmin` [h/Mpc]."""
         if not kmin:
@@ -54,7 +61,9 @@ class Triplet(Pair):
         return np.fft.irfftn(modes, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)[None]
 
 
-def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None) -> None:
+def write_triplet(
+    folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None, moved=None
+) -> None:
     """Check and write one triplet of matched fields.
 
     Parameters
@@ -76,6 +85,8 @@ def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=Non
         How the runs were made.
     seed : int, optional
         Of the initial conditions.
+    moved : (m, 2N, 2N, 2N) array, optional
+        The initial conditions moved with LR's particles, for each of the lengths `moved.LENGTHS`.
 
     Raises
     ------
@@ -105,6 +116,8 @@ def write_triplet(folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=Non
     with staged(folder, PAIR) as partial, disk(folder):
         for name, array in (("lr", lr), ("initial", initial), ("hr", hr)):
             np.save(partial / f"{name}.npy", np.asarray(array, dtype=np.float32)[None])
+        if moved is not None:
+            np.save(partial / "moved.npy", np.asarray(moved, dtype=np.float32))
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
 
 

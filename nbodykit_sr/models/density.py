@@ -72,21 +72,26 @@ class DensityEmulator(nn.Module):
         Wavenumber [h/Mpc] below which the modes of the initial conditions are taken out before
         they go in, so that the large scales come from LR alone (the paper's section 4.5); 0
         keeps them all. Who prepares the fields does this, not `forward`.
+    moved : sequence of float
+        Further inputs: the initial conditions moved with the particles of LR (see `density.moved`),
+        each smoothed on one of these lengths [HR cells]. None in the paper.
     """
 
     factor, channels = 2, 1
 
-    def __init__(self, filters=6, initial_kmin=0.0):
+    def __init__(self, filters=6, initial_kmin=0.0, moved=()):
         super().__init__()
         if filters < 1:
             raise InputError(f"filters is {filters}: one or more needed")
         if not 0 <= initial_kmin < 1e3:
             raise InputError(f"initial_kmin is {initial_kmin}: a wavenumber [h/Mpc] is needed")
-        self.filters, self.initial_kmin = filters, initial_kmin
+        self.filters, self.initial_kmin, self.moved = filters, initial_kmin, tuple(moved)
         self.evolved = InceptionBlock(1, filters)
         self.initial = InceptionBlock(1, filters)
         both = len(KERNELS) * filters
-        self.joint = InceptionBlock(2 * both, filters)
+        if moved:
+            self.carried = InceptionBlock(len(moved), filters)
+        self.joint = InceptionBlock((3 if moved else 2) * both, filters)
         self.out = nn.Conv3d(both, 1, 1)
         # begin as a copy of the upsampled LR density, so that the output ReLU is alive
         nn.init.constant_(self.out.weight, 1 / both)
@@ -95,7 +100,8 @@ class DensityEmulator(nn.Module):
     @property
     def arguments(self) -> dict:
         """Constructor arguments: with the state dict, all it takes to make this network again."""
-        return {"filters": self.filters, "initial_kmin": self.initial_kmin}
+        arguments = {"filters": self.filters, "initial_kmin": self.initial_kmin}
+        return arguments | ({"moved": list(self.moved)} if self.moved else {})
 
     def forward(self, lr, initial) -> torch.Tensor:
         """Super-resolve a padded chunk.
@@ -104,8 +110,9 @@ class DensityEmulator(nn.Module):
         ----------
         lr : (B, 1, n, n, n) float tensor
             LR density 1 + delta; sides may differ.
-        initial : (B, 1, 2n, 2n, 2n) float tensor
-            Linear overdensity of the initial conditions, extrapolated to z = 0.
+        initial : (B, 1 + m, 2n, 2n, 2n) float tensor
+            Linear overdensity of the initial conditions, extrapolated to z = 0; after it, the same
+            moved with LR's particles, for each of the m lengths of `moved`.
 
         Returns
         -------
@@ -114,8 +121,10 @@ class DensityEmulator(nn.Module):
         """
         lr = F.interpolate(lr, scale_factor=2, mode="nearest")
         evolved = F.leaky_relu(self.evolved(lr), 0.1)
-        initial = F.leaky_relu(self.initial(initial), 0.1)
-        joint = F.relu(self.joint(torch.cat([evolved, initial], dim=1)))
+        layers = [evolved, F.leaky_relu(self.initial(initial[:, :1]), 0.1)]
+        if self.moved:
+            layers.append(F.leaky_relu(self.carried(initial[:, 1:]), 0.1))
+        joint = F.relu(self.joint(torch.cat(layers, dim=1)))
         return F.relu(self.out(joint))
 
 

@@ -215,6 +215,22 @@ def test_the_defaults_are_the_papers(tmp_path, triplet):
     assert (stage.learning_rate, stage.batch_doubles_every) == (1e-4, 100_000)
 
 
+def test_training_takes_it_from_the_triplet(tmp_path, triplet, fields):
+    """Rotated with the other fields, and not shown to the critic."""
+    options = settings(tmp_path, triplet, emulator={"moved": True})
+    with pytest.raises(InputError, match="moved.npy cannot be read"):
+        make_system(options)
+    np.save(triplet / "moved.npy", np.stack([fields[2] * factor for factor in (1, 2, 3)]))
+    system = make_system(options)
+    for seed in range(5):
+        sample = system.sample(np.random.default_rng(seed))
+        core = sample["initial"][1:, 6:-6, 6:-6, 6:-6]
+        np.testing.assert_allclose(core, sample["hr"] * np.arange(1, 4).reshape(3, 1, 1, 1))
+    batch = {name: torch.from_numpy(x)[None] for name, x in sample.items() if name != "noise"}
+    made = system.generate(system.networks()[0], batch)
+    assert system.critic_fields(batch, made).shape[1] == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -269,7 +269,7 @@ def test_threads_and_large_scales_taken_out(comm, tmp_path):
     model = SRMesh(evolved(comm), initial(comm), model=path, Nmesh=N, chunk=4)
     at = np.indices((2 * N,) * 3) / (2 * N)
     expected = np.cos(6 * np.pi * at[2] + 2.0) / np.sqrt(1.5)
-    overdensity = model.way.fields()[1]
+    (overdensity,) = model.way.fields()[1]
     np.testing.assert_allclose(overdensity.value, expected[overdensity.slices], atol=1e-9)
     before, fields = torch.get_num_threads(), []
     try:
