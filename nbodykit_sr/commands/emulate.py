@@ -10,8 +10,12 @@ or SIGUSR1, 130 when on Ctrl-C, and can be resumed; 2 when the input cannot be u
 is checked by ``verify``.
 """
 
+import math
 import os
+import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 from nbodykit.lab import BigFileMesh
@@ -76,7 +80,8 @@ class EmulateOptions:
     )
     model: str | None = option(
         "model",
-        "weights (.safetensors); by default those for z = 0, of particles 'phases'",
+        "weights (.safetensors) or a shipped model's name; by default density_moved_z0, for an LR mesh "
+        "density_z0, by particles phases",
         None,
         path=True,
     )
@@ -96,6 +101,9 @@ class EmulateOptions:
         "running", "side of a chunk [LR cells]; smaller takes less memory", None
     )
     resume: bool = option("running", "go on with a run that was killed", False, repeated=False)
+    plan: bool = option(
+        "running", "print the time, memory and disk it takes, and stop", False, repeated=False
+    )
     verbose: bool = option("running", "log what is found and chosen", False, repeated=False)
 
     def command(self) -> str:
@@ -128,8 +136,10 @@ def emulate(options, comm) -> int:
     RankError
         On the rank whose disk or memory failed midway; what is recorded can be resumed.
     """
+    begun = time.perf_counter()
     inputs = [name for name in (options.lr, options.initial, options.model) if name]
-    prepare_output(options.output, comm, MESH, options.overwrite, options.resume, inputs)
+    if not options.plan:
+        prepare_output(options.output, comm, MESH, options.overwrite, options.resume, inputs)
     lr = open_source(options.lr, comm, options.dataset)
     initial = open_source(options.initial, comm, options.dataset)
     identities = (
@@ -150,6 +160,8 @@ def emulate(options, comm) -> int:
         factor=options.factor,
     )
     writer = mesh.way.writer(options.output, _header(mesh, identities, options), IDENTITY)
+    if options.plan:
+        return _plan(mesh, writer, begun)
     check_room(writer, writer.room, options.resume)
     with stop_requests() as stopped:
         chunks, compute = mesh.way.prepare()
@@ -158,6 +170,28 @@ def emulate(options, comm) -> int:
     if comm.rank == 0 and outcome.resumed is not None:
         print(f"emulate: {writer.grid.Nmesh}^3 cells in {options.output}")
     return outcome.status
+
+
+def _plan(mesh, writer, begun):
+    """Print what the run takes, from the time of a few chunks on every rank at once: the status."""
+    chunks, compute = mesh.way.prepare()
+    for _ in compute(chunks[:1]):  # the first is slow
+        pass
+    started = time.perf_counter()
+    for _ in compute(2 * chunks[:1]):
+        pass
+    seconds, most = (
+        max(mesh.comm.allgather(one)) for one in ((time.perf_counter() - started) / 2, len(chunks))
+    )
+    used = max(mesh.comm.allgather(getrusage(RUSAGE_SELF).ru_maxrss))
+    total = timedelta(seconds=math.ceil(started - begun + most * seconds))
+    if mesh.comm.rank == 0:
+        print(f"cells            {writer.grid.Nmesh}^3")
+        print(f"chunks           up to {most} on each of {mesh.comm.size} ranks")
+        print(f"time             {total} ({seconds:.3g} s a chunk, measured here)")
+        print(f"memory a rank    {used / 1e6:.2f} GB")
+        print(f"disk             {writer.room / 1e9:.3g} GB")
+    return 0
 
 
 def _header(mesh, identities, options):

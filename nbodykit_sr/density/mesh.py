@@ -53,7 +53,8 @@ class SRMesh(MeshSource):
         run's initial snapshot, from a lattice of as many particles; by particles, `factor` times
         as many a side as LR has particles.
     model : str, optional
-        A `.safetensors` file; by default the shipped weights for z = 0, by particles `phases`.
+        A `.safetensors` file or a shipped model's name; by default `density_moved_z0`, or, where LR is a
+        mesh or has no IDs, `density_z0`; by particles `phases`.
     Nmesh : int, optional
         LR cells a side for a catalogue; by default a cell for each particle.
     initial_redshift : float, optional

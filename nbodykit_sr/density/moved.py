@@ -52,15 +52,16 @@ def moved_overdensity(lr, initial, lengths=LENGTHS, chunk=None) -> list[RealFiel
         if not isinstance(lr, CatalogSource):
             raise InputError(
                 "LR is a mesh of its density, and this model moves the initial conditions with LR's "
-                "particles: give its snapshot"
+                "particles: give its snapshot, or choose another model, such as density_z0"
             )
         factor, rest = divmod(Nmesh, mesh_size(lr))
         if rest:
             raise InputError(
                 f"HR's mesh has {Nmesh} cells a side and LR {mesh_size(lr)}^3 particles: this model "
-                "wants a whole number of cells for each particle, so leave Nmesh out"
+                "wants a whole number of cells for each particle: leave Nmesh out, or choose another "
+                "model, such as density_z0"
             )
-    tracers = SRCatalog(lr, model="interpolate", factor=factor, chunk=chunk)
+    tracers = SRCatalog(lr, model="interpolate", factor=factor, chunk=chunk, dtype="float32")
     position, ids = tracers.compute(tracers["Position"], tracers["ID"])
     # in cells, so that what is rounded stays so
     pm = ParticleMesh(initial.Nmesh, float(Nmesh), dtype="f8", comm=lr.comm)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from .writer import FIXED_POINT, MeshWriter, fixed_sum
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = named("density_z0")
+# The shipped models, the first for LR snapshots: it moves the initial conditions with their particles
+MOVED_MODEL, MESH_MODEL = named("density_moved_z0"), named("density_z0")
 
 
 class NetworkDensity:
@@ -55,7 +57,7 @@ class NetworkDensity:
                 raise InputError(
                     f"dtype is {dtype!r}: the network of densities computes in float32"
                 )
-            self.network, self.card = _load(model or DEFAULT_MODEL)
+            self.network, self.card = _load(named(model) if model else default_model(inputs))
             M, universe = mesh_size(inputs.initial), inputs.universe
             if M != 2 * N:
                 raise InputError(
@@ -143,6 +145,13 @@ class NetworkDensity:
     @property
     def _fine(self):
         return ChunkGrid(2 * self.grid.Nmesh, 2 * self.grid.side)
+
+
+def default_model(inputs) -> str | Path:
+    """The shipped model for what LR is: particles that are numbered, or less. Not collective."""
+    lr = inputs.lr
+    numbered = isinstance(lr, CatalogSource) and "ID" in lr.columns
+    return MOVED_MODEL if numbered and inputs.Nmesh % mesh_size(lr) == 0 else MESH_MODEL
 
 
 def _load(path):

@@ -37,7 +37,7 @@ PAPER_STAGES = (
 
 
 # The statistics loss, which the paper does not have: weights of its terms
-STATISTICS = {"power": 1.0, "residual": 0.5, "mean": 20.0, "log_density": 1.0, "pdf": 1.0}
+STATISTICS = {"power": 4.0, "residual": 0.5, "mean": 100.0, "log_density": 0.3, "pdf": 1.0}
 # What keeps the logarithm of a density finite [mean density]
 EMPTY = 0.05
 

@@ -90,3 +90,12 @@ def test_one_clear_line(comm, weights, data, tmp_path, capfd):
             assert len(lines) == 1, lines
             assert words in lines[0]
     assert not out.exists()
+
+
+def test_the_plan_writes_nothing(comm, weights, data, tmp_path, capsys):
+    options = ("--model", weights, "--nmesh", 8, "--chunk", 4, "--plan")
+    assert status(comm, data / "lr16_25_z2", data / "lr16_25_IC", tmp_path / "out", *options) == 0
+    said = capsys.readouterr().out
+    for words in ("16^3", "s a chunk", "memory", "disk"):
+        assert comm.rank or words in said
+    assert not list(tmp_path.glob("out*"))

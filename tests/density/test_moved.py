@@ -53,7 +53,7 @@ def test_an_overdensity_goes_where_its_matter_goes(comm):
             np.testing.assert_allclose(mine[side], wanted[side], atol=3e-3)
 
 
-@pytest.mark.mpi
+@pytest.mark.mpi(ranks=4)
 def test_it_does_not_depend_on_ranks(comm):
     many, alone = (
         moved_overdensity(particles(c, swirl), linear(c), LENGTHS, 5) for c in (comm, MPI.COMM_SELF)
