@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from mpi4py import MPI
 
 from nbodykit_sr import SRCatalog, SRMesh
 from nbodykit_sr.density.mesh import open_source
@@ -36,8 +37,10 @@ def densities(lr, initial, also):
     made = {
         "LR": lambda: paint(lr, Nmesh),
         "network": lambda: SRMesh(lr, initial, by="network", force=True).compute(),
-        "particles": lambda: SRMesh(lr, initial, by="particles").compute(),
-        "particles, drawn phases": lambda: paint(SRCatalog(lr, "phases", factor=2), Nmesh),
+        "particles": lambda: SRMesh(lr, initial, by="particles", dtype="float32").compute(),
+        "particles, drawn phases": lambda: paint(
+            SRCatalog(lr, "phases", factor=2, dtype="float32"), Nmesh
+        ),
     }
     for name, path in also.items():
         made[name] = lambda path=path: SRMesh(lr, initial, path, by="network", force=True).compute()
@@ -46,7 +49,9 @@ def densities(lr, initial, also):
 
 def add(box, found, also):
     """Measure what is not yet in `found` of a box."""
-    lr, initial, hr = (open_source(f"{box}-{kind}", None) for kind in ("LR", "initial", "HR"))
+    lr, initial, hr = (
+        open_source(f"{box}-{kind}", MPI.COMM_WORLD) for kind in ("LR", "initial", "HR")
+    )
     truth = paint(hr, 2 * round(lr.csize ** (1 / 3)))
     if "HR" not in found:
         found["Omega_m"] = round(float(lr.attrs["Omega0"]), 4)

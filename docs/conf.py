@@ -34,7 +34,10 @@ numpydoc_show_class_members = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
-myst_substitutions = {name: getattr(facts, name)() for name in ("models", "speed", "galaxies")}
+myst_substitutions = {
+    name: getattr(facts, name)()
+    for name in ("models", "speed", "galaxies", "densities", "density_cosmologies")
+}
 
 # docs.sh chooses whether notebooks run; what did not change is taken from the cache
 nb_execution_timeout = 1800

@@ -50,7 +50,7 @@ def models():
             transfer, cross = summary(card).values()
             sentences.append(
                 f"\n`{card.name}` is for density fields ({card.validity}): transfer function {transfer} "
-                f"up to k = 0.8 h/Mpc, r = {cross} there; empty cells are missing.\n"
+                f"up to k = 0.8 h/Mpc, r = {cross} there.\n"
             )
         else:
             rows.append([f"`{card.name}`", card.validity, *summary(card).values(), caution(card)])
@@ -106,6 +106,59 @@ def spread(group, what):
     if len(group) == 1:
         return values[0], np.array(group[0][f"{what}, error"])
     return values.mean(axis=0), values.std(axis=0, ddof=1) / len(group) ** 0.5
+
+
+def densities():
+    """Densities by several ways against HR's: means over the boxes of one cosmology, with their errors."""
+    found = json.loads((ROOT / "benchmarks" / "density.json").read_text())
+    boxes = list(cosmologies(found).values())[0]
+    rows = [["HR", "", "", "", f"{mean_error([one['HR']['empty'] for one in boxes])}", "", "", ""]]
+    for name in [name for name in boxes[0] if name not in ("HR", "Omega_m")]:
+        made, true = [one[name] for one in boxes], [one["HR"] for one in boxes]
+        cells = [name, f"{off(np.mean([one['transfer'][:5] for one in made], axis=0)):.1%}"]
+        cells += [mean_error([one["correlation"][band] for one in made]) for band in (3, 4)]
+        cells.append(mean_error([one["empty"] for one in made]))
+        for column, first in (("equilateral", 4), ("angle", 0)):  # the largest triangles are few
+            ratios = [np.divide(a[column], b[column])[first:] for a, b in zip(made, true)]
+            cells.append(f"{off(np.mean(ratios, axis=0)):.1%}")
+        cells.append(mean_error([sum(a["voids"]) / sum(b["voids"]) for a, b in zip(made, true)]))
+        rows.append(cells)
+    header = ["", "√P off HR's by at most, k < 1", "r, k = 0.6-0.8", "r, k = 0.8-1", "empty cells"]
+    header += ["equilateral bispectrum off by at most", "that of the paper", "voids / HR's"]
+    return table(header, rows)
+
+
+def density_cosmologies():
+    """How far √P is off HR's, to k = 1 h/Mpc, in each cosmology."""
+    found = json.loads((ROOT / "benchmarks" / "density.json").read_text())
+    by_matter = cosmologies(found)
+    names = [name for name in list(by_matter.values())[0][0] if name not in ("HR", "Omega_m")]
+    rows = []
+    for matter, boxes in sorted(by_matter.items()):
+        worst = [
+            f"{off(np.mean([one[name]['transfer'][:5] for one in boxes], axis=0)):.1%}"
+            for name in names
+        ]
+        rows.append([f"{matter:g}", len(boxes), *worst])
+    return table(["Ω_m", "boxes", *names], rows)
+
+
+def cosmologies(found):
+    """Boxes by their Omega_m, those of which there are most first."""
+    by_matter = {}
+    for box in found.values():
+        by_matter.setdefault(box["Omega_m"], []).append(box)
+    return dict(sorted(by_matter.items(), key=lambda one: -len(one[1])))
+
+
+def off(ratio):
+    """The largest deviation from 1."""
+    return np.abs(np.asarray(ratio) - 1).max()
+
+
+def mean_error(values):
+    """Mean over boxes and its error, as text."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
 PARTS = {"models": models, "speed": speed}

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from nbodykit_sr.commands.emulate import open_source
 from nbodykit_sr.density.mesh import SRMesh
-from nbodykit_sr.density.network import DEFAULT_MODEL
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import save_figure
 from nbodykit_sr.io.preflight import FIGURE, prepare_output
@@ -118,11 +117,11 @@ def main(argv=None):
     parser.add_argument("lr", help="LR snapshot or density")
     parser.add_argument("initial", help="mesh of the linear overdensity, or initial HR snapshot")
     parser.add_argument("folder", type=Path, help="for the figures")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", help="weights (what ships)")
     args = parser.parse_args(argv)
     paths = {name: args.folder / f"{name}.png" for name in ("kernels", "features")}
     for path in paths.values():
-        inputs = (args.lr, args.initial, args.model)
+        inputs = [name for name in (args.lr, args.initial, args.model) if name]
         prepare_output(path, None, FIGURE, overwrite=True, inputs=inputs, parents=True)
     sources = (open_source(path, MPI.COMM_SELF) for path in (args.lr, args.initial))
     way = SRMesh(*sources, model=args.model).way

@@ -86,6 +86,17 @@ def test_galaxies_are_told_as_they_were_measured(facts):
         assert float(cell.split()[0]) == pytest.approx(ratio, abs=0.005)
 
 
+def test_densities_are_told_as_they_were_measured(facts):
+    found = json.loads((ROOT / "benchmarks" / "density.json").read_text())
+    boxes = list(facts.cosmologies(found).values())[0]
+    for name in ("network", "particles"):
+        row = next(
+            line for line in facts.densities().splitlines() if line.startswith(f"| {name} |")
+        )
+        mean = sum(box[name]["empty"] for box in boxes) / len(boxes)
+        assert f"{mean:.3f} ±" in row
+
+
 def test_python_interface_has_every_public_name():
     page = (DOCS / "reference" / "api.md").read_text()
     assert set(re.findall(r":: nbodykit_sr\.(\w+)$", page, re.M)) == set(nbodykit_sr.__all__) - {
