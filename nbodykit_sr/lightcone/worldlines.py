@@ -245,7 +245,11 @@ class LightCone:
         collective."""
         seen = [chunk for chunk in self.chunks if self.runs(chunk)] or self.chunks
         chunk = seen[len(seen) // 2]
-        nodes = self._reached(chunk)[-2:] or [0, 1]
+        pairs = [
+            (early, late) for early, late in pairwise(self._reached(chunk)) if late == early + 1
+        ]
+        shells = -np.diff(self._light**3)  # where most particles are, they are found fastest
+        nodes = max(pairs or [(0, 1)], key=lambda pair: shells[pair[0]])
         self._fields((chunk, nodes[0]))  # the first takes longer
         begun = time.perf_counter()
         early, late = (self._fields((chunk, node)) for node in nodes)
