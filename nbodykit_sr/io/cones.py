@@ -9,6 +9,7 @@ import zlib
 
 import bigfile
 import numpy as np
+from mpi4py import MPI
 from nbodykit import CurrentMPIComm
 from nbodykit.lab import BigFileCatalog
 
@@ -104,10 +105,13 @@ def open_cone(path, comm=None) -> BigFileCatalog:
             _, blocks = check_cone(path)
     blocks = comm.bcast(blocks)
     check_sums([file for block in blocks.values() for file in block.checksums], comm)
-    try:
-        catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
-    except (bigfile.Error, ValueError) as error:
-        raise InputError(f"{path} is unreadable: {one_line(error)}") from None
+    with agreement(comm):
+        if comm.rank == 0:  # nbodykit's catalogue opens it on rank 0, while the others wait
+            try:
+                BigFileCatalog(path, header=CONE.header, comm=MPI.COMM_SELF)
+            except (bigfile.Error, ValueError) as error:
+                raise InputError(f"{path} is unreadable: {one_line(error)}") from None
+    catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
     for name in blocks:
         if not COLUMNS[name][1]:
             catalog[name] = catalog[name].reshape(-1)
