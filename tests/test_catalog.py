@@ -339,7 +339,7 @@ def test_a_caution_is_told(comm, snapshot, tmp_path, card, caplog):
         (dict(dtype="float16"), "dtype is 'float16'"),
         (dict(model="interpolate", factor=3), "factor is 3"),
         (dict(model="nowhere.safetensors"), "does not exist"),
-        (dict(model=WEIGHTS), "is a folder: give one in it, such as density_"),
+        (dict(model=WEIGHTS), "is a folder: give one in it, such as density_moved_z0.safetensors"),
         (dict(model=WEIGHTS.parent / "io"), "is a folder: give a .safetensors or .pt file"),
         (dict(cache_size="1 furlong"), "cache_size is '1 furlong': a number of bytes"),
         (dict(cache_size=-1), "cache_size is -1"),
