@@ -19,7 +19,7 @@ from ..errors import InputError, agreement
 from ..inference import DTYPES
 from ..io.snapshot import open_snapshot
 from ..physics.universe import Universe
-from ..training.export import evaluate
+from ..training.export import at, evaluate
 from .command import start_log
 from .options import option, parse_options
 
@@ -72,7 +72,7 @@ def main(argv, comm) -> None:
         snapshot = open_snapshot(path, comm)
         redshift = Universe.of(snapshot.attrs, "a").redshift
         change = power_change(options.model, snapshot)
-        changes[f"z = {round(redshift, 2) + 0.0:g}"] = change
+        changes[at(redshift)] = change
         if comm.rank == 0:
             logger.info("%s: bfloat16 changes P(k) by up to %.2g", path, change)
     with agreement(comm):

@@ -64,6 +64,16 @@ class Output:
             raise InputError(f"the checksums of {path} are of other pieces than its grid has")
         self.pieces = [Piece(*w, crcs) for w, (*_, crcs) in zip(wanted, written, strict=True)]
 
+    def _cut_chunks(self, path, chunks, rows, digest, size):
+        """Pieces that are chunks of so many `rows` each, one after another: see `_cut`."""
+        if len(rows) != len(chunks):
+            raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
+        wanted = [
+            (chunk, f"chunk {chunk.index}", start, n)
+            for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
+        ]
+        self._cut(path, wanted, digest, size)
+
     def parts(self, piece) -> Iterable[Piece]:
         """The pieces in which it is read, one after another."""
         return [piece]
@@ -113,13 +123,7 @@ class Catalogue(Output):
         rows = [chunk.size * factor**3 for chunk in chunks]
         if part < 1:  # `check` counts them, chunk by chunk on all ranks
             rows = [n for _, n, _ in read_checksums(path, self.columns, made.checksums)]
-        if len(rows) != len(chunks):
-            raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
-        wanted = [
-            (chunk, f"chunk {chunk.index}", start, n)
-            for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
-        ]
-        self._cut(path, wanted, made.checksums, header.size)
+        self._cut_chunks(path, chunks, rows, made.checksums, header.size)
 
     def check_header(self) -> list[str]:
         """Columns, counts and units of the layout."""

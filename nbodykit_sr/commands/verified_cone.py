@@ -14,7 +14,7 @@ from ..lightcone.cone import Cone
 from ..models.card import ModelCard
 from ..physics.distance import Expansion, observed
 from ..physics.universe import Universe
-from ..selection import Selection, first_rows
+from ..selection import Selection
 from .verified import MADE, Output, Piece, provenance
 
 # What a cone says of how it was made
@@ -48,13 +48,8 @@ class LightCone(Output):
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
         self.lattice, self.factor = lattice, made.factor
         rows = [n for _, n, _ in read_checksums(path, self.columns, made.checksums)]
-        if len(rows) != len(chunks):
-            raise InputError(f"{path} has checksums of {len(rows)} chunks of {len(chunks)}")
-        wanted = [
-            (chunk, f"chunk {chunk.index}", start, n)
-            for chunk, start, n in zip(chunks, first_rows(rows).tolist(), rows, strict=True)
-        ]
-        self._cut(path, wanted, made.checksums, sum(self.blocks["Position"].rows))
+        size = sum(self.blocks["Position"].rows)
+        self._cut_chunks(path, chunks, rows, made.checksums, size)
 
     def check_header(self) -> list[str]:
         """Columns and their number formats."""

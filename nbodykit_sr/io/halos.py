@@ -97,9 +97,8 @@ class ConeHalos(Halos):
         place = np.concatenate(self.comm.allgather(self["Position"].compute()))
         corner = place.min(axis=0) - _MARGIN
         side = float((place - corner).max()) + _MARGIN
-        placed = (
-            self.copy()
-        )  # halotools knows periodic boxes alone; nothing reaches the walls of this
+        # halotools knows periodic boxes alone; nothing reaches the walls of this one
+        placed = self.copy()
         placed["Position"] = self["Position"] - corner
         found = Halos.populate(placed, model, side, seed, **params)
         columns = {name: found[name].compute() for name in found if name not in _OF_BOXES}

@@ -147,6 +147,11 @@ def from_reports(documents: list[dict], card) -> dict:
     return found
 
 
+def at(redshift) -> str:
+    """A redshift, as entries of a card are named by it."""
+    return f"z = {round(redshift, 2) + 0.0:g}"
+
+
 def case(catalogue, card) -> str:
     """What a report is of, in words: the redshift, and what else the card leaves open.
 
@@ -157,7 +162,7 @@ def case(catalogue, card) -> str:
     card : ModelCard
     """
     made = catalogue["made"]
-    parts = [f"z = {round(catalogue['redshift'], 2) + 0.0:g}"]
+    parts = [at(catalogue["redshift"])]
     if card.cell is None:
         sites = made[NAMES["Nmesh"]] // made[NAMES["factor"]]
         parts.append(f"LR cell {catalogue['BoxSize'] / sites:.4g} Mpc/h")
