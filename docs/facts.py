@@ -14,7 +14,7 @@ import numpy as np
 
 from nbodykit_sr import weights
 from nbodykit_sr.models.card import read_card
-from nbodykit_sr.models.evaluation import summary
+from nbodykit_sr.models.card_summary import summary
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

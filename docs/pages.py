@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from nbodykit_sr.__main__ import COMMANDS
 from nbodykit_sr.commands import train
-from nbodykit_sr.models.evaluation import REPORTS
+from nbodykit_sr.models.card_summary import REPORTS
 
 
 def write(folder):

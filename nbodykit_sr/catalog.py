@@ -17,8 +17,7 @@ from .errors import InputError, agreement, one_line, require_same
 from .io.layout import NBODYKIT
 from .io.snapshot import open_snapshot
 from .models.card import ModelCard
-from .models.evaluation import card_rows
-from .models.html import html_table
+from .models.card_summary import card_rows, html_table
 from .noise import check_seed
 from .particles import find_lattice
 from .physics.matter import MASS, particle_mass

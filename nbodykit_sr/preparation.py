@@ -14,8 +14,8 @@ from .errors import InputError, agreement, require_same
 from .inference import ChunkedInference, prepare, widest_side
 from .initial_conditions import OwnPhases
 from .models.card import ModelCard, fingerprint, interpolating
+from .models.card_summary import SMALL_CHANGE, bfloat16_change
 from .models.device import choose_device, computes_bfloat16
-from .models.evaluation import SMALL_CHANGE, bfloat16_change
 from .models.loading import load_generator
 from .phases import Phases
 from .physics.power import LinearPower, linear_power

@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from . import version
 from .errors import InputError, one_line
-from .version import __version__
 
 # Whose versions an output may depend on
 PACKAGES = ("nbodykit", "bigfile", "mpi4py", "torch", "numpy", "dask")
@@ -155,12 +154,6 @@ def _read(field, value):
     return value if isinstance(value, str) else str(value)
 
 
-def versions() -> dict:
+def versions() -> dict[str, str]:
     """Versions of this package and of those its results depend on."""
-    found = {"nbodykit_sr": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return version.versions(PACKAGES)

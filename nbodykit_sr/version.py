@@ -6,8 +6,8 @@ __version__ = "0.1.0"
 
 
 def versions(packages) -> dict[str, str]:
-    """Installed version of each of these packages that is there, by name."""
-    found = {}
+    """Versions by name: of this package, then of each of `packages` that is installed."""
+    found = {"nbodykit_sr": __version__}
     for name in packages:
         try:
             found[name] = metadata.version(name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nbodykit_sr
-from nbodykit_sr.models import evaluation
+from nbodykit_sr.models.card_summary import REPORTS, worth
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,10 +65,10 @@ def test_models_are_told_as_their_cards_have_them(facts):
             continue
         reports = [
             one
-            for one in card.evaluation[evaluation.REPORTS].values()
+            for one in card.evaluation[REPORTS].values()
             if one.get("phases") != "HR's" and one.get("factor", card.factor) == card.factor
         ]
-        for reached, one in zip(evaluation.worth(card)["power"], reports, strict=True):
+        for reached, one in zip(worth(card)["power"], reports, strict=True):
             power = one["verdicts"]["power"]
             low = 2 * np.pi * round(one["particles"] ** (1 / 3)) / card.factor / one["BoxSize"]
             pairs = zip(power["x"], power["deviation"], strict=True)

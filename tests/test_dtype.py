@@ -11,7 +11,7 @@ from nbodykit_sr import SRCatalog, open_snapshot, preparation, weights
 from nbodykit_sr.commands import evaluate, flow
 from nbodykit_sr.commands.generate import main
 from nbodykit_sr.models.card import ModelCard, load_model, read_card, save_model
-from nbodykit_sr.models.evaluation import BFLOAT16, bfloat16_change
+from nbodykit_sr.models.card_summary import BFLOAT16, bfloat16_change
 from nbodykit_sr.models.generator import Generator
 
 HARDWARE = "computes_bfloat16"

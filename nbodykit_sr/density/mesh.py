@@ -17,8 +17,7 @@ from ..io.checks import check_block
 from ..io.preflight import MESH
 from ..io.snapshot import open_snapshot
 from ..io.writer import WrongValues
-from ..models.evaluation import card_rows
-from ..models.html import html_table
+from ..models.card_summary import card_rows, html_table
 from ..particles import check_shared
 from ..preparation import AUTO
 from ..provenance import Provenance

@@ -14,13 +14,13 @@ from dataclasses import asdict
 import bigfile
 import numpy as np
 
-from .. import version as own
 from ..errors import InputError, agreement
 from ..io.atomic import disk
 from ..io.blocks import write_rows
 from ..io.checks import check_block, check_sums
 from ..io.preflight import KEPT
 from ..io.staging import staged
+from ..version import versions
 from .halos import Halos, deal
 from .pictures import Picture
 from .results import PACKAGES
@@ -43,7 +43,7 @@ def place(subject, settings) -> str | None:
         "edges": subject.edges.tolist(),
         "chunks": [subject.made.chunk, subject.made.factor],
         "pictured": subject.box == 0,
-        "versions": {"nbodykit_sr": own.__version__, **own.versions(PACKAGES)},
+        "versions": versions(PACKAGES),
     }
     key = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
     return f"{header.path.rstrip('/')}.measured/{key}"

@@ -9,9 +9,9 @@ from pathlib import Path
 import jinja2
 import matplotlib
 
-from .. import version as own
 from ..physics.universe import Universe
 from ..provenance import NAMES, Provenance
+from ..version import versions
 from . import registry
 from .drawing import RC
 from .results import PACKAGES
@@ -45,7 +45,7 @@ def write_report(results, boxes, folder, command) -> None:
     document = {
         "command": command,
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {"nbodykit_sr": own.__version__, **own.versions(PACKAGES)},
+        "versions": versions(PACKAGES),
         "catalogues": described,
         "verdicts": {name: one.to_dict() for name, one in found.items()},
         "summary": registry.rows(results),

@@ -12,10 +12,9 @@ from safetensors.torch import save
 from ..errors import InputError, one_line
 from ..io.atomic import atomic_file, readable
 from ..physics.normalization import Normalization
+from .card_summary import card_rows, html_table
 from .density import DensityEmulator
-from .evaluation import card_rows
 from .generator import Generator, InterpolatingGenerator
-from .html import html_table
 
 NETWORKS = {
     "displacement": Generator,

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..io.preflight import WEIGHTS, prepare_output
 from ..models.card import ModelCard, build, load_model, save_model
-from ..models.evaluation import BFLOAT16, REPORTS, summary
+from ..models.card_summary import BFLOAT16, REPORTS, summary
 from ..provenance import NAMES
 from .checkpoint import CheckpointFolder
 

@@ -14,7 +14,7 @@ from nbodykit_sr import __main__ as program
 from nbodykit_sr.commands.command import enter, typed
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.card import read_card
-from nbodykit_sr.models.evaluation import card_rows, summary
+from nbodykit_sr.models.card_summary import card_rows, summary
 from nbodykit_sr.weights import shipped
 
 

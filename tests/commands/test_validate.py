@@ -20,7 +20,7 @@ from nbodykit_sr.diagnostics.results import Settings
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.models.card import ModelCard, build, read_card, save_model
-from nbodykit_sr.models.evaluation import worth
+from nbodykit_sr.models.card_summary import worth
 from nbodykit_sr.training.export import from_reports
 
 

@@ -1,4 +1,6 @@
-"""What a model card says that the model is worth, as `validate` found it on held-out boxes."""
+"""A model card in short: what `validate` measured of the model on held-out boxes, and tables of it."""
+
+from html import escape
 
 import numpy as np
 
@@ -11,15 +13,15 @@ SMALL_CHANGE = 1e-3
 
 
 def worth(card) -> dict[str, list[float]]:
-    """What a displacement model reaches in each case in its card, at its own factor.
+    """What a displacement model reaches in each report in its card, at its own factor.
 
     Returns
     -------
     dict of str to list of float
-        "power" (over HR's, mean over 2 to 4 Nyquist wavenumbers of LR), "correlation" (with HR, over 1
-        to 2 of them), "own phases" (the same where the catalogue has HR's phases, of which nothing else
-        is told) and "halos" (of at least 100 particles, over HR's). Empty lists where nothing was
-        measured.
+        "power": P / P_HR, mean over 2 to 4 Nyquist wavenumbers of LR; "correlation": r with HR, mean
+        over 1 to 2 of them; "own phases": that correlation for catalogues made with HR's phases, whose
+        other numbers are left out; "halos": number of at least 100 particles over HR's. Empty lists
+        where nothing was measured.
     """
     found: dict[str, list] = {"power": [], "correlation": [], "own phases": [], "halos": []}
     for report in card.evaluation.get(REPORTS, {}).values():
@@ -42,7 +44,7 @@ def bfloat16_change(card) -> float | None:
 
 
 def card_rows(card) -> dict[str, str]:
-    """What a card says in short, a dict: what the model is for, where from and what it is worth."""
+    """What a model is for, where it comes from and what it reaches: a dict of short texts."""
     change = bfloat16_change(card)
     return {
         "for": card.validity,
@@ -56,7 +58,7 @@ def card_rows(card) -> dict[str, str]:
 
 
 def summary(card) -> dict[str, str]:
-    """What a model is worth in a few numbers: a dict of quantity to text, empty if not measured."""
+    """What a model reaches, in a few numbers: a dict of quantity to text, empty if not measured."""
     if card.network == "density":
         return _density(card.evaluation)
     names = {
@@ -66,6 +68,17 @@ def summary(card) -> dict[str, str]:
         "halos": "halos >= 100 particles / HR's",
     }
     return {names[name]: _span(values) for name, values in worth(card).items() if values}
+
+
+def html_table(title, rows) -> str:
+    """A title and a table of names and values for notebooks, as HTML; empty values are left out."""
+    lines = (
+        f"<tr><th style='text-align:left'>{escape(name)}</th>"
+        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+        if value
+    )
+    return f"<div><b>{escape(title)}</b><table>{''.join(lines)}</table></div>"
 
 
 def _density(evaluation):
