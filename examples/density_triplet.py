@@ -40,6 +40,7 @@ from nbodykit_sr.io.snapshot import open_snapshot
 from nbodykit_sr.io.staging import staged
 from nbodykit_sr.lattice import LagrangianLattice
 from nbodykit_sr.physics.universe import growth_factor
+from nbodykit_sr.training.pairs import Manifest
 
 # Particle-mesh cells per particle cell, on a side: both runs have the same force mesh
 FORCE_MESH = {"LR": 4, "HR": 2}
@@ -108,10 +109,17 @@ def make(folder, seed, coarse, cosmology, step, comm):
     moved = [whole(field) for field in moved_overdensity(low, linear)]
     with agreement(comm):
         if comm.rank == 0:
-            write_triplet(
-                triplet, *fields, BoxSize=coarse.BoxSize, a=1.0,
-                Omega_m=cosmology.Om0, source="particle-mesh", seed=seed, moved=moved,
-            )  # fmt: skip
+            manifest = Manifest(
+                BoxSize=coarse.BoxSize,
+                a=1.0,
+                Omega_m=float(cosmology.Om0),
+                Nmesh=coarse.Nmesh,
+                factor=2,
+                channels=1,
+                source="particle-mesh",
+                seed=seed,
+            )
+            write_triplet(triplet, manifest, *fields, moved=moved)
             print(f"{triplet}: {coarse.Nmesh}^3 to {fine.Nmesh}^3", flush=True)
 
 

@@ -93,6 +93,7 @@ class SRCatalog(CatalogSource):
         source,
         model=None,
         seed=0,
+        *,
         device="auto",
         dtype=AUTO,
         chunk=None,

@@ -164,12 +164,7 @@ class ChunkGrid:
 
 
 def region_of(pairs) -> tuple | None:
-    """A part of the box as three (low, high) pairs of numbers, or None for all of it.
-
-    Raises
-    ------
-    InputError
-    """
+    """A part of the box as three (low, high) pairs of numbers, or None for all of it."""
     if pairs is None:
         return None
     try:

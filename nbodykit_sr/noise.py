@@ -62,10 +62,6 @@ def site_noise(seed, layer, start, shape, Nmesh, device="cpu") -> Float32[Tensor
     Nmesh : int
         Sites on a side of this layer's lattice.
     device : str or torch.device
-
-    Returns
-    -------
-    (n0, n1, n2) float32 tensor
     """
     seed = check_seed(seed)
     i, j, k = (

@@ -83,10 +83,6 @@ class LatticeParticles:
         velocity : bool
             With peculiar velocities [km/s] as channels 3 to 5.
 
-        Returns
-        -------
-        LatticeField
-
         Raises
         ------
         InputError
@@ -139,10 +135,6 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
     ----------
     catalog : nbodykit CatalogSource
         With Position [Mpc/h] and ID, and BoxSize in attrs.
-
-    Returns
-    -------
-    LatticeParticles
 
     Raises
     ------

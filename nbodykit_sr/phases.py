@@ -238,10 +238,6 @@ def convolve(
         Real transform of the kernel on a mesh of the `fast_sides` of the noise.
     shape : three ints
         n0, n1, n2.
-
-    Returns
-    -------
-    (3, n0, n1, n2) float32 tensor
     """
     sides = fast_sides(noise.shape)
     modes = torch.fft.rfftn(noise, s=sides)

@@ -108,11 +108,6 @@ class PreparedModel:
 def prepare_model(particles, options) -> PreparedModel:
     """Load a model, hold its card against a snapshot and make it ready. Collective.
 
-    Parameters
-    ----------
-    particles : LatticeParticles
-    options : ModelOptions
-
     Raises
     ------
     InputError

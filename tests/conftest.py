@@ -23,6 +23,7 @@ from mpi4py import MPI
 CHECKED = (
     *("noise", "phases", "initial_conditions", "inference"),
     *("models.blocks", "models.upsampling", "models.generator"),
+    *("density.network", "density.painting", "density.particles", "density.triplets"),
 )
 install_import_hook([f"nbodykit_sr.{name}" for name in CHECKED], "beartype.beartype")
 

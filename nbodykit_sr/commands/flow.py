@@ -112,10 +112,6 @@ def write_chunks(command, writer, work, stopped, overwrite, resume) -> Outcome:
         Not empty once the run is to stop: what is being computed is still written.
     overwrite, resume : bool
 
-    Returns
-    -------
-    Outcome
-
     Raises
     ------
     InputError

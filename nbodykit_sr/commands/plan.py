@@ -95,10 +95,6 @@ def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memor
         Of the network and its outputs for one chunk [bytes].
     padding : int
         Of a chunk [LR sites].
-
-    Returns
-    -------
-    Plan
     """
     blocks = grid.blocks(ranks)
     sizes = [math.prod(last - first for first, last in block) for block in blocks]
@@ -135,10 +131,6 @@ def check_room(writer, needed, resume) -> None:
         Bytes.
     resume : bool
         Go on with what a killed run left.
-
-    Raises
-    ------
-    InputError
     """
     begun = resume and os.path.isdir(writer.partial)
     check_disk(writer.path, needed, writer.comm, already=begun)
@@ -155,10 +147,6 @@ def check_disk(path, needed, comm, already=False) -> None:
         Bytes.
     already : bool
         What is written is there already, in part: only warn by failing later.
-
-    Raises
-    ------
-    InputError
     """
     with agreement(comm):
         if comm.rank == 0 and not already:

@@ -49,10 +49,6 @@ def arrange(inputs, output, models, comm, dataset=None) -> list[Member]:
     dataset : str, optional
         See `open_snapshot`.
 
-    Returns
-    -------
-    list of Member
-
     Raises
     ------
     InputError

@@ -20,11 +20,6 @@ def verify(path, comm) -> list[str]:
     Every byte is read once; a rank holds no more than one chunk, layer of a mesh, or so many rows of a
     cone. Collective.
 
-    Parameters
-    ----------
-    path : str
-    comm : mpi4py.MPI.Comm
-
     Returns
     -------
     list of str

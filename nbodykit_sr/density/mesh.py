@@ -84,6 +84,7 @@ class SRMesh(MeshSource):
         lr,
         initial,
         model=None,
+        *,
         Nmesh=None,
         initial_redshift=None,
         device="auto",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from nbodykit.base.catalog import CatalogSource
 from pmesh.pm import RealField
 
@@ -172,13 +173,13 @@ def _on_blocks(fields, domain):
 
 
 @torch.inference_mode()
-def _evaluate(network, lr, initial, device):
-    """The HR density of a chunk from its padded fields (C, ...), (2n, 2n, 2n) float32."""
-    lr, initial = (
-        torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (lr, initial)
-    )
+def _evaluate(
+    network, lr: Float32[np.ndarray, "1 _ _ _"], initial: Float32[np.ndarray, "c _ _ _"], device
+) -> Float32[np.ndarray, "x y z"]:
+    """The HR density of a chunk, two cells a side for each of LR, from its padded fields."""
+    fields = [torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (lr, initial)]
     with one_thread():
-        return network(lr, initial)[0, 0].float().cpu().numpy()
+        return network(*fields)[0, 0].float().cpu().numpy()
 
 
 class _Slabs:

@@ -252,10 +252,6 @@ def initial_overdensity(source, Nmesh, growth, origin=HR_ORIGIN, kmin=0.0) -> Re
     kmin : float
         Modes of smaller wavenumber [radians per cell] are taken out.
 
-    Returns
-    -------
-    pmesh.pm.RealField
-
     Raises
     ------
     InputError

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+from jaxtyping import Float, Float32, Int64
 from nbodykit.base.catalog import CatalogSource
 from nbodykit.lab import ArrayCatalog
 from pmesh.domain import Layout
@@ -118,13 +119,13 @@ class ParticleDensity:
         """What adds the chunks up in a distributed field. Collective."""
         return _Sum(field, self.density)
 
-    def density(self, total) -> np.ndarray:
+    def density(self, total: Int64[np.ndarray, "*cells"]) -> Float32[np.ndarray, "*cells"]:
         """1 + delta, float32, of the sums of what `painted` gives cells."""
         mean = self.sr.csize / self.Nmesh**3
         return (total / FRACTION**3 / mean).astype("f4")
 
 
-def painted(position, BoxSize, Nmesh) -> np.ndarray:
+def painted(position: Float[np.ndarray, "n 3"], BoxSize, Nmesh) -> Int64[np.ndarray, "m 2"]:
     """What particles give the cells of a mesh by cloud-in-cell, in exact numbers.
 
     Parameters

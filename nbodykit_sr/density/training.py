@@ -124,10 +124,6 @@ class DensitySystem:
 
     See `System` for the methods.
 
-    Parameters
-    ----------
-    configuration : DensityConfiguration
-
     Raises
     ------
     InputError

@@ -15,12 +15,13 @@ from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float32
 
 from ..errors import InputError
 from ..io.atomic import disk
 from ..io.preflight import PAIR, prepare_output
 from ..io.staging import staged
-from ..training.pairs import MANIFEST, Manifest, Pair, open_pairs
+from ..training.pairs import MANIFEST, Pair, open_pairs
 
 
 class Triplet(Pair):
@@ -40,16 +41,16 @@ class Triplet(Pair):
             )
 
     @cached_property
-    def initial(self) -> np.ndarray:
-        """(1, 2N, 2N, 2N) float32 memory map."""
+    def initial(self) -> Float32[np.ndarray, "1 n n n"]:
+        """Linear overdensity, extrapolated to z = 0: a memory map."""
         return self._open("initial")
 
     @cached_property
-    def moved(self) -> np.ndarray:
-        """(m, 2N, 2N, 2N) float32 memory map."""
+    def moved(self) -> Float32[np.ndarray, "m n n n"]:
+        """The same moved with LR's particles: a memory map."""
         return self._open("moved")
 
-    def small_scales(self, kmin) -> np.ndarray:
+    def small_scales(self, kmin) -> Float32[np.ndarray, "1 n n n"]:
         """The initial conditions without the modes of wavenumber below `kmin` [h/Mpc]."""
         if not kmin:
             return self.initial
@@ -61,39 +62,30 @@ class Triplet(Pair):
         return np.fft.irfftn(modes, s=(size,) * 3, axes=(0, 1, 2)).astype(np.float32)[None]
 
 
-def write_triplet(
-    folder, lr, initial, hr, BoxSize, a, Omega_m, source, seed=None, moved=None
-) -> None:
+def write_triplet(folder, manifest, lr, initial, hr, moved=None) -> None:
     """Check and write one triplet of matched fields.
 
     Parameters
     ----------
     folder : path
         To be made; must not exist.
+    manifest : Manifest
+        Of `factor` 2 and one channel.
     lr : (N, N, N) array
         LR density 1 + delta, its points in the middle of eight HR points.
     initial : (2N, 2N, 2N) array
         Linear overdensity of the initial conditions, extrapolated to z = 0.
     hr : (2N, 2N, 2N) array
         HR density 1 + delta.
-    BoxSize : float
-        Comoving [Mpc/h].
-    a : float
-        Scale factor of `lr` and `hr`.
-    Omega_m : float
-    source : str
-        How the runs were made.
-    seed : int, optional
-        Of the initial conditions.
     moved : (m, 2N, 2N, 2N) array, optional
         The initial conditions moved with LR's particles, for each of the lengths `moved.LENGTHS`.
 
     Raises
     ------
     InputError
-        If shapes do not fit, or a field holds a NaN, or a density is negative or its mean not one.
+        If a field has a wrong shape or a NaN, or a density is negative or its mean not one.
     """
-    size = lr.shape[0]
+    size = manifest.Nmesh
     for name, array, sites in (
         ("LR", lr, size),
         ("initial", initial, 2 * size),
@@ -108,10 +100,6 @@ def write_triplet(
                 f"the {name} density has mean {array.mean(dtype='f8'):g} and minimum "
                 f"{array.min():g}: 1 + delta is needed"
             )
-    manifest = Manifest(
-        BoxSize=float(BoxSize), a=float(a), Omega_m=float(Omega_m), Nmesh=size, factor=2,
-        channels=1, source=source, seed=seed,
-    )  # fmt: skip
     prepare_output(folder, None, PAIR, parents=True)
     with staged(folder, PAIR) as partial, disk(folder):
         for name, array in (("lr", lr), ("initial", initial), ("hr", hr)):

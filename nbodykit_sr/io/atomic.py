@@ -65,10 +65,6 @@ def readable(path) -> Iterator[None]:
 
     What may not be looked into seems not to be there, or to be damaged.
 
-    Parameters
-    ----------
-    path : path
-
     Raises
     ------
     InputError

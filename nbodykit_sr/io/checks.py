@@ -107,14 +107,6 @@ def check_block(folder, members=1) -> BlockHeader:
         The block's folder.
     members : int
         Numbers a row.
-
-    Returns
-    -------
-    BlockHeader
-
-    Raises
-    ------
-    InputError
     """
     header = BlockHeader.read(folder)
     name, kind = os.path.basename(folder), header.dtype.lstrip("<>=|")[0]
@@ -319,10 +311,6 @@ def read_checksums(folder, names, digest) -> list[tuple[int, int, dict[str, int]
     Returns
     -------
     list of (first row, rows, {block: CRC-32})
-
-    Raises
-    ------
-    InputError
     """
     path = os.path.join(folder, CHECKSUMS)
     try:

@@ -97,10 +97,6 @@ def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
         Its particles.
     raw : dict
         A header, of which is kept whatever the catalogue does not say otherwise.
-
-    Returns
-    -------
-    dict
     """
     header = {
         name: value if isinstance(value, str) else np.ravel(value)

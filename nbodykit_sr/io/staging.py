@@ -21,12 +21,7 @@ IDENTITY = "run.json"
 
 
 class FolderLock:
-    """Keeps other runs from a folder, for as long as this process lives, by its file ``lock``.
-
-    Parameters
-    ----------
-    folder : path
-    """
+    """Keeps other runs from a folder, for as long as this process lives, by its file ``lock``."""
 
     def __init__(self, folder):
         self.folder = os.fspath(folder)
@@ -184,10 +179,6 @@ def staged(path, kind, comm=None, overwrite=False) -> Iterator[Path]:
     kind : Kind
     comm : mpi4py.MPI.Comm, optional
     overwrite : bool
-
-    Yields
-    ------
-    Path
     """
     staging = Staging(path, kind)
     main = comm is None or comm.rank == 0

@@ -39,11 +39,6 @@ class Progress:
 def dtype_there(path, kind) -> str | None:
     """What the network computed in for an output that is there, whole or begun; None without one.
 
-    Parameters
-    ----------
-    path : str
-    kind : preflight.Kind
-
     Raises
     ------
     InputError

@@ -57,17 +57,7 @@ class _Smooth(torch.autograd.Function):
 
 
 def pointwise(x: Float[Tensor, "b _ x y z"], *convolutions) -> list[Float[Tensor, "b _ x y z"]]:
-    """Several 1x1x1 convolutions of the same x, as one product of matrices: 20 times faster on CPUs.
-
-    Parameters
-    ----------
-    x : (B, C, N, N, N) float tensor
-    convolutions : torch.nn.Conv3d
-
-    Returns
-    -------
-    list of (B, C', N, N, N) float tensors
-    """
+    """Several 1x1x1 convolutions of the same x, as one product of matrices: 20 times faster on CPUs."""
     weight = torch.cat([c.weight.flatten(1) for c in convolutions])
     biases = [x.new_zeros(len(c.weight)) if c.bias is None else c.bias for c in convolutions]
     out = F.linear(x.movedim(1, -1), weight, torch.cat(biases)).movedim(-1, 1)

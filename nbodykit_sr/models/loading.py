@@ -43,10 +43,6 @@ def load_generator(path, flavour=None) -> tuple[nn.Module, ModelCard]:
     -------
     (generator, ModelCard)
         ``generator(x, noise)`` is a `Generator`.
-
-    Raises
-    ------
-    InputError
     """
     with readable(path):
         return _load(model_file(path, ".safetensors", ".pt"), flavour)

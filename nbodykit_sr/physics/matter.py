@@ -32,10 +32,6 @@ def particle_mass(attrs: dict, size: int) -> float:
         Of a catalogue: BoxSize, Omega0, and what there is of SRNmesh, SRSubsample, ParticleMass.
     size : int
         Particles of the whole catalogue.
-
-    Raises
-    ------
-    InputError
     """
     made = Provenance.from_attrs(attrs)
     if made.Nmesh is not None:

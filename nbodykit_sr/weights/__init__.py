@@ -40,10 +40,6 @@ def choose(cell, redshift, channels=None) -> Path:
         Channels the snapshot has: 3 (displacement) or 6 (and velocity). A model must not need
         more.
 
-    Returns
-    -------
-    pathlib.Path
-
     Raises
     ------
     InputError

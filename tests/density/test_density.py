@@ -24,6 +24,9 @@ from nbodykit_sr.models.density import (
 from nbodykit_sr.training.distributed import Ranks
 from nbodykit_sr.training.export import export
 from nbodykit_sr.training.loop import Trainer
+from nbodykit_sr.training.pairs import Manifest
+
+MANIFEST = Manifest(93.75, 1.0, 0.3, 24, factor=2, channels=1, source="made up")
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def fields():
 
 @pytest.fixture
 def triplet(tmp_path, fields):
-    write_triplet(tmp_path / "1", *fields, 93.75, 1.0, 0.3, "made up")
+    write_triplet(tmp_path / "1", MANIFEST, *fields)
     return tmp_path / "1"
 
 
@@ -129,7 +132,7 @@ def test_triplets_refuse_what_is_no_density(tmp_path, fields):
         ((lr, initial * np.nan, hr), "not finite"),
     ):
         with pytest.raises(InputError, match=words):
-            write_triplet(tmp_path / "bad", *bad, 93.75, 1.0, 0.3, "made up")
+            write_triplet(tmp_path / "bad", MANIFEST, *bad)
     with pytest.raises(InputError, match="no pairs match"):
         open_triplets([str(tmp_path / "bad")])
 

@@ -28,14 +28,6 @@ def read_header(path, dataset=None) -> SnapshotHeader:
         or their name without number and ending.
     dataset : str, optional
         Particle type or prefix of the columns; dark matter by default.
-
-    Returns
-    -------
-    SnapshotHeader
-
-    Raises
-    ------
-    InputError
     """
     with readable(path):
         return _read_header(os.fspath(path), dataset)

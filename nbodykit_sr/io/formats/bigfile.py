@@ -29,10 +29,6 @@ class BigFileHeader(SnapshotHeader):
         path : str or Path
         dataset : str, optional
             Prefix of the columns: "1/" (dark matter), or the root where Position is there.
-
-        Raises
-        ------
-        InputError
         """
         path = os.fspath(path)
         _check_folder(path)

@@ -70,10 +70,6 @@ class BinaryHeader(PartsHeader):
 
         Lengths are over h, comoving, in kpc or Mpc, which the matter density tells where the
         parameters of the run do not; velocities are peculiar ones over sqrt(a) [km/s].
-
-        Raises
-        ------
-        InputError
         """
         raw = _File(named(path, files)).header
         files = whole(path, files, max(1, int(raw.number("NumFilesPerSnapshot"))))

@@ -12,12 +12,7 @@ class GadgetHeader(HDF5Header):
 
     @classmethod
     def read(cls, path, files, dataset=None) -> "GadgetHeader":
-        """Read and check the headers of all files; on one rank.
-
-        Raises
-        ------
-        InputError
-        """
+        """Read and check the headers of all files; on one rank."""
         # EAGLE keeps units in Units, Gadget-4 cosmology and units in Parameters
         raw = attributes_of(named(path, files), "Units", "Parameters", "Header")
         a = raw.scale_factor()
@@ -47,10 +42,6 @@ def gadget_units(path, raw, mass, number) -> tuple[float, float, float]:
         Of a particle [1e10 Msun/h].
     velocity : float
         [km/s]
-
-    Raises
-    ------
-    InputError
     """
     if "UnitLength_In_CGS" in raw:
         # GIZMO's are what a number of the file is in cm and g: its 1 kpc/h is 3.09e21 cm / h

@@ -77,10 +77,6 @@ def attributes_of(path, *groups) -> RawHeader:
 
     Those of variable length are left out, but for the name of the code: no snapshot is described
     by them, and in a damaged file the library may look for them for ever.
-
-    Returns
-    -------
-    RawHeader
     """
     found = {}
     with opened(path) as file:

@@ -91,10 +91,6 @@ def catalogue_attrs(
     dict
         BoxSize (3) [Mpc/h], Time, Redshift, those of `cosmology_of`, ParticleMass [1e10 Msun/h]
         where known, source; and how a catalogue of this package was made.
-
-    Raises
-    ------
-    InputError
     """
     given = {
         "BoxSize": np.repeat(box, 3) if len(box) == 1 else box,
@@ -223,10 +219,6 @@ def particle_type(path, dataset, counts) -> int:
         "1/" or "PartType1".
     counts : sequence of int
         Particles of each type.
-
-    Raises
-    ------
-    InputError
     """
     held = {number: int(count) for number, count in enumerate(counts) if count}
     if not held:

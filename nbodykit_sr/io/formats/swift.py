@@ -13,12 +13,7 @@ class SwiftHeader(HDF5Header):
 
     @classmethod
     def read(cls, path, files, dataset=None) -> "SwiftHeader":
-        """Read and check the headers of all files; on one rank.
-
-        Raises
-        ------
-        InputError
-        """
+        """Read and check the headers of all files; on one rank."""
         raw = attributes_of(named(path, files), "Units", "Cosmology", "Header")
         kind, where = particles(path, files, dataset, raw)
         share = raw.of_type("SubSampleFractions", kind)
