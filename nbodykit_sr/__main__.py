@@ -41,7 +41,7 @@ example:
 
 
 def main(argv, comm) -> int:
-    """What is said where no command was named; returns the exit status."""
+    """Answer a call without a command: help, version, or an error. Returns the exit status."""
     if argv[:1] == ["--version"]:
         text = __version__
     elif argv and argv[0] not in ("--help", "-h"):

@@ -226,7 +226,7 @@ def choose_grid(comm, lattice, chunk, region, widest) -> ChunkGrid:
 
 
 def identity(phases) -> str | None:
-    """Of initial conditions from a file, None of others."""
+    """Identity of the snapshot file that initial conditions come from; None if there is no file."""
     return phases.header.identity if hasattr(phases, "header") else None
 
 
@@ -243,8 +243,8 @@ def _warn_beyond(card, field):
 class _ChunkCache:
     """The latest chunks computed, up to a number of bytes.
 
-    Columns are looked at chunk after chunk, so as many chunks are computed together, from the one
-    that is wanted on, as there are threads, if there is room for them.
+    Columns are read chunk after chunk. So the wanted chunk and those after it are computed together,
+    one in each thread, as far as the cache has room for them.
     """
 
     def __init__(self, catalog, limit, progress=False):

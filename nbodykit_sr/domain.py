@@ -93,7 +93,7 @@ class LatticeDomain:
             return self.fill(site, values)
 
     def destinations(self, site) -> tuple[np.ndarray, np.ndarray]:
-        """Who gets which of these sites: those in its padded block. Not collective.
+        """The sites that each rank gets: those in its padded block. Not collective.
 
         A rank gets a site once, however many images of it its padded block holds.
 
@@ -125,7 +125,7 @@ class LatticeDomain:
         return counts, np.concatenate(indices)
 
     def fill(self, site, values) -> np.ndarray:
-        """The padded block from the values that came for it. Not collective.
+        """The field on the padded block, from the values received for it. Not collective.
 
         Returns
         -------

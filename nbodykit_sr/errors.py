@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """Input of the user that cannot be used.
 
     The message is one line that names the quantity, its value, what was wanted and the remedy.
     The commands print it on rank 0 and exit with status 2.
@@ -17,7 +17,7 @@ class RankError(RuntimeError):
 
 
 def one_line(error, limit: int = 200) -> str:
-    """What an error says, as one line of at most `limit` characters."""
+    """The message of an error as one line of at most `limit` characters."""
     return " ".join(str(error).split())[:limit]
 
 
@@ -60,13 +60,13 @@ def agreement(comm) -> Iterator[None]:
 
 
 def require_same(comm, **values) -> None:
-    """Refuse what differs between ranks, such as a seed that each rank drew. Collective.
+    """Refuse values that differ between ranks, such as a seed that each rank drew. Collective.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-    values : anything with a `repr` that tells it
-        By the names that users know.
+    values : objects
+        By the names that users know; compared by their `repr`.
 
     Raises
     ------

@@ -50,7 +50,7 @@ class ChunkedInference:
     lattice : LagrangianLattice
         Of the LR field.
     units : (C,) array
-        What is 1 to the network: displacement [Mpc/h], velocity [km/s].
+        Units of the network's fields: displacement [Mpc/h], velocity [km/s].
     seed : int
     device : torch.device
     phases : Phases, OwnPhases or None
@@ -180,7 +180,7 @@ def side_by_side(compute, chunks, workers, initializer=None) -> Iterator[tuple[C
     Parameters
     ----------
     compute : callable
-        Of a chunk.
+        ``compute(chunk)`` gives the result of a chunk.
     chunks : iterable of Chunk
     workers : int
         Chunks computed at a time.

@@ -17,7 +17,7 @@ from .phases import at_sites, octave_ratios, split
 
 @dataclass(frozen=True)
 class OwnPhases:
-    """psi of actual initial conditions, on a rank's chunks: what `Phases` is for drawn ones.
+    """psi of actual initial conditions on a rank's chunks; the counterpart of `Phases`, which draws it.
 
     The whole of psi is held, by all ranks together; it does not depend on their number but for
     rounding, as the transforms of a mesh do.
@@ -27,7 +27,7 @@ class OwnPhases:
     octaves : list of (LatticeDomain, (3, X, Y, Z) float32 array)
         Each octave on this rank's padded block [LR cells].
     chunks : list of dict
-        For each octave, its chunk for the index of one of LR.
+        For each octave: first site of an LR chunk to the chunk of the octave's lattice.
     device : torch.device or str
     """
 
@@ -60,7 +60,7 @@ class OwnPhases:
         power : callable
             Linear P(k) at LR's time [(Mpc/h)^3] of k [h/Mpc].
         seed : int
-            Of the noise that the split into octaves takes.
+            Seed of the noise that splits psi into octaves.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""From a catalogue to particles on their Lagrangian lattice, whatever way their code numbers it."""
+"""Particles of a catalogue on their Lagrangian lattice, for the ID conventions of any code."""
 
 import logging
 from contextlib import suppress
@@ -165,7 +165,7 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
 
 
 def check_shared(catalog: CatalogSource) -> None:
-    """Refuse a catalogue of which every rank holds all particles, not a part of its own. Collective.
+    """Refuse a catalogue if every rank holds the same particles. Collective.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def read_columns(catalog: CatalogSource, *names: str) -> list:
     Raises
     ------
     InputError
-        Unreadable; vectors that are no finite floating-point (n, 3); particles left out.
+        Columns that are unreadable, vectors that are not finite floats (n, 3), a Selection.
     """
     wanted = [*names, "Selection"]  # nbodykit gives every catalogue one, true by default
     try:
@@ -229,9 +229,9 @@ class Numbering:
     Attributes
     ----------
     base, step : int
-        The lowest ID, and how far the next is.
+        The lowest ID, and the distance to the next.
     order : tuple of int
-        Which digit of the ID, the slowest first, goes along x, y and z.
+        For x, y and z: which digit of the ID, in base Nmesh and the slowest first, runs along it.
     """
 
     base: int

@@ -119,7 +119,7 @@ class Phases:
 
     @property
     def rms(self) -> float:
-        """Of all octaves together along an axis [LR cells]."""
+        """Rms of psi of all octaves together, along an axis [LR cells]."""
         kernels = map(self._kernel, self.ratios)
         return float(np.sqrt(sum((one[0].astype("f8") ** 2).sum() for one in kernels)))
 
@@ -152,8 +152,7 @@ def reach(ratio) -> int:
 
 
 def taper(k, low, high) -> Float[np.ndarray, "..."]:
-    """Falls smoothly from 1 at `low` to 0 at `high`; its square and that of one minus it as an angle
-    add to 1."""
+    """Falls smoothly from 1 at `low` to 0 at `high`: the cosine of an angle from 0 to pi / 2."""
     t = np.clip((np.abs(k) - low) / (high - low), 0, 1)
     return np.cos(np.pi / 2 * t**3 * (t * (6 * t - 15) + 10))
 

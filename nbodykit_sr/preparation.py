@@ -1,4 +1,4 @@
-"""A model made ready for a snapshot: loaded, held against it, in its units, with its phases."""
+"""A model prepared for a snapshot: loaded, checked against it, with its units and phases."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class ModelOptions:
 
     @property
     def about_phases(self) -> list[str]:
-        """The options given that go with models which are given the phases."""
+        """Names of the given options that only models with phases take."""
         names = ("phases", "power", "sigma8", "n_s")
         return [name for name in names if getattr(self, name) is not None]
 
@@ -60,14 +60,14 @@ class PreparedModel:
         Of weights and card.
     generator : torch.nn.Module
     units : (C,) array
-        What is 1 to the network: displacement [Mpc/h], velocity [km/s].
+        Units of the network's fields: displacement [Mpc/h], velocity [km/s].
     device : torch.device
     dtype : {"float32", "bfloat16"}
         What the generator computes in.
     widest : int
         Largest chunk side worth choosing [LR sites].
     power : LinearPower or None
-        That the phases are drawn from, for a model that is given them.
+        Spectrum that the phases are drawn from, for models that take phases.
     phases : Phases or None
         Those of seed 0.
     """
@@ -106,7 +106,7 @@ class PreparedModel:
 
 
 def prepare_model(particles, options) -> PreparedModel:
-    """Load a model, hold its card against a snapshot and make it ready. Collective.
+    """Load a model, check its card against a snapshot and prepare its network. Collective.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def _choose_dtype(card, device, comm):
 
 
 def _check_amplitude(card, power, phases, particles, force):
-    """Hold the rms of psi against the model card. Collective."""
+    """Check the rms of psi against the model card. Collective."""
     lattice, comm, rms = particles.lattice, particles.catalog.comm, phases.rms
     if comm.rank == 0:
         logger.info("linear power: %s; phases of %.3g LR cells rms", power.source, rms)

@@ -11,7 +11,7 @@ from .lattice import LagrangianLattice
 
 @dataclass(frozen=True)
 class Selection:
-    """What is wanted of all particles.
+    """The columns and the part of the particles that are written.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Selection:
 
     @classmethod
     def of(cls, columns: tuple | None, subsample: float, given: tuple) -> "Selection":
-        """Check what is asked for against the columns that are `given`, all by default.
+        """Check wanted columns, all by default, against those that are `given`.
 
         Raises
         ------

@@ -14,7 +14,7 @@ MARGIN = 1.0
 
 
 def lagrangian_region(particles: LatticeParticles, region: tuple) -> tuple:
-    """Where the SR particles come from that can lie in a part of the evolved box.
+    """The Lagrangian region of the SR particles that can lie in a region of the evolved box.
 
     Interpolated positions of a cell lie between those of the LR particles around it; small scales
     that a model adds move them by up to `MARGIN`. Collective.
@@ -33,7 +33,7 @@ def lagrangian_region(particles: LatticeParticles, region: tuple) -> tuple:
     Raises
     ------
     InputError
-        On every rank: a region that no particle reaches.
+        On every rank, if no particle reaches the region.
     """
     comm, lattice = particles.catalog.comm, particles.lattice
     domain = LatticeDomain(default_grid(lattice.Nmesh, comm.size), comm, 1)

@@ -32,16 +32,16 @@ _LAUNCHERS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command that shows an example and says what is wrong by an InputError.
+    """Argument parser of a command; its help has an example, its errors are InputErrors.
 
     Parameters
     ----------
     name : str
-        Of the command.
+        Name of the command.
     what : str
-        What it does, in a line.
+        One line on what the command does.
     example : str
-        Arguments that make sense.
+        Typical arguments.
     """
 
     def __init__(self, name, what, example):
@@ -111,7 +111,7 @@ def check_launcher(comm) -> None:
 
 
 def _launched():
-    """How many ranks the launcher says it started, at least, and which of them this is."""
+    """Number of ranks that the launcher started, at least, and this process's rank among them."""
     for size, rank in _LAUNCHERS:
         number, said = os.environ.get(rank, ""), os.environ.get(size, "")
         if number.isdecimal():

@@ -173,7 +173,7 @@ def emulate(options, comm) -> int:
 
 
 def _plan(mesh, writer, begun):
-    """Print what the run takes, from the time of a few chunks on every rank at once: the status."""
+    """Print the cost of a run, from the time of a few chunks on every rank; gives the exit status."""
     chunks, compute = mesh.way.prepare()
     for _ in compute(chunks[:1]):  # the first is slow
         pass

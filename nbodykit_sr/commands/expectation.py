@@ -1,4 +1,4 @@
-"""What the displacements of SR particles are held against, as they are written and afterwards."""
+"""A check of the displacements of SR particles, as they are written and when they are verified."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _SMALL_SCALES = 1.0
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the displacements of SR particles are held against.
+    """How large the displacements of SR particles may be.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Expectation:
         return largest / cell, np.sqrt(squares) / cell
 
     def complaint(self, chunk, position) -> str | None:
-        """What is unusual about the displacements of a chunk, or None."""
+        """A warning if displacements of a chunk are larger than the model was trained on, else None."""
         largest, rms = self.displacement(chunk, position)
         reach = FARTHEST * self.lattice.Nmesh / self.factor
         limit = reach if self.range is None else min(self.range + _SMALL_SCALES, reach)

@@ -11,23 +11,23 @@ from tqdm import tqdm
 
 from ..errors import RankError, agreement, one_line, out_of_memory
 from ..inference import DTYPES
-from ..io.writer import WrongValues, dtype_there
+from ..io.writer import WrongValues, recorded_dtype
 from ..preparation import AUTO, bfloat16_everywhere
 from .command import stop_status
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it went.
+    """The outcome of a run.
 
     Attributes
     ----------
     status : int
-        Of the command: 0, or that of `command.stop_status` if a rank was asked to stop.
+        Exit status: 0, or that of `command.stop_status` if a rank was asked to stop.
     resumed : int or None
-        Chunks that were there already; None: the output was complete.
+        Number of chunks that an earlier run had written; None if the output was complete already.
     seconds : float
-        That computing and writing took.
+        Time of computing and writing.
     """
 
     status: int
@@ -37,18 +37,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What a rank has to do.
+    """The chunks that a rank has to compute and write.
 
     Attributes
     ----------
     chunks : list
-        Of this rank, with index and size.
+        This rank's chunks, with index and size.
     compute : callable
-        Of an iterator of chunks; yields (chunk, values) of each.
+        ``compute(chunks)`` yields (chunk, values) for each chunk of an iterator.
     write : callable
-        Of a chunk and its values.
+        ``write(chunk, values)``.
     unit : str
-        What the rows are.
+        What is counted by the progress bar, such as "particles".
     """
 
     chunks: list
@@ -58,35 +58,35 @@ class Work:
 
 
 def own_dtype(options, kind, comm) -> str:
-    """What a run computes in as its user or, where it is resumed, its output says. Collective.
+    """The dtype of a run: the user's choice, or that recorded in the output that is resumed. Collective.
 
     Parameters
     ----------
     options : dataclass
-        With output, resume and dtype.
+        With the fields output, resume and dtype.
     kind : preflight.Kind
     comm : mpi4py.MPI.Comm
 
     Raises
     ------
     InputError
-        On every rank, if what is there cannot be read.
+        On every rank, if an output is there and cannot be read.
     """
     dtype = None
     with agreement(comm):
         if comm.rank == 0 and options.resume and options.dtype == AUTO:
-            dtype = dtype_there(options.output, kind)
+            dtype = recorded_dtype(options.output, kind)
     return comm.bcast(dtype) or options.dtype
 
 
 def print_plan(measure, options, comm) -> Any:
-    """Print what a run takes, in the other dtype too where the machine has instructions for bfloat16.
-    Collective.
+    """Print the time, memory and disk that a run takes; of both dtypes where the machine has
+    instructions for bfloat16. Collective.
 
     Parameters
     ----------
     measure : callable
-        Of options, whose dtype is set; gives a `plan.Plan` and the device.
+        ``measure(options)`` gives a `plan.Plan` and the device.
     options : dataclass
     comm : mpi4py.MPI.Comm
     """
@@ -105,11 +105,11 @@ def write_chunks(command, writer, work, stopped, overwrite, resume) -> Outcome:
     Parameters
     ----------
     command : str
-        Its name, for what is printed.
+        Name of the command, for messages.
     writer : ChunkWriter
     work : Work
     stopped : list
-        Not empty once the run is to stop: what is being computed is still written.
+        Of `command.stop_requests`. Once it is not empty, the chunks in flight are written and the run stops.
     overwrite, resume : bool
 
     Raises
@@ -152,7 +152,7 @@ def write_chunks(command, writer, work, stopped, overwrite, resume) -> Outcome:
 
 
 def _guarded(results, write, partial):
-    """Write each result; gives its chunk. What one rank meets is raised as a RankError."""
+    """Write each result and give its chunk; raise RankError for a failure of this rank alone."""
     while True:
         try:
             chunk, values = next(results)

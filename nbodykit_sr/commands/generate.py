@@ -72,7 +72,7 @@ def generate(options, comm) -> int:
     if options.json:  # it is written after hours: see at once that it can be
         apart = [*inputs, options.output, options.output.rstrip("/") + ".partial"]
         prepare_output(options.json, comm, SUMMARY, options.overwrite, inputs=apart)
-    # a plan has nothing to go on with
+    # a plan cannot be resumed
     with nullcontext() if options.plan else stop_requests() as stopped:
         if isinstance(options.input, str):
             source = open_snapshot(options.input, comm, options.dataset)
@@ -85,12 +85,12 @@ def generate(options, comm) -> int:
 
 
 def _several(value):
-    """A tuple of a value, of several or of none."""
+    """A value, a tuple of values or None, as a tuple."""
     return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def _series(options, comm, stopped, inputs):
-    """Every snapshot of a series in turn, once all of them are known to do."""
+    """Super-resolve the snapshots of a series in turn, after all of them were checked."""
     models = _several(options.model)
     members = arrange(options.input, options.output, models, comm, options.dataset)
     runs, sources, needed = [], [member.source for member in members], 0
@@ -121,8 +121,8 @@ def _series(options, comm, stopped, inputs):
 
 
 def _with_one_power(runs, sources, comm):
-    """The runs with the amplitude of the linear power spectrum that the earliest snapshot shows,
-    which is the most linear, where their models are given the phases and no amplitude is."""
+    """The runs with one amplitude of the linear power spectrum: that measured from the earliest
+    snapshot, the most linear, unless the user gave one or the models take no phases."""
     first = runs[0]
     if first.power or first.sigma8:
         return runs
@@ -134,7 +134,7 @@ def _with_one_power(runs, sources, comm):
 
 
 def _ready(options, source, comm, inputs, parents=False):
-    """The super-resolved catalogue of a snapshot and what is wanted of it. Writes nothing."""
+    """The super-resolved catalogue of a snapshot, and the `Selection` of it. Writes nothing."""
     if not options.plan:
         again = (options.overwrite, options.resume)
         prepare_output(options.output, comm, CATALOGUE, *again, inputs, parents)
@@ -146,7 +146,7 @@ def _ready(options, source, comm, inputs, parents=False):
 
 
 def _generate(options, comm, stopped, inputs, source):
-    """One catalogue, or its plan: the status, and a summary."""
+    """Make one catalogue, or print its plan; gives the exit status and a summary."""
     if options.plan:
         return 0, _plan(options, source, comm, inputs)
     begun = time.perf_counter()
@@ -212,7 +212,7 @@ def _particle_bytes(options, selection):
 
 
 def _plan(options, source, comm, inputs):
-    """Print what the run takes; a table of it."""
+    """Print the cost of a run; gives it as a table."""
 
     def measure(options):
         begun = time.perf_counter()
@@ -224,7 +224,7 @@ def _plan(options, source, comm, inputs):
 
 
 def _cost(sr, selection, options, start):
-    """What the run takes, from the time of a few chunks on every rank at once."""
+    """The cost of a run, from the time of a few chunks on every rank at once."""
     comm = sr.comm
     chunk = sr.chunks[0]
     flight = [chunk] * sr.inference.workers

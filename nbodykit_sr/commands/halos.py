@@ -76,7 +76,7 @@ def find(options, comm) -> int:
 
 
 def _walls(source, cone, cut):
-    """What is said of halos that are cut, by the walls of a part of a box or the edges of a cone."""
+    """A line on halos that the walls of a part of a box or the edges of a cone cut; None for a box."""
     if cone:
         return f"{cut} of them may go on beyond an edge of the cone (FOFGroups/Cut)"
     part = share(source.attrs, source.csize)

@@ -1,4 +1,5 @@
-"""Options of a command: a dataclass whose fields say their help; its parser and its command line.
+"""Options of a command: a dataclass whose fields hold their help, the parser made from it, and its
+command line.
 
     @dataclass(frozen=True)
     class HalosOptions:
@@ -31,14 +32,14 @@ def option(group, help, default=MISSING, *, repeated=True, path=False, written=s
     group : str
         Heading in the help under which it stands.
     help : str
-        What it does.
+        Help text.
     default : object, optional
     repeated : bool
-        Whether the command that makes the output again has it.
+        Whether the option is part of the command that makes the output again.
     path : bool
-        Its value names a file, or something that may be one.
+        The value may be the name of a file.
     written : callable
-        Text of a value on the command line.
+        Gives the text of a value on the command line.
     **words
         Arguments of `argparse.ArgumentParser.add_argument`; the type follows from the annotation.
     """
@@ -79,7 +80,7 @@ def parse_options(kind: type[Options], argv: Sequence[str], name, what, example)
 
 
 def _reading(hint, words):
-    """How argparse is to read a field of this annotation."""
+    """Arguments of `add_argument` for a field of this annotation."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     hint = kinds[0] if get_origin(hint) is UnionType else hint
     if hint is bool:

@@ -21,14 +21,14 @@ class Plan:
     Attributes
     ----------
     particles : int
-        In the whole output.
+        Number in the whole output.
     chunks, busiest : int
-        In all; of the rank that has most.
+        Number of chunks of all ranks, and of the rank with most.
     ranks : int
     chunk_seconds : float
-        Of one chunk on one rank.
+        Time of one chunk on one rank.
     start_seconds : float
-        Of reading, exchanging and starting up.
+        Time of starting up, reading and exchanging particles.
     rank_memory : float
         Peak resident memory of a rank [bytes].
     network : float
@@ -89,10 +89,10 @@ def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memor
     ranks : int
     card : ModelCard
     written : float
-        To the disk for an SR particle [bytes].
+        Bytes on the disk for an SR particle.
     chunk_seconds, start_seconds : float
     working_memory : float
-        Of the network and its outputs for one chunk [bytes].
+        Bytes of the network and its outputs for one chunk.
     padding : int
         Of a chunk [LR sites].
     """
@@ -146,7 +146,7 @@ def check_disk(path, needed, comm, already=False) -> None:
     needed : int
         Bytes.
     already : bool
-        What is written is there already, in part: only warn by failing later.
+        Part of the output is on the disk already: nothing is checked.
     """
     with agreement(comm):
         if comm.rank == 0 and not already:

@@ -1,4 +1,4 @@
-"""Several snapshots as a series in time: that they are of one simulation, and one model for them."""
+"""Several snapshots as a series in time: checks that they are of one simulation, and their models."""
 
 import logging
 import os

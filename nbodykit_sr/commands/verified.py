@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import bigfile
 import numpy as np
 
-from ..chunks import ChunkGrid
+from ..chunks import Chunk, ChunkGrid
 from ..density.writer import FIELD, slabs
 from ..errors import InputError, one_line
 from ..io.checks import attributes, check_block, read_checksums
@@ -21,7 +21,7 @@ from ..provenance import NAMES, Provenance
 from ..selection import Selection, first_rows
 from .expectation import Expectation
 
-# What every output says of how it was made, and what else a catalogue and a mesh say
+# Fields of the provenance that every output has, and those of a catalogue and of a mesh
 MADE = (
     *("card", "checksums", "chunk", "command", "device", "input", "model", "model_hash", "Nmesh"),
     "versions",
@@ -32,9 +32,9 @@ _MESH = (*MADE, "initial", "initial_redshift", "mean", "origin")
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows that were written together: `of` is the chunk, or the number of the layer."""
+    """Rows that were written together: those of a chunk, or of a layer of a mesh by its number."""
 
-    of: object
+    part: Chunk | int
     name: str
     start: int
     rows: int
@@ -42,10 +42,17 @@ class Piece:
 
 
 class Output:
-    """What is verified: its ``path``; ``columns``, where they lie; ``pieces``, if sizes fit.
+    """An output that is verified. Only rank 0 opens it; the others get a copy.
 
-    And ``blocks``, the `BlockHeader` of each column if it is a BigFile. Only rank 0 opens it; the
-    others get a copy.
+    Attributes
+    ----------
+    path : str
+    columns : dict
+        Path of each column's block or dataset to its name.
+    blocks : dict
+        `BlockHeader` of each block; empty for HDF5.
+    pieces : list of Piece
+        Empty if the number of rows is wrong.
     """
 
     path: str
@@ -53,7 +60,7 @@ class Output:
     blocks: dict
 
     def _cut(self, path, wanted, digest, size):
-        """Pieces from what the grid makes, (of, name, start, rows), and the file of checksums."""
+        """Pieces from those of the grid, (part, name, start, rows), and the file of checksums."""
         self.sizes = []
         if size != sum(rows for *_, rows in wanted):
             self.sizes = [f"{size} rows, its grid has {sum(rows for *_, rows in wanted)}"]
@@ -155,7 +162,7 @@ class Catalogue(Output):
         """IDs, positions and velocities of a chunk."""
         problems, expectation = [], self.expectation
         values = {self.columns[block]: rows for block, rows in values.items()}
-        ids = expectation.lattice.id(piece.of.sites(expectation.factor))
+        ids = expectation.lattice.id(piece.part.sites(expectation.factor))
         ids = ids[self.selection.keeps(ids)]
         if len(ids) != piece.rows:
             return [f"{piece.name}: {piece.rows} particles, its subsample has {len(ids)}"]
@@ -177,7 +184,7 @@ class Catalogue(Output):
                 f"first in row {piece.start + row} at {position[row].tolist()}"
             )
         elif self.selection.subsample == 1:  # else they fill no lattice
-            if complaint := expectation.complaint(piece.of, position):
+            if complaint := expectation.complaint(piece.part, position):
                 problems.append(complaint)
         velocity = values.get("Velocity")
         if velocity is not None and not np.isfinite(velocity).all():
@@ -228,7 +235,7 @@ class Mesh(Output):
 
 
 def provenance(path, block, attrs, names, mark, kind) -> Provenance:
-    """How it was made, if its attributes say all of `names`, and first of all `mark`."""
+    """How an output was made. InputError if an attribute of `names` is missing, `mark` before all."""
     missing = [NAMES[name] for name in names if NAMES[name] not in attrs]
     if NAMES[mark] in missing:
         raise InputError(f"{path} is no {kind}: its {block} has no {NAMES[mark]}")

@@ -17,7 +17,7 @@ from ..physics.universe import Universe
 from ..selection import Selection
 from .verified import MADE, Output, Piece, provenance
 
-# What a cone says of how it was made
+# Fields of the provenance that a cone has
 _MADE = (*MADE, "dtype", "factor", "offset", "seed", "source")
 
 ROWS = 2**20  # of a light cone, read at once
@@ -69,7 +69,7 @@ class LightCone(Output):
             yield replace(piece, start=piece.start + first, rows=rows)
 
     def check(self, piece, values) -> list[str]:
-        """That particles are of their chunk, on the cone and within it, and seen as they say."""
+        """Check that particles are of their chunk, on the cone, inside it, and at the sky they claim."""
         values = {
             name: rows.reshape(-1, *COLUMNS[name][1]).astype(COLUMNS[name][0])
             for name, rows in values.items()
@@ -81,14 +81,14 @@ class LightCone(Output):
         ]
         if problems:
             return problems
-        for words, wrong in self._wrong(piece.of, values):
+        for words, wrong in self._wrong(piece.part, values):
             if wrong.any():
                 row = piece.start + np.flatnonzero(wrong)[0]
                 problems.append(f"{piece.name}: {wrong.sum()} {words}, the first in row {row}")
         return problems
 
     def _wrong(self, chunk, values):
-        """What may be wrong, in words, and of which particles it is."""
+        """Possible problems in words, each with the particles that have it."""
         position = values["Position"]
         distance = np.sqrt((position**2).sum(axis=1))
         a = self.expansion.scale_factor(distance)

@@ -15,7 +15,7 @@ from .verified_cone import LightCone
 
 
 def verify(path, comm) -> list[str]:
-    """Check a catalogue of `generate`, a light cone, or a mesh of `emulate` against what it says of itself.
+    """Check a catalogue of `generate`, a light cone, or a mesh of `emulate` against its own header.
 
     Every byte is read once; a rank holds no more than one chunk, layer of a mesh, or so many rows of a
     cone. Collective.
@@ -23,12 +23,12 @@ def verify(path, comm) -> list[str]:
     Returns
     -------
     list of str
-        What is wrong, a line each, the same on every rank; empty if nothing is.
+        A line for each problem, the same on every rank.
 
     Raises
     ------
     InputError
-        If it can't be read as one at all.
+        If `path` is none of the three, or is unreadable.
     """
     output, problems = None, []
     with agreement(comm):

@@ -163,7 +163,7 @@ class SRMesh(MeshSource):
 
 
 def _way(by, factor):
-    """What makes a density, of `Inputs`, model, device and chunk."""
+    """The class that makes the density: `NetworkDensity`, or `ParticleDensity` with its factor."""
     if by not in WAYS:
         raise InputError(f"by is {one_line(repr(by), 40)}: {' or '.join(WAYS)} is needed")
     if by == "particles":
@@ -177,12 +177,12 @@ def _way(by, factor):
 
 
 def open_source(path, comm, dataset=DATASET) -> CatalogSource | MeshSource:
-    """A snapshot as a catalogue, or a saved mesh as a mesh; whichever `path` holds. Collective.
+    """Open a snapshot as a catalogue, or a saved mesh as a mesh, whichever `path` holds. Collective.
 
     Raises
     ------
     InputError
-        On every rank, if it is neither.
+        On every rank, if `path` holds neither.
     """
     path, kind = os.fspath(path), None
     with agreement(comm):

@@ -93,8 +93,8 @@ class NetworkDensity:
         list of Chunk
             This rank's, of the LR mesh.
         callable
-            Of chunks; yields each with its density, (2n, 2n, 2n) float32, not yet normalised.
-            Several are computed at a time.
+            ``compute(chunks)`` yields (chunk, density), (2n, 2n, 2n) float32 and not yet normalised,
+            for each of them. Several chunks are computed at a time.
         """
         lr, initial = self.fields()
         coarse = LatticeDomain(self.grid, self.comm, PADDING)
@@ -114,8 +114,8 @@ class NetworkDensity:
         return coarse.chunks, compute
 
     def fields(self) -> tuple[RealField, list[RealField]]:
-        """LR density and initial conditions as the network takes them: see `Inputs.fields`; the latter
-        also moved with LR's particles, if it wants that. Collective."""
+        """LR density, and the initial conditions: as `Inputs.fields` gives them and, for a network that
+        takes these too, moved with LR's particles. Collective."""
         lr, initial = self.inputs.fields(self.network.initial_kmin)
         if not self.network.moved:
             return lr, [initial]
@@ -126,11 +126,11 @@ class NetworkDensity:
         ]
 
     def writer(self, path, header, identity) -> MeshWriter:
-        """What writes the chunks to a file."""
+        """The writer of the density's chunks to a file."""
         return MeshWriter(path, self.comm, self._fine, header, identity, self.mean)
 
     def gather(self, field) -> "_Slabs":
-        """What puts the chunks into a distributed field. Collective."""
+        """The object whose `add` puts chunks into a distributed field. Collective."""
         return _Slabs(field, self.mean)
 
     def mean(self, total) -> float:
@@ -149,7 +149,7 @@ class NetworkDensity:
 
 
 def default_model(inputs) -> str | Path:
-    """The shipped model for what LR is: particles that are numbered, or less. Not collective."""
+    """The shipped model for LR: one for particles with IDs, another for meshes. Not collective."""
     lr = inputs.lr
     numbered = isinstance(lr, CatalogSource) and "ID" in lr.columns
     return MOVED_MODEL if numbered and inputs.Nmesh % mesh_size(lr) == 0 else MESH_MODEL

@@ -40,7 +40,7 @@ _MATCHED = 0.3
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a density is emulated from, its parts held against each other.
+    """LR and initial conditions that a density is emulated from, checked to fit together.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Inputs:
     Nmesh : int
         LR cells a side; the HR mesh has twice as many.
     force : bool
-        Warn of what disagrees.
+        Warn, instead of raising, where they disagree.
     """
 
     lr: CatalogSource | MeshSource
@@ -63,12 +63,12 @@ class Inputs:
 
     @classmethod
     def of(cls, lr, initial, Nmesh=None, initial_redshift=None, force=False) -> "Inputs":
-        """Read the attributes of both. Not collective.
+        """Read the attributes of LR and initial conditions. Not collective.
 
         Raises
         ------
         InputError
-            No redshift or box, or those that do not go together.
+            A redshift or box is missing, or the two do not fit together.
         """
         universe = Universe.of(lr.attrs, "BoxSize", "a", "Omega0")
         start = _start(initial.attrs, initial_redshift)
@@ -90,12 +90,12 @@ class Inputs:
 
     @property
     def comm(self) -> MPI.Comm:
-        """The ranks that share both."""
+        """Communicator that shares LR and initial conditions."""
         return self.lr.comm
 
     @property
     def cell(self) -> float:
-        """Of LR [Mpc/h]."""
+        """LR cell, comoving [Mpc/h]."""
         return self.universe.BoxSize / self.Nmesh
 
     def fields(self, kmin=0.0) -> tuple[RealField, RealField]:
@@ -126,7 +126,7 @@ class Inputs:
         return lr, initial
 
     def object(self, problem) -> None:
-        """Refuse what does not go together, or warn if that is forced."""
+        """Raise InputError for a disagreement, or warn of it if `force` is set."""
         if not self.force:
             raise InputError(f"{problem}; or force it")
         if self.comm.rank == 0:

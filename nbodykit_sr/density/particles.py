@@ -35,7 +35,7 @@ _EARLY = 0.1
 
 
 class ParticleDensity:
-    """The density of an `SRCatalog` that is never kept; one way of `SRMesh`.
+    """The density of an `SRCatalog` whose particles are not kept; one way of `SRMesh`.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ class ParticleDensity:
         )
 
     def prepare(self) -> tuple[list[Chunk], Callable]:
-        """This rank's chunks, and what computes them.
+        """This rank's chunks, and the function that computes them.
 
         Returns
         -------
         list of Chunk
             Of the LR lattice.
         callable
-            Of chunks; yields each with what it gives cells: see `painted`.
+            ``compute(chunks)`` yields (chunk, `painted` particles) for each of them.
         """
 
         def compute(chunks):
@@ -110,23 +110,23 @@ class ParticleDensity:
         return self.sr.chunks, compute
 
     def writer(self, path, header, identity) -> PaintedWriter:
-        """What writes the chunks to a file."""
+        """The writer of the density's chunks to a file."""
         layers = ChunkGrid(self.Nmesh, min(2 * self.chunk, self.Nmesh))
         chunks = int(np.prod(self.sr.grid.counts))
         return PaintedWriter(path, self.comm, layers, header, identity, chunks, self.density)
 
     def gather(self, field) -> "_Sum":
-        """What adds the chunks up in a distributed field. Collective."""
+        """The object whose `add` adds chunks up in a distributed field. Collective."""
         return _Sum(field, self.density)
 
     def density(self, total: Int64[np.ndarray, "*cells"]) -> Float32[np.ndarray, "*cells"]:
-        """1 + delta, float32, of the sums of what `painted` gives cells."""
+        """1 + delta from the sums of `painted` over all chunks."""
         mean = self.sr.csize / self.Nmesh**3
         return (total / FRACTION**3 / mean).astype("f4")
 
 
 def painted(position: Float[np.ndarray, "n 3"], BoxSize, Nmesh) -> Int64[np.ndarray, "m 2"]:
-    """What particles give the cells of a mesh by cloud-in-cell, in exact numbers.
+    """Paint particles on a mesh by cloud-in-cell, with weights that are whole numbers.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def painted(position: Float[np.ndarray, "n 3"], BoxSize, Nmesh) -> Int64[np.ndar
     Returns
     -------
     (m, 2) int64
-        Flat numbers of the cells, rising, and what they get, in FRACTION**-3 particles.
+        Flat numbers of the cells that are reached, rising, and their weights [FRACTION**-3 particles].
     """
     at = np.rint(position.T.astype("f8") * (Nmesh / BoxSize) * FRACTION).astype("i8")
     at %= Nmesh * FRACTION
@@ -173,9 +173,9 @@ def _initial_particles(inputs):
     initial, start = inputs.initial, inputs.start
     if not isinstance(initial, CatalogSource):
         return _displaced(inputs)
-    told = initial.copy()
-    told.attrs.update(Time=start.a, Redshift=start.redshift)
-    return told
+    dated = initial.copy()
+    dated.attrs.update(Time=start.a, Redshift=start.redshift)
+    return dated
 
 
 def _displaced(inputs):
@@ -207,13 +207,13 @@ def _displaced(inputs):
     moved = np.stack([np.asarray(one.value).ravel() for one in moved], axis=1)
     columns = {"Position": lattice.position(site, moved), "ID": lattice.id(site)}
     particles = ArrayCatalog(columns, comm=inputs.comm)
-    told = replace(inputs.start, a=early.a, Omega0=inputs.start.Omega0 or early.Omega0)
-    particles.attrs.update(told.attrs)
+    universe = replace(inputs.start, a=early.a, Omega0=inputs.start.Omega0 or early.Omega0)
+    particles.attrs.update(universe.attrs)
     return particles
 
 
 class _Sum:
-    """Adds up what chunks give cells in a distributed pmesh field, wherever its cells are."""
+    """Adds up `painted` chunks in a distributed pmesh field, on whichever rank a cell lies."""
 
     def __init__(self, field, density):
         self.field, self.comm, self.density = field, field.pm.comm, density
@@ -224,7 +224,7 @@ class _Sum:
             self.owner[where] = rank
 
     def add(self, chunk, rows):
-        """Add what a chunk gives its cells, of `painted`; None for nothing. Collective."""
+        """Add a `painted` chunk, or nothing for None. Collective."""
         rows = np.zeros((0, 2), dtype="i8") if chunk is None else rows
         owner = self.owner.reshape(-1)[rows[:, 0] // self.Nmesh]
         counts = np.bincount(owner, minlength=self.comm.size).astype("i4")

@@ -52,13 +52,13 @@ class MeshWriter(ChunkWriter):
         Attributes of the field.
     identity : dict
     mean : callable
-        Of the `fixed_sum` of all that was written, what the field is divided by. Raises
-        InputError.
+        Gives the mean density, by which the field is divided, from the `fixed_sum` of all chunks.
+        Raises InputError.
 
     Attributes
     ----------
     unit : str
-        What the rows of `store` are.
+        What a row of `store` is, for the progress bar.
     room : int
         On the disk while the mesh is being written [bytes].
     """
@@ -120,7 +120,7 @@ class MeshWriter(ChunkWriter):
         return self.mean(sum(entry["total"] for entry in entries))
 
     def _layer(self, number, start, chunks, entries):
-        """Density of a layer as it came, float32."""
+        """Density of a layer before it is normalised, float32."""
         layer = np.empty((chunks[0].shape[0], *2 * [self.grid.Nmesh]), dtype="f4")
         for chunk in chunks:
             (_, y, z), (_, ny, nz) = chunk.start, chunk.shape
@@ -132,15 +132,15 @@ class MeshWriter(ChunkWriter):
 class PaintedWriter(MeshWriter):
     """A density painted from the particles of chunks, in whatever cells they lie.
 
-    What each chunk gives its cells is kept in a file of its own; a layer of the mesh is the sum of
-    what all have for it, of integers, so their order does not matter.
+    Each chunk's `painted` particles are kept in a file of their own. A layer of the mesh is the sum of
+    the weights that all chunks have for it: integers, so the order does not matter.
 
     Parameters
     ----------
     chunks : int
-        In all.
+        Number of chunks, of all ranks.
     density : callable
-        Of the sums of the cells, their density 1 + delta.
+        Gives 1 + delta from the sums of the cells.
     """
 
     unit = "chunks"
@@ -151,7 +151,7 @@ class PaintedWriter(MeshWriter):
         self.store = _PieceFiles(self.run.file("chunks"), {FIELD: ("i8", (2,))}, chunks)
 
     def write(self, chunk, values) -> None:
-        """Write what a chunk gives its cells, (n, 2) int64 of `painted`. Not collective."""
+        """Write a `painted` chunk, (n, 2) int64. Not collective."""
         layers = np.unique(values[:, 0] // (self.grid.side * self.grid.Nmesh**2)).tolist()
         self._write(chunk.index, chunk.index, {FIELD: values}, layers=layers)
 

@@ -1,4 +1,4 @@
-"""What a diagnostic is: a statistic that is measured, compared, drawn and put into words in one class.
+"""Base class of diagnostics: a statistic that is measured, compared, drawn and described in one class.
 
 To add one, write such a class in a module of its own and a line in `registry.DIAGNOSTICS`.
 """
@@ -48,7 +48,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Where a verdict comes from: a column of a statistic of SR that is 1 in a faithful catalogue."""
+    """A column of a ratio of SR to HR, 1 in a perfect catalogue, on which a verdict is based."""
 
     title: str  # what is compared
     statistic: str  # names in `Results`, ...
@@ -78,26 +78,26 @@ class Diagnostic:
     criteria: ClassVar[dict[str, Criterion]] = {}  # by the verdict's name, of ``--require``
 
     def inside(self, subject: Subject, results: Results) -> dict[str, Statistic]:
-        """What is measured while the particles of halos are in memory, by name. Collective."""
+        """Statistics by name, measured while the particles of halos are in memory. Collective."""
         return {}
 
     def measure(self, subject: Subject, results: Results) -> dict[str, Statistic]:
-        """What is measured while the density is in memory, by name. Collective."""
+        """Statistics by name, measured while the density is in memory. Collective."""
         return {}
 
     def finish(self, results: Results, catalogs: list[Subject]) -> None:
-        """Add what needs every catalogue of every box. Collective."""
+        """Add statistics that need every catalogue of every box. Collective."""
 
     def rows(self, results: Results) -> list[dict]:
         """Rows of the table of single numbers, each of `row`."""
         return []
 
     def caption(self, results: Results) -> str:
-        """What its figure shows."""
+        """Caption of the figure."""
         raise NotImplementedError
 
     def draw(self, results: Results) -> "drawing.Figure":
-        """Its figure."""
+        """The figure."""
         raise NotImplementedError
 
 
@@ -109,9 +109,9 @@ def row(quantity, values, orientation="", digits=3, against=None) -> dict:
     values : list of float
         Of every SR catalogue.
     orientation : str
-        What to make of it.
+        How to read the number.
     against : list of float, optional
-        Of HR, for each of them: their ratio is added.
+        Those of HR: the ratio is added.
     """
     value = _number(values, digits)
     if against is not None:

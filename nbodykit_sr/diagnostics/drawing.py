@@ -1,4 +1,4 @@
-"""What the figures of a report share: colours, bands, points, axes."""
+"""Elements shared by the figures of a report: colours, bands, points, axes."""
 
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,7 @@ def points(axis, statistic, x, y, kind, reference=None, shift=0.015, label=None)
 
 
 def expected(axis, results, name, x, labels) -> None:
-    """What theory expects, as thin grey lines: a label for each column drawn."""
+    """Draw theory's expectation as thin grey lines, with a label for each column."""
     for statistic in results["theory"].get(name, []):
         for (column, label), style in zip(labels.items(), ("-", "--", ":")):
             if np.isfinite(statistic[column]).any():

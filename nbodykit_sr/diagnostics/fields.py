@@ -117,9 +117,9 @@ def selected(catalog) -> CatalogSource:
 
 
 def whole(catalog) -> CatalogSource:
-    """`selected` particles, whose number is a mean density: tracers, or all of a box. Collective.
+    """`selected` particles of a whole box, whose number gives the mean density. Collective.
 
-    InputError of a part of a box.
+    InputError for a part of a box; tracers without ID, such as halos, are taken as they are.
     """
     catalog = selected(catalog)
     if "ID" in catalog:  # tracers, such as halos, are as many as they are
@@ -138,7 +138,7 @@ def read(catalog, name) -> np.ndarray:
 
 
 def require_memory(comm, needed, purpose) -> None:
-    """Refuse so many bytes on this rank if they would not fit, before they are taken. Collective.
+    """Refuse to allocate so many bytes on this rank if the node has too little memory. Collective.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def require_memory(comm, needed, purpose) -> None:
 
 
 def available_memory() -> float:
-    """Bytes this node can still give, after its own and its control group's accounts."""
+    """Free memory of this node in bytes, by the system and by the limit of the control group."""
     free = float("inf")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -101,7 +101,7 @@ class Profiles(Diagnostic):
 
 
 def _draw_profile(axis, measured, which, kind):
-    """Of measured bin of mass."""
+    """Draw the profile of one bin of mass, with its error band."""
     density, error = measured["density"][which], measured.errors["density"][which]
     seen, look = density > 0, drawing.STYLE[kind]
     radius, density, error = measured["radius"][which][seen], density[seen], error[seen]

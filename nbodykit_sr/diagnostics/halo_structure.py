@@ -49,7 +49,7 @@ def halo_table(halos, catalog) -> dict[str, np.ndarray]:
         the centre of mass; core_2, core_4, the share of the halo's particles in its largest piece at one half
         and one quarter of the linking length, and pieces_2, pieces_4, the number of others of at
         least 20 particles; with Velocity also dispersion, of one component about their mean
-        [km/s]. What a halo has not is NaN.
+        [km/s]. NaN where a halo has no such number.
     """
     position, count, halo = halos.particles["Position"], halos.count, halos.owner
     box = halos.attrs["BoxSize"]

@@ -1,7 +1,7 @@
-"""What was measured of HR, kept beside it for the next SR that is compared with it.
+"""Measurements of HR, kept beside the snapshot for the next SR that is compared with it.
 
-``HR.measured/KEY`` holds it, where KEY is a digest of the snapshot, of how it was measured and of the
-versions that did. The folder may be removed at any time; where it cannot be written nothing is kept.
+They are in ``HR.measured/KEY``, where KEY is a digest of the snapshot, the settings and the versions of
+the programs. The folder may be removed at any time; if it cannot be written nothing is kept.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ SITES = ("Site", "Halo")
 
 
 def place(subject, settings) -> str | None:
-    """The folder for what is measured of a `Subject`; None if the snapshot has no checksums."""
+    """The folder for the measurements of a `Subject`; None if the snapshot has no checksums."""
     header = getattr(subject.catalog, "header", None)
     if header is None or not header.checksums:
         return None
@@ -50,7 +50,7 @@ def place(subject, settings) -> str | None:
 
 
 def recall(folder, subject, results) -> bool:
-    """Take what was measured of a catalogue from its folder; False if it is not there whole. Collective."""
+    """Read the measurements of a catalogue from its folder; False if they are incomplete. Collective."""
     comm, found = subject.catalog.comm, None
     if comm.rank == 0:
         try:
@@ -85,7 +85,7 @@ def recall(folder, subject, results) -> bool:
 
 
 def keep(folder, subject, results) -> None:
-    """Keep what was measured of a catalogue, and of no other, in its folder. Collective."""
+    """Write the measurements of one catalogue to its folder. Collective."""
     comm, halos, arrays = subject.catalog.comm, subject.halos, {}
     mine = {
         name: next(each for each in many if each.attrs["box"] == subject.box)

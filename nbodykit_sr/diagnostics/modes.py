@@ -1,6 +1,6 @@
 """The modes of Fourier fields of a cubic box, by their whole wavenumbers, and sums over them.
 
-A wavenumber is n = k L / 2 pi, three integers; what depends on |n| alone is a table of its square.
+A wavenumber is n = k L / 2 pi, three integers; a function of |n| is a table indexed by n^2.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def shell_sums(fields, table, number, *terms, parts=1) -> np.ndarray:
     ----------
     fields : sequence of ComplexField
     table : (m,) int64
-        The bin of a mode, of all `squares`, from 1; those of bin 0 are in no sum.
+        Bin of the modes for each of `squares`, from 1; modes of bin 0 are left out.
     number : int
         Of bins.
     *terms : callables

@@ -35,7 +35,7 @@ QUICK = ("power", "redshift", "halos")  # parts of a first look
 
 
 def parts() -> tuple[str, ...]:
-    """The parts of the report, which may be asked for alone."""
+    """Names of the parts of the report, for ``validate --only``."""
     return tuple(dict.fromkeys(one.part for one in DIAGNOSTICS))
 
 
@@ -45,7 +45,7 @@ def chosen(wanted) -> list[Diagnostic]:
 
 
 def reported(results) -> list[Diagnostic]:
-    """The diagnostics of which something was measured."""
+    """The diagnostics that have results."""
     found = {*results["SR"], *(["pictures"] if results.pictures else [])}
     return [one for one in DIAGNOSTICS if found & set(one.shows)]
 
@@ -56,5 +56,5 @@ def rows(results) -> list[dict]:
 
 
 def criteria() -> dict[str, Criterion]:
-    """Where the verdicts come from, by their names."""
+    """The criterion of each verdict, by the verdict's name."""
     return {name: one for many in DIAGNOSTICS for name, one in many.criteria.items()}

@@ -74,7 +74,7 @@ def write_report(results, boxes, folder, command) -> None:
 
 
 def _figure(diagnostic, results, folder) -> dict:
-    """Draw the figure of a diagnostic to files, and what the page says of it."""
+    """Draw the figure of a diagnostic to files; gives its entry of the page."""
     drawn, buffer = diagnostic.draw(results), io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=DPI)
     (folder / f"{diagnostic.name}.png").write_bytes(buffer.getvalue())
@@ -89,7 +89,7 @@ def _figure(diagnostic, results, folder) -> dict:
 
 
 def _describe(kind, catalog, box):
-    """What a catalogue is, with how it was made where it says."""
+    """Kind, size and cosmology of a catalogue, and its provenance if known."""
     attrs, universe = catalog.attrs, Universe.of(catalog.attrs)
     provenance = Provenance.from_attrs(attrs)
     made = {name: getattr(provenance, n) for n, name in NAMES.items() if name in attrs}

@@ -1,4 +1,4 @@
-"""How a set of catalogues is measured, and what was found."""
+"""Settings of the measurements of a set of catalogues, and their results."""
 
 from dataclasses import asdict, dataclass, field, replace
 
@@ -83,10 +83,10 @@ class Settings:
 
 @dataclass
 class Results:
-    """What was measured.
+    """All results of a comparison.
 
-    Statistics are by kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of
-    its box. Of kind "theory" is what theory expects, "power" and "halos", one each where it is known.
+    Statistics by kind (SR, HR, LR) and name, one for each catalogue; attrs `box` is the number of its
+    box. The kind "theory" holds the expected "power" and "halos", one each where they are known.
     """
 
     settings: Settings
@@ -100,7 +100,7 @@ class Results:
         return self.statistics.get(kind, {})
 
     def add(self, kind, name, statistic, box) -> None:
-        """Keep what was measured of a catalogue of the box of this number."""
+        """Add a statistic of a catalogue; `box` is the number of its box."""
         one = replace(statistic, attrs={**statistic.attrs, "box": box})
         self.statistics.setdefault(kind, {}).setdefault(name, []).append(one)
 
@@ -110,7 +110,7 @@ class Results:
         return next((other for other in many if other.attrs["box"] == one.attrs["box"]), None)
 
     def references(self, name, number) -> list | None:
-        """A number, of a function, of HR for each SR catalogue, in its own box; None without HR."""
+        """``number(statistic)`` of HR in the box of each SR catalogue; None without HR."""
         many = [self.reference_of(name, one) for one in self["SR"][name]]
         return None if None in many else [number(one) for one in many]
 
@@ -125,7 +125,7 @@ class Results:
         return f" SR: mean and standard deviation of {many} catalogues." if many > 1 else ""
 
     def note(self, text, subject=None) -> None:
-        """Say what was left out, and why; of `subject`, a `Subject`, if it is of that alone."""
+        """Add a note on what was left out, and why; `subject` if it concerns one `Subject` alone."""
         if subject is not None:
             subject.notes.append(text)
         if text not in self.notes:

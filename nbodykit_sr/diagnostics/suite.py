@@ -96,7 +96,7 @@ def measure(boxes, settings, step=lambda text: None, keep=False) -> Results:
 
 
 def memory(boxes, settings) -> dict[str, float]:
-    """Bytes that a rank needs, by what it does with them: the larger is the peak. Collective.
+    """Bytes that a rank needs for each step; the peak is the larger. Collective.
 
     Linear in what a rank has of either; measured from 128^3 to 512^3 particles.
     """
@@ -146,7 +146,7 @@ def _seen(diagnostic, kind):
 
 
 def _halos(results, many, diagnostics, step):
-    """What is measured inside halos, one by one, and their pictures, of one box."""
+    """Measure what needs the particles of halos, for the catalogues of one box."""
     settings = results.settings
     for subject in many:
         if not subject.kept:
@@ -163,7 +163,7 @@ def _halos(results, many, diagnostics, step):
 
 
 def _meshes(results, many, diagnostics, step):
-    """What is measured on meshes, and pairs, of one box."""
+    """Measure what needs meshes, and pairs, for the catalogues of one box."""
     reference = None
     for subject in sorted(many, key=lambda subject: KINDS.index(subject.kind)):
         if subject.kept and not any(diagnostic.compares for diagnostic in diagnostics):
@@ -187,7 +187,7 @@ def _add(results, subject, statistics):
 
 
 def _theory(results, boxes):
-    """What theory expects of such boxes, on the bins of what was measured; on rank 0 for all."""
+    """Add the power and mass function that theory expects, on the bins of the measured ones."""
     settings, catalog = results.settings, boxes[0]["SR"][0]
     box = settings.zooms[0]
     if not {"power", "halos"} & set(results["SR"]):
@@ -213,7 +213,7 @@ def _theory(results, boxes):
 
 
 def _ratios(results, diagnostics):
-    """To HR, each box to its own."""
+    """Add the ratios to HR of the same box."""
     for name, what in ((name, one) for many in diagnostics for name, one in many.ratios.items()):
         for kind in ("LR", "SR"):
             for one in results[kind].get(what.statistic, []):

@@ -1,6 +1,6 @@
-"""What theory expects of a universe: power by CLASS and halofit, numbers of halos by colossus.
+"""Theory's power spectrum, by CLASS and halofit, and halo mass functions, by colossus.
 
-With it a catalogue without HR can be judged too, where the box is large enough to be like the mean.
+They allow to judge a catalogue without HR too, if the box is large enough to be typical.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Verdicts: to which scale, or down to how many particles, SR is within so much of HR."""
+"""Verdicts: up to which wavenumber, or down to how many particles, SR agrees with HR."""
 
 import json
 import tomllib
@@ -18,7 +18,7 @@ TOLERANCES = (0.05, 0.1, 0.25)
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far SR departs from HR, from where it is trusted most onwards."""
+    """Deviation of SR from HR in bins, the most trustworthy bin first."""
 
     criterion: Criterion
     x: np.ndarray  # (n,) in order of trust; of bins of mass the lower edge, in particles
@@ -28,17 +28,17 @@ class Verdict:
     error: np.ndarray
 
     def reach(self, within: float, sigmas: float = 0.0) -> float:
-        """The last x up to which every bin is within a tolerance; NaN if not even the first is.
+        """The last x up to which every bin is within a tolerance; NaN if the first bin is not.
 
-        Bins whose error is larger than the tolerance cannot tell, and are passed over.
+        Bins whose error is larger than the tolerance are left out.
 
         Parameters
         ----------
         within : float
             Largest relative deviation.
         sigmas : float
-            So many errors are added to each deviation: with 1 and -1 the ends of the reach's
-            one-sigma interval.
+            Number of errors added to each deviation: 1 and -1 give the ends of the one-sigma
+            interval of the reach.
         """
         known = self.tells(within)
         x = self.x[known]
@@ -47,12 +47,12 @@ class Verdict:
         return float(x[first - 1]) if first else np.nan
 
     def tells(self, within: float) -> np.ndarray:
-        """Which bins can tell whether SR is within a tolerance, (n,) bool."""
+        """Bins whose error is below a tolerance, (n,) bool."""
         return self.error <= within
 
     @property
     def worst(self) -> int:
-        """The bin that departs most, by at least so much: deviation less error."""
+        """The bin with the largest deviation less its error."""
         return int(np.nanargmax(np.abs(self.deviation) - self.error))
 
     def place(self, x: float) -> str:
@@ -133,7 +133,7 @@ def verdicts(results: Results) -> dict[str, Verdict]:
 
 
 def headline(found: dict[str, Verdict], within: float) -> list[tuple[str, str]]:
-    """The verdicts in few words: (how far, of what), those that say the same together."""
+    """The verdicts in few words: pairs of a finding and the statistics that share it."""
     good, alike = [], {"nowhere": [], "too few to tell": []}
     for one in found.values():
         title, text = one.criterion.title, one.text(within)
@@ -148,12 +148,12 @@ def headline(found: dict[str, Verdict], within: float) -> list[tuple[str, str]]:
 
 
 def broken(found: dict[str, Verdict], limits: dict) -> list[str]:
-    """What does not keep the limits, in words; empty if all is kept.
+    """A line for each limit that is broken.
 
     Raises
     ------
     InputError
-        If a limit is on something that was not measured.
+        If a limited statistic was not measured.
     """
     lines = []
     for name, limit in limits.items():
@@ -182,7 +182,7 @@ def read_limits(path) -> dict:
     Raises
     ------
     InputError
-        If it cannot be read, or holds anything else.
+        If the file cannot be read, or holds anything else.
     """
     try:
         limits = tomllib.loads(Path(path).read_text())
@@ -206,12 +206,12 @@ def read_limits(path) -> dict:
 
 
 def read_report(path) -> dict:
-    """What `validate` wrote as report.json.
+    """Read a report.json of `validate`.
 
     Raises
     ------
     InputError
-        If it is none, or was measured without HR.
+        If the file is no such report, or was measured without HR.
     """
     try:
         document = json.loads(Path(path).read_text())

@@ -1,4 +1,4 @@
-"""What the walls of a part of a box cut."""
+"""Halos that the walls of a part of a box cut."""
 
 import numpy as np
 from mpi4py import MPI

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what the disk refuses."""
+"""Files that are written whole or not at all, and errors of the disk as errors of the input."""
 
 import os
 import secrets
@@ -51,7 +51,7 @@ def save_figure(figure, path) -> None:
 
 @contextmanager
 def disk(path) -> Iterator[None]:
-    """What the disk refuses to take, in the folder or file `path`, is an InputError."""
+    """Turn an OSError while `path` is written, such as a full disk, into an InputError."""
     try:
         yield
     except OSError as error:
@@ -63,13 +63,13 @@ def disk(path) -> Iterator[None]:
 def readable(path) -> Iterator[None]:
     """Say why an input cannot be read where its name or a missing right is the reason.
 
-    What may not be looked into seems not to be there, or to be damaged.
+    A file in a folder without permission looks as if it were missing or damaged.
 
     Raises
     ------
     InputError
-        At once if its name is not UTF-8; where the block fails for want of a right, in place of
-        what it raised; in place of any OSError.
+        If the name is not UTF-8; in place of the block's own error, where a permission is missing or
+        where that is an OSError.
     """
     check_name(path)
     try:

@@ -52,7 +52,7 @@ def joined(pieces) -> dict:
 
 
 def is_cone(path) -> bool:
-    """Whether a light cone of this package lies there."""
+    """Whether `path` is a light cone of this package."""
     folder = os.path.join(path, CONE.header)
     with readable(path):
         if not os.path.isdir(os.path.join(path, "Position")) or not CONE.marked(path):
@@ -66,7 +66,7 @@ def check_cone(path) -> tuple[dict, dict]:
     Raises
     ------
     InputError
-        If it is none, or damaged.
+        If `path` is no light cone, or is damaged.
     """
     if not is_cone(path):
         raise InputError(f"{path} is no light cone: make one with nbodykit-sr lightcone")
@@ -119,7 +119,7 @@ def open_cone(path, comm=None) -> BigFileCatalog:
 
 
 class AppendedFiles(RowFiles):
-    """Columns of which each rank has a file that grows; a row is told by the file and its place."""
+    """Columns in files that grow, one file a rank; a row is found by its rank and its place there."""
 
     def create(self) -> None:
         for name in self.columns:

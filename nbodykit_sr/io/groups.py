@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 KPC, MASS = 1e3, 1e-10  # of Mpc/h and Msun/h, in MP-Gadget's units
 
-# In which the columns of an opened catalogue are, so that it is understood where it is saved
+# Units of the columns of an opened catalogue, written so that nbodykit saves them with it
 UNITS = {
     "UnitLength_in_cm": 3.085678e24,
     "UnitVelocity_in_cm_per_s": 1e5,
     "UsePeculiarVelocity": 1,
 }
 
-# What is observed of a group on a light cone
+# Columns that an observer measures of a group on a light cone
 SEEN = ("RA", "DEC", "Redshift", "RedshiftObserved")
 
 # Columns of a group or of its particles: block, number format, factor to MP-Gadget's units
@@ -169,13 +169,13 @@ def _of_box(path, raw):
 
 
 def _median(catalog, name):
-    """Of a column on all ranks; 0 where it has no rows."""
+    """Median of a column over all ranks; 0 if it has no rows."""
     values = np.concatenate(catalog.comm.allgather(catalog[name].compute()))
     return float(np.median(values)) if len(values) else 0.0
 
 
 def _velocity(catalog):
-    """Velocities of groups, (n, 3) [km/s]; without any they are not known, rather than zero."""
+    """Velocities of groups, (n, 3) [km/s]; NaN where the file has none."""
     if "MassCenterVelocity" in catalog.columns:
         return catalog["MassCenterVelocity"]
     if catalog.comm.rank == 0:

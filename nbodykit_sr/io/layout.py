@@ -20,18 +20,18 @@ class Layout:
     Attributes
     ----------
     name : str
-        By which it is asked for.
+        Name of the layout, see ``generate --layout``.
     prefix : str
         Folder or group of the columns.
     columns : dict
         Position, Velocity and ID to their name and number format there.
     attributes : callable
-        Of the attrs of a catalogue, the number of particles that are written, and the header of
-        the snapshot it was made from; gives the attributes of the Header.
+        ``attributes(attrs, size, raw)`` gives the attributes of the Header, from those of a
+        catalogue, its number of particles, and the header of the snapshot it was made from.
     length : float
-        What 1 Mpc/h is in its unit of length.
+        1 Mpc/h in the unit of length.
     comoving : bool
-        Velocities are peculiar ones over the root of the scale factor, as in Gadget.
+        Velocities are divided by the root of the scale factor, as in Gadget.
     hdf5 : bool
         Files are HDF5, else BigFile.
     """
@@ -45,7 +45,7 @@ class Layout:
     hdf5: bool = False
 
     def block(self, name: str) -> str:
-        """Where a column lies."""
+        """Path of a column's block or dataset."""
         return self.prefix + self.columns[name][0]
 
     def dtype(self, name: str) -> np.dtype:
@@ -96,7 +96,7 @@ def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
     size : int
         Its particles.
     raw : dict
-        A header, of which is kept whatever the catalogue does not say otherwise.
+        Header of the input; its attributes are kept unless the catalogue sets them.
     """
     header = {
         name: value if isinstance(value, str) else np.ravel(value)

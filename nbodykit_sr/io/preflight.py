@@ -1,4 +1,4 @@
-"""Where an output may be written and what it may replace, looked at before anything is computed."""
+"""Checks, before anything is computed, of where an output is written and what it replaces."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _BLOCK = r"(header|attr-v2|[0-9A-F]{6})"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command makes and how it is known again: nothing else is ever replaced or removed.
+    """A kind of output, and how one is recognised: nothing else is ever replaced or removed.
 
     Attributes
     ----------
@@ -24,10 +24,10 @@ class Kind:
     files : str
         Regular expression of the files in its folder; "" for a kind that is a single file.
     marks : tuple of (str, str)
-        Files in it, of which it has one, and words that only this package writes near its
-        beginning. Without a mark an output is never replaced.
+        Files, of which an output has one, and words near the beginning of that file that only this
+        package writes. An output of a kind without marks is never replaced.
     resumable : bool
-        Whether an unfinished one is gone on with.
+        Whether an unfinished output can be resumed.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Kind:
 
     @property
     def header(self) -> str:
-        """The block of a BigFile that bears the first mark."""
+        """The block of a BigFile whose attributes hold the first mark."""
         return os.path.dirname(self.marks[0][0])
 
     @property
     def staged(self) -> str:
-        """Regular expression of the files in the folder in which one is made."""
+        """Regular expression of the files in ``X.partial``, where an output X is made."""
         parts = rf"({self.name}|chunks|old)/({self.files})"
         return rf"(lock|run\.json|journal\.\d+|{parts})(\.partial)?"
 
     def marked(self, path) -> bool:
-        """Whether what lies there says that it is of this kind."""
+        """Whether the output at `path` is of this kind, by its marks."""
         for file, words in self.marks:
             file = os.path.join(path, file) if file else path
             if os.path.isfile(file):
@@ -84,7 +84,7 @@ KEPT = Kind(
     rf"results\.json|arrays\.npz|(Site|Halo)/{_BLOCK}",
     (("results.json", '"nbodykit_sr"'),),
 )
-PAIR = Kind("pair", r"(lr|hr|initial)\.npy|manifest\.json")
+PAIR = Kind("pair", r"(lr|hr|initial|moved|ic|power)\.npy|manifest\.json")
 SNAPSHOT = Kind("snapshot", rf"{CATALOGUE.files}|{MESH.files}")
 SUMMARY = Kind("summary", marks=(("", '"nbodykit_sr"'),))
 FIGURE = Kind("figure", marks=(("", "nbodykit_sr"),))
@@ -102,11 +102,11 @@ def prepare_output(
     comm : mpi4py.MPI.Comm or None
     kind : Kind
     overwrite, resume : bool
-        What was asked for.
+        Options of the command.
     inputs : iterable of paths
         Files and folders that must stay as they are.
     parents : bool
-        The folders above it are made where they are missing.
+        Missing parent folders will be made.
     """
     with agreement(comm):
         if comm is None or comm.rank == 0:

@@ -53,7 +53,7 @@ class FolderLock:
             time.sleep(0.1)
 
     def release(self, remove=False) -> None:
-        """Let other runs have the folder; if wanted, without leaving the file in it."""
+        """Give the lock back, and on request remove its file."""
         if self._file is not None:
             if remove:
                 Path(self._path).unlink(missing_ok=True)
@@ -76,9 +76,9 @@ class FolderLock:
 class Staging:
     """The folder ``X.partial`` in which an output X is made. Not collective.
 
-    - ``lock``: held by the process at work;
-    - a folder of the kind's name: the output to be;
-    - ``old``: what X was, while the new one takes its name.
+    - ``lock``: held by the process that writes;
+    - a folder named after the kind of output: the new X;
+    - ``old``: the previous X, while the new one is renamed.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Staging:
         self.lock = FolderLock(self.folder)
 
     def file(self, *names) -> str:
-        """Path of what lies in the folder."""
+        """Path of a file in the folder."""
         return os.path.join(self.folder, *names)
 
     def begin(self, overwrite=False, takeover=False) -> None:
@@ -103,14 +103,14 @@ class Staging:
         Parameters
         ----------
         overwrite : bool
-            X may be there.
+            X may exist.
         takeover : bool
-            What an earlier run of this kind left in the folder goes.
+            Files that an earlier run of this kind left in the folder are removed.
 
         Raises
         ------
         InputError
-            If another run is at work there, or what lies there is none of this kind's.
+            If another run uses the folder, or it holds files that are not of this kind.
         """
         if takeover and os.path.lexists(self.folder):
             check_partial(self.path, self.kind)
@@ -130,7 +130,7 @@ class Staging:
         self.lock.acquire()
 
     def publish(self, overwrite=False) -> None:
-        """Give what was made its name, and remove the folder."""
+        """Rename the new output to X, and remove the folder."""
         sync(self.content)
         old = self.file("old")
         if os.path.lexists(self.path):

@@ -22,36 +22,36 @@ class WrongValues(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What an earlier run did of an output.
+    """How far an earlier run of the same output came.
 
     Attributes
     ----------
     done : frozenset of int
-        Indices of the chunks that are written and sound.
+        Indices of the chunks whose rows are on the disk with their checksums.
     complete : bool
-        The output has its name already: nothing is left to do.
+        The whole output is there: nothing is left to do.
     """
 
     done: frozenset = frozenset()
     complete: bool = False
 
 
-def dtype_there(path, kind) -> str | None:
-    """What the network computed in for an output that is there, whole or begun; None without one.
+def recorded_dtype(path, kind) -> str | None:
+    """The dtype that a finished or unfinished output was computed in; None if there is no output.
 
     Raises
     ------
     InputError
-        If what is there cannot be read.
+        If an output is there and cannot be read.
     """
     run = UnfinishedRun(path, kind)
     if run.begun:
         return run.identity().get("dtype")
-    return _told(run.path, kind).get(NAMES["dtype"]) if os.path.isdir(run.path) else None
+    return _header(run.path, kind).get(NAMES["dtype"]) if os.path.isdir(run.path) else None
 
 
-def _told(path, kind):
-    """The attributes of a whole output."""
+def _header(path, kind):
+    """The attributes of a finished output."""
     block = os.path.join(path, kind.header)
     if os.path.isdir(block):
         return attributes(block)
@@ -64,8 +64,8 @@ class ChunkWriter:
     The folder ``path.partial`` (see `UnfinishedRun`) holds them while the run goes on: files of
     their final size, to whose fixed places the chunks go. They get their header last.
 
-    `finish` renames it to `path`: what bears that name is complete. Whenever a run is killed, one
-    of these states is left, and `resume` goes on from it to the same bytes.
+    `finish` renames the folder to `path`, so an output of that name is complete. After a run was
+    killed at any moment, `resume` goes on to the same bytes.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ class ChunkWriter:
     comm : mpi4py.MPI.Comm
     kind : preflight.Kind
     header : dict
-        Attributes that tell what the output is.
+        Attributes of the finished output.
     identity : dict
-        What defines the output: a name for people to the attribute of `header` that holds it.
-        A folder left by a run in which one differs is not continued.
+        What defines the output: names for messages, and the attributes of `header` that hold the
+        values. A run is resumed only if all of them are the same.
 
     Attributes
     ----------
     store : RowFiles
-        To which the chunks go.
+        Files that hold the chunks.
     """
 
     store: RowFiles
@@ -98,7 +98,7 @@ class ChunkWriter:
         return self.run.folder
 
     def create(self, overwrite: bool = False, takeover: bool | None = None) -> Progress:
-        """Lay out the files: nothing is done yet.
+        """Make the folder and its files, without any chunk.
 
         Collective; if it raises InputError, on every rank, it leaves nothing behind.
         """
@@ -200,14 +200,14 @@ class ChunkWriter:
             blocks.describe(self.kind.header, {**header, NAMES["checksums"]: digest})
 
     def _look(self, overwrite):
-        """What a run to be resumed left; on rank 0."""
+        """The state of an output that is to be resumed, and the chunks recorded; on rank 0."""
         if self.run.begun and os.path.isdir(self.run.content):
             self._compare(self.partial, self.run.identity())
             with disk(self.partial):
                 self.run.lock.acquire(patience=LOCK_SECONDS)
             return "begun", self.run.entries()
         if os.path.isdir(self.path):
-            found = _told(self.path, self.kind)
+            found = _header(self.path, self.kind)
             if overwrite and self._identity(found) != self._identity(self.header):
                 return "nothing", {}
             self._compare(self.path, self._identity(found))
@@ -229,7 +229,7 @@ class ChunkWriter:
                 )
 
     def _entries(self):
-        """What is recorded of all chunks, in their order; on rank 0."""
+        """The journal's entries of all chunks, in their order; on rank 0."""
         done = self.run.entries()
         rows = sum(entry["size"] for entry in done.values())
         if rows != self.store.size:
@@ -244,7 +244,7 @@ class ChunkWriter:
             self.run.open(self.comm.rank)
 
     def _sound(self, entry):
-        """Does the disk hold a recorded chunk as it was written?"""
+        """Whether the rows of a recorded chunk on the disk have its checksums."""
         try:
             return all(
                 zlib.crc32(self.store.read(name, entry["start"], entry["size"]))

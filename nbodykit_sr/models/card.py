@@ -37,7 +37,7 @@ AMPLITUDE_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is, what it was trained on and how far it can be trusted.
+    """Description of a model: its network, what it was trained on and how accurate it is.
 
     Attributes
     ----------
@@ -143,14 +143,14 @@ class ModelCard:
         return html_table(f"ModelCard: {self.name}", card_rows(self))
 
     def units(self, universe, cell) -> np.ndarray:
-        """What is 1 to the network: displacement [Mpc/h], velocity [km/s] along each axis.
+        """Units of the network's fields: displacement [Mpc/h], then velocity [km/s], along each axis.
 
         Parameters
         ----------
         universe : Universe
-            Of the snapshot.
+            That of the snapshot.
         cell : float
-            Its LR lattice spacing [Mpc/h].
+            LR lattice spacing of the snapshot [Mpc/h].
         """
         if self.network == "interpolate":
             return np.ones(self.channels)
@@ -161,7 +161,7 @@ class ModelCard:
 
     @property
     def moves_particles(self) -> bool:
-        """Is it a network of displacements, rather than of densities?"""
+        """Whether the network gives displacements, not densities."""
         return self.channels in (3, 6)
 
     @property
@@ -171,7 +171,7 @@ class ModelCard:
 
     @property
     def validity(self) -> str:
-        """What snapshots it is for, in words."""
+        """The snapshots that the model is for, in words."""
         if self.amplitude is not None:
             span = "{:.2g} to {:.2g}".format(*self.amplitude)
             return f"any LR cell, z and cosmology with phases of {span} LR cells rms"
@@ -182,8 +182,8 @@ class ModelCard:
         return f"z = {low if low == high else f'{low} to {high}'}, {cell}"
 
     def disagreement(self, cell, redshift, Omega0=None, amplitude=None) -> str | None:
-        """How a snapshot of LR spacing `cell` [Mpc/h], `redshift` and `Omega0`, with phases of rms
-        `amplitude` [LR cells], does not fit, or None."""
+        """Why a snapshot of LR spacing `cell` [Mpc/h], `redshift` and `Omega0`, with phases of rms
+        `amplitude` [LR cells], does not fit the model; None if it fits."""
         if self.amplitude is not None and amplitude is not None:
             low, high = self.amplitude
             if not low * (1 - AMPLITUDE_TOLERANCE) <= amplitude <= high * (1 + AMPLITUDE_TOLERANCE):

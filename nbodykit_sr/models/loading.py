@@ -16,7 +16,7 @@ def model_file(path, *endings) -> Path:
     Raises
     ------
     InputError
-        If it is none, such as a folder: then it says what model lies in there.
+        If there is no such file; for a folder the message names a model in it.
     """
     path, wanted = Path(path), " or ".join(endings)
     if path.is_dir():

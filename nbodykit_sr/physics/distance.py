@@ -1,4 +1,4 @@
-"""Distance that light travels, growth, and what an observer at the origin measures."""
+"""Distance that light travels, growth, and the sky coordinates that an observer at the origin measures."""
 
 from dataclasses import dataclass, replace
 
@@ -55,7 +55,7 @@ class Expansion:
 
 
 def observed(position, a, velocity=None) -> dict:
-    """What the observer measures of particles, halos or galaxies on her light cone.
+    """Sky coordinates and redshifts of particles, halos or galaxies on a light cone.
 
     Parameters
     ----------

@@ -23,13 +23,13 @@ _DARK = 0.5
 def particle_mass(attrs: dict, size: int) -> float:
     """Mass of all matter that a particle stands for [Msun/h].
 
-    That of a cell of the lattice on which the particles were made, and of a subsample so much
-    more as it is smaller; or else ParticleMass; or else an even share of the matter of the box.
+    The matter of a cell of the lattice on which the particles were made, divided by the part that a
+    subsample keeps. Without a lattice ParticleMass, and without that the matter of the box / size.
 
     Parameters
     ----------
     attrs : dict
-        Of a catalogue: BoxSize, Omega0, and what there is of SRNmesh, SRSubsample, ParticleMass.
+        Attributes of a catalogue: BoxSize, Omega0, and SRNmesh, SRSubsample, ParticleMass if known.
     size : int
         Particles of the whole catalogue.
     """

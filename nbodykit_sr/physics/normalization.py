@@ -1,4 +1,4 @@
-"""Growth-scaled units: what a network sees is of order one at any redshift.
+"""Growth-scaled units, in which the fields of a network are of order one at any redshift.
 
 Displacement is divided by ``length * D(z)`` and velocity by the linear velocity of that
 displacement, so a linear field looks the same to the network at every redshift.
@@ -24,9 +24,8 @@ class Normalization:
     length : float
         The displacement that is 1 at z = 0, comoving [Mpc/h].
     pace : float
-        Of a snapshot, `Universe.pace`: what its velocities are faster by than in flat LCDM, the
-        universe of all training. Displacements are not scaled so: a network knows the size of its
-        cells in their unit.
+        `Universe.pace` of the snapshot: the factor by which its velocities exceed those of flat LCDM,
+        which all training runs have. Displacements are not scaled by it.
     """
 
     Omega_m: float

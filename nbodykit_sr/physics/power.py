@@ -36,7 +36,7 @@ class LinearPower:
         Ascending.
     table : (n,) array [(Mpc/h)^3]
     source : str
-        Where it is from, in words for provenance.
+        Origin of the table, in words for the provenance.
     """
 
     k: np.ndarray
@@ -84,7 +84,7 @@ class LinearPower:
 
     @classmethod
     def of(cls, universe: Universe, n_s=N_S, sigma8=None) -> "LinearPower":
-        """That of a universe, by CLASS.
+        """The linear power spectrum of a universe, by CLASS.
 
         Parameters
         ----------
@@ -113,8 +113,10 @@ class LinearPower:
 
     @classmethod
     def read(cls, path, growth=None) -> "LinearPower":
-        """That of a file: MP-Gadget's inputspec and powerspectrum files, N-GenIC's, CAMB's and CLASS's
-        tables, or any of two columns, k [h/Mpc] and P [(Mpc/h)^3] at z = 0.
+        """Read a linear power spectrum from a file.
+
+        Files may be MP-Gadget's inputspec and powerspectrum files, tables of N-GenIC, CAMB or CLASS, or
+        any of two columns, k [h/Mpc] and P [(Mpc/h)^3] at z = 0.
 
         Parameters
         ----------

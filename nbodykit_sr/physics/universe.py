@@ -138,7 +138,7 @@ class Universe:
 
     @property
     def without_radiation(self) -> "Universe":
-        """The same as the runs are that models are trained on; flat where it was."""
+        """The same universe without radiation, as the training runs are; still flat if it was flat."""
         if not self.Omega_r:
             return self
         flat = self.Omega0 is not None and not self._background.curvature
@@ -187,7 +187,7 @@ class Universe:
 
     @property
     def attrs(self) -> dict:
-        """What is known, as attributes that `of` reads."""
+        """The known fields as attributes that `of` reads."""
         known = {
             "Omega0": self.Omega0,
             "OmegaLambda": self.OmegaLambda,

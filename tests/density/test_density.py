@@ -137,6 +137,16 @@ def test_triplets_refuse_what_is_no_density(tmp_path, fields):
         open_triplets([str(tmp_path / "bad")])
 
 
+def test_a_triplet_whose_making_was_killed_is_made_anew(tmp_path, fields):
+    left = tmp_path / "1.partial" / "pair"
+    left.mkdir(parents=True)
+    for name in ("lr.npy", "moved.npy"):
+        (left / name).write_bytes(b"half of it")
+    write_triplet(tmp_path / "1", MANIFEST, *fields, moved=fields[1][None])
+    assert Triplet(tmp_path / "1").moved.shape == (1, 48, 48, 48)
+    assert not left.parent.exists()
+
+
 def test_only_small_scales(triplet):
     """Section 4.5: below kmin nothing is left, above it nothing is changed."""
     opened = Triplet(triplet)

@@ -1,4 +1,4 @@
-"""Snapshot formats, one module each: what a snapshot says of itself as a `SnapshotHeader`."""
+"""Snapshot formats, one module each, which read headers as `SnapshotHeader`."""
 
 import os
 

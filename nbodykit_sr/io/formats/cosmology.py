@@ -1,4 +1,4 @@
-"""What a header says of the universe, by the names of any code, and what of it is not understood."""
+"""The cosmology in a header, by the attribute names of any code; unknown attributes are reported."""
 
 import logging
 import re
@@ -104,7 +104,7 @@ def cosmology_of(raw, a) -> dict:
 
 
 def _is_unknown(name, value):
-    """Is this of a cosmology, and says something that nothing here reads?"""
+    """Whether an attribute is about cosmology, has a value, and is not read here."""
     if name in _KNOWN or not _COSMOLOGY.search(name):
         return False
     values = np.ravel(np.asarray(value))

@@ -1,4 +1,4 @@
-"""What every format says of a snapshot, in nbodykit's units."""
+"""The header of a snapshot of any format, in nbodykit's units."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ GADGET_MASS = 1.989e43  # g, Gadget's 1e10 Msun
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotHeader:
-    """What a snapshot's header says; each format reads its own, and its rows.
+    """Header of a snapshot. A subclass for each format reads it, and the rows of the columns.
 
     Attributes
     ----------
@@ -29,13 +29,13 @@ class SnapshotHeader:
     size : int
         Particles.
     length, velocity : float
-        What turns the file's positions into comoving Mpc/h, its velocities into peculiar km/s.
+        Factors from the file's positions to comoving Mpc/h, from its velocities to peculiar km/s.
     attrs : dict
-        For the catalogue, see `catalogue_attrs`; in files of this package also how they were made.
+        Attributes for the catalogue, see `catalogue_attrs`; of files of this package also provenance.
     identity : str
-        Differs where the snapshot differs.
+        Digest that differs between snapshots.
     raw : dict
-        The header as it stands in the file, where it is MP-Gadget's.
+        MP-Gadget's own header; empty for other formats.
     """
 
     path: str
@@ -152,7 +152,7 @@ class RawHeader(dict):
         return value
 
     def of_type(self, name, kind) -> float:
-        """What a list of a number for each particle type says of one, 0 where it is silent.
+        """The number for one particle type, from a list with one for each; 0 where it has none.
 
         A single number is that of the only type there is.
         """

@@ -38,12 +38,12 @@ def fitting(path, readings: dict[str, Header]) -> Header:
     ----------
     path : str
     readings : dict of str to SnapshotHeader
-        The same snapshot, by what its units are taken to be.
+        The same snapshot with different assumptions of its units, by a description of them.
 
     Raises
     ------
     InputError
-        If none does: what is wrong with each.
+        If none fits: the message says what is wrong with each.
     """
     problems = []
     for name, header in readings.items():
@@ -60,7 +60,8 @@ def fitting(path, readings: dict[str, Header]) -> Header:
 
 
 def misfit(header) -> tuple[str | None, str | None]:
-    """What the matter density or linear theory says against a header's units: proof, and suspicion."""
+    """Reasons against a header's units, from the matter density and linear theory: one that proves
+    them wrong and one that makes them doubtful, each None if there is none."""
     universe = Universe.of(header.attrs, "BoxSize", "a", "Omega0")
     box, mass = float(header.attrs["BoxSize"][0]), header.attrs.get("ParticleMass")
     if mass is not None:
