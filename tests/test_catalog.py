@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import gathered, saved_model
 from nbodykit.lab import FOF, ArrayCatalog, BigFileCatalog, FFTPower, SimulationBox2PCF
 from scipy.spatial import cKDTree
 
@@ -10,7 +11,6 @@ from nbodykit_sr import InputError, SRCatalog, SRMesh, cosmology, open_snapshot
 from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.inference import ChunkedInference
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.generator import Generator
 from nbodykit_sr.models.loading import load_generator
 from nbodykit_sr.weights import FOLDER as WEIGHTS
@@ -30,9 +30,9 @@ def weights(data):
 
 def all_columns(sr):
     """Every rank's particles by ID: the global catalogue as an array on the SR lattice."""
-    ids = np.concatenate(sr.comm.allgather(sr["ID"].compute()))
+    ids = gathered(sr, "ID")
     order = np.argsort(ids)
-    return {name: np.concatenate(sr.comm.allgather(sr[name].compute()))[order] for name in sr.names}
+    return {name: gathered(sr, name)[order] for name in sr.names}
 
 
 def test_no_network_runs_before_a_column_is_computed(snapshot, weights, monkeypatch):
@@ -244,7 +244,7 @@ def test_saved_catalogues_open_as_any_other(comm, snapshot, weights, tmp_path):
     saved = BigFileCatalog(str(tmp_path / "sr"), comm=comm)
     assert saved.attrs["SRSeed"] == "4" and saved.csize == sr.csize
     for name in sr.names:
-        before, after = (np.concatenate(comm.allgather(c[name].compute())) for c in (sr, saved))
+        before, after = gathered(sr, name), gathered(saved, name)
         # bigfile gives columns of one member as (n, 1)
         np.testing.assert_array_equal(after.reshape(before.shape), before)
 
@@ -280,13 +280,7 @@ def test_more_ranks_than_default_chunks(comm, data):
 
 def model_file(comm, tmp_path, **card):
     generator = Generator(channels=6, factor=2, chan_base=4, chan_min=2)
-    path = tmp_path / "model.safetensors"
-    if comm.rank == 0:
-        save_model(
-            path, generator, ModelCard("m", "displacement", generator.arguments, 2, 6, **card)
-        )
-    comm.Barrier()
-    return path
+    return saved_model(tmp_path / "model.safetensors", generator, comm, **{"name": "m"} | card)
 
 
 @pytest.mark.parametrize(
@@ -378,10 +372,7 @@ def test_what_people_write_in_python(comm, data, snapshot):
 
 def test_ranks_that_hold_the_same_particles(comm, snapshot):
     """An array that every rank read whole: of 8 ranks even the number is that of a lattice."""
-    columns = {
-        name: np.concatenate(comm.allgather(snapshot[name].compute()))
-        for name in ("Position", "ID")
-    }
+    columns = {name: gathered(snapshot, name) for name in ("Position", "ID")}
     whole = ArrayCatalog(columns, comm=comm, **snapshot.attrs)
     part = whole[comm.rank :: comm.size]
     assert SRCatalog(part, model="interpolate", factor=2).csize == 16**3
@@ -407,7 +398,7 @@ def test_ranks_that_disagree(comm, snapshot, tmp_path):
     path = tmp_path / f"of rank {comm.rank}.safetensors"
     torch.manual_seed(comm.rank)  # whatever tests before left
     generator = Generator(channels=6, factor=2, chan_base=4, chan_min=2)
-    save_model(path, generator, ModelCard("m", "displacement", generator.arguments, 2, 6))
+    saved_model(path, generator)
     for options, message in (
         (dict(seed=rank), "seed is 0 on rank 0 but 1 on rank 1: give all ranks the same"),
         (dict(dtype=["float32", "bfloat16"][rank]), "dtype is 'float32' on rank 0"),

@@ -5,12 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
+from helpers import saved_model
 from mpi4py import MPI
 
 from nbodykit_sr import SRCatalog, open_snapshot, preparation, weights
 from nbodykit_sr.commands import evaluate, flow
 from nbodykit_sr.commands.generate import main
-from nbodykit_sr.models.card import ModelCard, load_model, read_card, save_model
+from nbodykit_sr.models.card import load_model, read_card
 from nbodykit_sr.models.card_summary import BFLOAT16, bfloat16_change
 from nbodykit_sr.models.generator import Generator
 
@@ -22,11 +23,7 @@ def saved(path, comm=MPI.COMM_SELF, changes=None):
     torch.manual_seed(1)
     network = Generator(6, 2, 4, 4)
     found = {BFLOAT16: changes} if changes else {}
-    card = ModelCard("m", "displacement", network.arguments, 2, 6, evaluation=found)
-    if comm.rank == 0:
-        save_model(path, network, card)
-    comm.barrier()
-    return str(path)
+    return str(saved_model(path, network, comm, evaluation=found))
 
 
 def told(path):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import saved_model
 from nbodykit.lab import FFTPower
 from torch import nn
 
 from nbodykit_sr import SRCatalog, open_snapshot
 from nbodykit_sr.models import card as cards
-from nbodykit_sr.models.card import ModelCard, load_model, save_model
+from nbodykit_sr.models.card import load_model
 from nbodykit_sr.models.generator import PADDING, InterpolatingGenerator
 
 
@@ -33,17 +34,7 @@ class Jittered(nn.Module):
 @pytest.mark.mpi
 def test_a_new_network(data, tmp_path, comm, monkeypatch):
     monkeypatch.setitem(cards.NETWORKS, "jittered", Jittered)
-    model = tmp_path / "jittered.safetensors"
-    if comm.rank == 0:
-        network = Jittered()
-        save_model(
-            model,
-            network,
-            ModelCard(
-                name="mine", network="jittered", arguments=network.arguments, factor=2, channels=3
-            ),
-        )
-    comm.Barrier()
+    model = saved_model(tmp_path / "jittered.safetensors", Jittered(), comm, name="mine")
     loaded, card = load_model(model)
     assert loaded.arguments == Jittered().arguments and card.name == "mine"
     low = open_snapshot(data / "lr8_12p5_z2", comm)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import saved_model
 from nbodykit.lab import ArrayCatalog
 from scipy import fft
 
@@ -10,7 +11,6 @@ from nbodykit_sr.chunks import ChunkGrid
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.initial_conditions import OwnPhases
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.generator import Generator
 from nbodykit_sr.particles import find_lattice
 from nbodykit_sr.phases import band
@@ -102,14 +102,8 @@ def test_octaves_of_actual_phases(comm, alone, linear):
 
 
 def model(folder, comm):
-    path = folder / "phases.safetensors"
-    if comm.rank == 0:
-        network = Generator(6, FACTOR, 8, 4, convex=2, phases=True)
-        amplitude = (1e-3, 10.0)
-        card = ModelCard("x", "displacement", network.arguments, FACTOR, 6, amplitude=amplitude)
-        save_model(path, network, card)
-    comm.Barrier()
-    return path
+    network = Generator(6, FACTOR, 8, 4, convex=2, phases=True)
+    return saved_model(folder / "phases.safetensors", network, comm, amplitude=(1e-3, 10.0))
 
 
 @pytest.mark.mpi

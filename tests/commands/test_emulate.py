@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import saved_model
 from mpi4py import MPI
 from nbodykit.lab import ArrayMesh, BigFileMesh, FFTPower
 
 from nbodykit_sr.commands import emulate
 from nbodykit_sr.commands.command import enter
 from nbodykit_sr.density.mesh import SRMesh
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator
 
 pytestmark = pytest.mark.mpi
@@ -17,15 +17,9 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture
 def weights(tmp_path, comm):
+    torch.manual_seed(4)
     path = tmp_path / "w.safetensors"
-    if comm.rank == 0:
-        torch.manual_seed(4)
-        network = DensityEmulator(filters=1)
-        save_model(
-            path, network, ModelCard("untrained", "density", network.arguments, 2, 1, Omega_m=0.3)
-        )
-    comm.Barrier()
-    return str(path)
+    return str(saved_model(path, DensityEmulator(filters=1), comm, Omega_m=0.3))
 
 
 def status(comm, *arguments):

@@ -1,6 +1,5 @@
 """The main job: a snapshot in, a BigFile catalogue out, the same bytes for any rank count."""
 
-import hashlib
 import json
 import shlex
 from dataclasses import replace
@@ -8,6 +7,8 @@ from dataclasses import replace
 import bigfile
 import numpy as np
 import pytest
+from commands import tree
+from helpers import gathered
 from nbodykit.lab import FOF, BigFileCatalog, FFTPower
 
 from nbodykit_sr import InputError, SRCatalog, open_snapshot
@@ -19,15 +20,6 @@ from nbodykit_sr.io.layout import NBODYKIT
 pytestmark = pytest.mark.mpi
 
 COLUMNS = ("Position", "Velocity", "ID")
-
-
-def files(path):
-    """Every file under a folder with its hash."""
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def job(comm, data, tmp_path):
 def test_the_same_bytes_for_any_number_of_ranks(alone, job, layout):
     together = job("together", layout=layout, seed=7)
     apart = alone(lambda comm: job("alone", comm, layout=layout, seed=7))
-    assert files(together) == files(apart)
+    assert tree(together) == tree(apart)
 
 
 def test_the_files_hold_what_the_catalogue_computes(comm, data, job):
@@ -63,7 +55,7 @@ def test_the_files_hold_what_the_catalogue_computes(comm, data, job):
     written = BigFileCatalog(str(job(seed=7)), comm=comm)
     assert written.csize == sr.csize == 64**3
     for name in sr.names:
-        a, b = (np.concatenate(comm.allgather(c[name].compute())) for c in (sr, written))
+        a, b = gathered(sr, name), gathered(written, name)
         np.testing.assert_array_equal(a, b.reshape(a.shape))
 
 
@@ -107,20 +99,12 @@ def test_regions_are_identical_to_the_full_run(comm, job):
     region = ((0.0, 3.0), (4.0, 9.0), (12.0, 13.0))
     whole = open_snapshot(job("whole", seed=3, chunk=2), comm)
     part = open_snapshot(job("part", seed=3, chunk=2, region=region), comm)
-    ids, position = (np.concatenate(comm.allgather(whole[n].compute())) for n in ("ID", "Position"))
+    ids, position = gathered(whole, "ID", "Position")
     position = position[np.argsort(ids)]
     np.testing.assert_array_equal(
         part["Position"].compute(), position[part["ID"].compute().astype(int) - 1]
     )
     assert 0 < part.csize < whole.csize
-
-
-def test_headers_say_how_it_was_made(comm, data, job):
-    attrs = open_snapshot(job(seed=11), comm).attrs
-    assert attrs["SRSeed"] == "11" and attrs["SRFactor"] == 8
-    assert json.loads(attrs["SRCard"])["name"] == "map2map_6ch"
-    assert "--seed=11" in attrs["SRCommand"] and "lr8_12p5_z2 OUTPUT" in attrs["SRCommand"]
-    assert json.loads(attrs["SRVersions"])["nbodykit"] == "0.3.16"
 
 
 def test_the_summary(comm, job, tmp_path, capsys):
@@ -144,34 +128,12 @@ def test_the_plan_runs_nothing(comm, data, tmp_path, capsys):
 
 def test_an_existing_output_is_kept(comm, job):
     path = job(seed=1, model="interpolate")
-    before = files(path)
+    before = tree(path)
     with pytest.raises(InputError, match="exists.*--overwrite"):
         job(seed=2, model="interpolate")
-    assert files(path) == before
+    assert tree(path) == before
     job(seed=2, model="interpolate", overwrite=True, factor=2)
-    assert files(path) != before
-
-
-def test_refused_input_leaves_nothing_behind(comm, job, tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
-        job(input="nowhere")
-    with pytest.raises(InputError, match="redshift 2"):
-        job(model=str(shifted_model(comm, tmp_path)), flavour=None)
-    with pytest.raises(InputError, match="folder .*nowhere.* does not exist"):
-        job("nowhere/sr")
-    assert not list(tmp_path.glob("*sr*"))
-
-
-def shifted_model(comm, tmp_path):
-    from nbodykit_sr import Generator, ModelCard, save_model
-
-    generator = Generator(channels=6, factor=2, chan_base=4, chan_min=2)
-    path = tmp_path / "model.safetensors"
-    if comm.rank == 0:
-        card = ModelCard("m", "displacement", generator.arguments, 2, 6, redshift=(0, 0))
-        save_model(path, generator, card)
-    comm.Barrier()
-    return path
+    assert tree(path) != before
 
 
 def test_options():
@@ -179,23 +141,13 @@ def test_options():
     assert options.region == ((0, 1), (2, 3.5), (-1, 2)) and options.chunk == 8
     options = parse(["in", "out", "--region", "-5:5, 0:1,-.5:1e1", "--columns", "Position, ID"])
     assert options.region == ((-5, 5), (0, 1), (-0.5, 10)) and options.columns == ("Position", "ID")
-    for words, message in [
-        ("in", "required: output"),
-        ("in out --sed 3", "unrecognized arguments"),
-        ("in out --seed x", "invalid int value"),
-        ("in out --region 0:1", "x0:x1,y0:y1,z0:z1"),
-        ("in out --dtype float16", "invalid choice"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            parse(words.split())
+    with pytest.raises(InputError, match="required: output"):
+        parse(["in"])
 
 
 def by_id(comm, path):
     """IDs in ascending order and their positions, on every rank."""
-    catalog = open_snapshot(path, comm)
-    ids, position = (
-        np.concatenate(comm.allgather(catalog[n].compute())) for n in ("ID", "Position")
-    )
+    ids, position = gathered(open_snapshot(path, comm), "ID", "Position")
     order = np.argsort(ids)
     return ids[order], position[order]
 
@@ -221,7 +173,7 @@ def test_only_what_is_wanted_is_written_and_verified(comm, alone, job, tmp_path,
     assert verify(str(part), comm) == []
     catalog = open_snapshot(part, comm)
     assert catalog.header.columns == ("Position",)
-    assert files(part) == files(alone(lambda comm: job("alone", comm, **wanted)))
+    assert tree(part) == tree(alone(lambda comm: job("alone", comm, **wanted)))
     words = shlex.split(catalog.attrs["SRCommand"])
     assert "--columns=Position" in words and "--subsample=0.2" in words
     options = parse([str(part) if word == "OUTPUT" else word for word in words[3:]])

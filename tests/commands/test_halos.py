@@ -6,6 +6,7 @@ import shutil
 import bigfile
 import numpy as np
 import pytest
+from helpers import gathered
 from nbodykit.lab import FOF, BigFileCatalog, FFTPower
 
 from nbodykit_sr import InputError, SRCatalog, open_halos, open_snapshot
@@ -30,8 +31,7 @@ def test_groups_are_those_of_nbodykit(comm, data, path):
     fof = FOF(open_snapshot(data / "hr64_12p5_z2", comm), linking_length=0.2, nmin=31)
     features = fof.find_features()
     wanted = {  # the first is the particles outside
-        name: np.concatenate(comm.allgather(features[name].compute()))[1:]
-        for name in ("Length", "CMPosition", "CMVelocity")
+        name: gathered(features, name)[1:] for name in ("Length", "CMPosition", "CMVelocity")
     }
     with bigfile.File(path) as file:
         length = file["FOFGroups/LengthByType"][:]
@@ -80,7 +80,7 @@ def test_the_centre_is_where_it_is_densest(path):
 def test_spherical_masses_by_counting(data, path, comm):
     """The mean density within the radius of each mass is the threshold: counted one by one."""
     snapshot = open_snapshot(data / "hr64_12p5_z2", comm)
-    position = np.concatenate(comm.allgather(snapshot["Position"].compute()))
+    position = gathered(snapshot, "Position")
     with bigfile.File(path) as file:
         centre = file["FOFGroups/CenterPosition"][:5] / 1000
         masses = {n: file[f"FOFGroups/{n}"][:5].ravel() * 1e10 for n in ("Mass200m", "Mass200c")}
@@ -127,16 +127,8 @@ def test_halos_are_populated(comm, path, mdef):
     power = FFTPower(galaxies, mode="1d", Nmesh=32, BoxSize=12.5).power
     assert (power["power"].real[1:] > 0).all()
     key = halos.attrs["mdef"]  # of the radius; friends of friends have none of their own
-    ids, mass, virial, radius, apart = (
-        np.concatenate(comm.allgather(galaxies[name].compute()))
-        for name in (
-            "halo_id",
-            f"halo_m{key}",
-            "halo_mvir",
-            f"halo_r{key}",
-            "host_centric_distance",
-        )
-    )
+    names = "halo_id", f"halo_m{key}", "halo_mvir", f"halo_r{key}", "host_centric_distance"
+    ids, mass, virial, radius, apart = gathered(galaxies, *names)
     blocks = {"vir": "MassVir", "fof": "Mass", "200m": "Mass200m", "200c": "Mass200c"}
     with bigfile.File(path) as file:
         masses, virials = (file[f"FOFGroups/{n}"][:].ravel() for n in (blocks[mdef], "MassVir"))
@@ -175,7 +167,7 @@ def test_halos_without_velocities(comm, data, tmp_path):
         from nbodykit.hod import Zheng07Model
 
         galaxies = halos.populate(Zheng07Model, seed=42, logMmin=11)
-        place = np.concatenate(comm.allgather(galaxies["Position"].compute()))
+        place = gathered(galaxies, "Position")
         assert ((place >= 0) & (place <= 25)).all() and len(place) > 0
         assert np.isnan(galaxies["Velocity"].compute()).all()
 
@@ -205,8 +197,9 @@ def test_halos_of_super_resolved_particles(comm, data, tmp_path):
     assert main([sr, str(tmp_path / "HALOS"), "--nmin=100"], comm) == 0
     groups, _ = find_groups(SRCatalog(open_snapshot(data / "lr8_12p5_z2", comm), seed=1), nmin=100)
     halos = open_halos(tmp_path / "HALOS", comm, mdef="fof")
-    ours = np.concatenate(comm.allgather(halos["Mass"].compute()))
-    np.testing.assert_allclose(ours, np.concatenate(comm.allgather(groups["Mass"])), rtol=1e-6)
+    np.testing.assert_allclose(
+        gathered(halos, "Mass"), np.concatenate(comm.allgather(groups["Mass"])), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import tree
 from formats import Box, x_slowest
 
 from nbodykit_sr import InputError, open_snapshot, weights
@@ -41,11 +42,6 @@ def other(comm, data, tmp_path):
     return make
 
 
-def content(path):
-    """Every file of a series and its bytes."""
-    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
-
-
 def test_a_series_is_its_members_with_one_model_and_seed(comm, paths, tmp_path):
     given = {"seed": 7, "factor": 2, "sigma8": 0.82}
     assert generate(GenerateOptions(tuple(paths), str(tmp_path / "SERIES"), **given), comm) == 0
@@ -58,7 +54,7 @@ def test_a_series_is_its_members_with_one_model_and_seed(comm, paths, tmp_path):
     assert cards == {("phases", "7")}
     alone = GenerateOptions(paths[1], str(tmp_path / "alone"), model="phases", **given)
     assert generate(alone, comm) == 0
-    assert content(tmp_path / "alone") == content(tmp_path / "SERIES" / SNAPSHOTS[1])
+    assert tree(tmp_path / "alone") == tree(tmp_path / "SERIES" / SNAPSHOTS[1])
 
 
 def test_it_goes_on_at_the_member_that_is_unfinished(comm, paths, tmp_path, monkeypatch):
@@ -88,7 +84,7 @@ def test_it_goes_on_at_the_member_that_is_unfinished(comm, paths, tmp_path, monk
         assert main([*paths, str(output), *QUICK, "--chunk=2", "--resume"], comm) == 0
     assert (output / SNAPSHOTS[0]).stat().st_ino == first
     assert main([*paths, str(whole), *QUICK, "--chunk=2", "--overwrite"], comm) == 0
-    assert content(output) == content(whole)
+    assert tree(output) == tree(whole)
 
 
 def of_other_phases(box):
@@ -118,10 +114,10 @@ def test_snapshots_that_are_no_series_are_refused(comm, data, paths, other, tmp_
 def test_what_is_in_the_way_stays(comm, paths, tmp_path):
     output = tmp_path / "SERIES"
     assert main([paths[0], str(output), *QUICK], comm) == 0
-    before = content(output)
+    before = tree(output)
     with pytest.raises(InputError, match="is a catalogue: name a folder"):
         main([*paths, str(output), *QUICK, "--overwrite"], comm)
-    assert content(output) == before
+    assert tree(output) == before
     if comm.rank == 0:
         (tmp_path / "mine" / SNAPSHOTS[1]).mkdir(parents=True)
     comm.Barrier()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import saved_model
 from mpi4py import MPI
 from nbodykit.lab import FFTPower, FieldMesh
 from test_initial_conditions import (
@@ -21,7 +22,6 @@ from nbodykit_sr.density.painting import FRACTION, initial_overdensity, paint
 from nbodykit_sr.density.particles import painted
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator
 from nbodykit_sr.physics.background import growth_factor
 from nbodykit_sr.provenance import Provenance
@@ -114,11 +114,8 @@ def test_an_overdensity_on_a_mesh_is_the_displacement(comm, linear, tmp_path):  
 
 @pytest.mark.mpi
 def test_what_is_refused(comm, linear, tmp_path):  # noqa: F811
-    path, other, density = model(tmp_path, comm), tmp_path / "none", tmp_path / "d.safetensors"
-    if comm.rank == 0:
-        network = DensityEmulator(filters=1)
-        save_model(density, network, ModelCard("d", "density", network.arguments, 2, 1))
-    comm.Barrier()
+    path, other = model(tmp_path, comm), tmp_path / "none"
+    density = saved_model(tmp_path / "d.safetensors", DensityEmulator(filters=1), comm)
     lr, initial = fitting_lr(comm, linear[2]), snapshot(comm, linear[2])
     elsewhere = snapshot(comm, linear[2])
     elsewhere.attrs["BoxSize"] = [2 * BOX] * 3

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import saved_model
 from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog, BigFileMesh, FFTPower, FieldMesh
 from pmesh.pm import ParticleMesh
@@ -17,7 +18,6 @@ from nbodykit_sr.density.painting import (
 )
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.snapshot import open_snapshot
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import PADDING, PADDING_HR, DensityEmulator
 from nbodykit_sr.models.generator import InterpolatingGenerator
 from nbodykit_sr.physics.universe import growth_factor
@@ -78,19 +78,9 @@ def weights(tmp_path, comm):
 
 def written(path, comm, **card):
     """A small emulator that knows nothing, as a file."""
-    if comm.rank == 0:
-        torch.manual_seed(4)
-        network = DensityEmulator(filters=2)
-        save_model(
-            path,
-            network,
-            ModelCard(
-                "untrained", "density", network.arguments, factor=2, channels=1,
-                cell=BOX / N, redshift=(0.0, 0.0), Omega_m=0.3, **card,
-            ),
-        )  # fmt: skip
-    comm.Barrier()
-    return path
+    torch.manual_seed(4)
+    card |= {"cell": BOX / N, "redshift": (0.0, 0.0), "Omega_m": 0.3}
+    return saved_model(path, DensityEmulator(filters=2), comm, **card)
 
 
 def same(field, alone):
@@ -261,11 +251,8 @@ def test_an_lr_mesh_moves_the_initial_conditions(comm, weights):
 
 def test_threads_and_large_scales_taken_out(comm, tmp_path):
     path, kmin = tmp_path / "small.safetensors", 2.5 * 2 * np.pi / BOX
-    if comm.rank == 0:
-        torch.manual_seed(4)
-        network = DensityEmulator(filters=6, initial_kmin=kmin)
-        save_model(path, network, ModelCard("x", "density", network.arguments, 2, 1, Omega_m=0.3))
-    comm.Barrier()
+    torch.manual_seed(4)
+    saved_model(path, DensityEmulator(filters=6, initial_kmin=kmin), comm, Omega_m=0.3)
     model = SRMesh(evolved(comm), initial(comm), model=path, Nmesh=N, chunk=4)
     at = np.indices((2 * N,) * 3) / (2 * N)
     expected = np.cos(6 * np.pi * at[2] + 2.0) / np.sqrt(1.5)
@@ -340,10 +327,6 @@ def test_inputs_that_do_not_match(comm, weights, tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             SRMesh(source, start, **{"model": weights, **options})
-    path = tmp_path / "other.safetensors"
-    if comm.rank == 0:
-        network = InterpolatingGenerator(3, 2)
-        save_model(path, network, ModelCard("x", "interpolate", network.arguments, 2, 3))
-    comm.Barrier()
+    path = saved_model(tmp_path / "other.safetensors", InterpolatingGenerator(3, 2), comm)
     with pytest.raises(InputError, match="a density one is needed"):
         SRMesh(lr, initial(comm), model=path, Nmesh=N)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import saved_model
 from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog
 from test_mesh import BOX, N, Z, everywhere, initial, mesh, plane_waves, same
@@ -12,7 +13,7 @@ from nbodykit_sr.density.moved import LENGTHS, moved_overdensity
 from nbodykit_sr.density.painting import initial_overdensity, mesh_size
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.card import ModelCard, load_model, save_model
+from nbodykit_sr.models.card import load_model
 from nbodykit_sr.models.density import PADDING_HR, DensityEmulator
 from nbodykit_sr.physics.universe import growth_factor
 
@@ -64,14 +65,9 @@ def test_it_does_not_depend_on_ranks(comm):
 
 @pytest.fixture
 def weights(tmp_path, comm):
-    path = tmp_path / "moved.safetensors"
-    if comm.rank == 0:
-        torch.manual_seed(4)
-        network = DensityEmulator(filters=2, moved=LENGTHS)
-        card = ModelCard("moved", "density", network.arguments, 2, 1, Omega_m=0.3)
-        save_model(path, network, card)
-    comm.Barrier()
-    return path
+    torch.manual_seed(4)
+    network = DensityEmulator(filters=2, moved=LENGTHS)
+    return saved_model(tmp_path / "moved.safetensors", network, comm, Omega_m=0.3)
 
 
 @pytest.mark.mpi

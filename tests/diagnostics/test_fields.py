@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import gathered
 from nbodykit.lab import ArrayCatalog
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
@@ -32,10 +33,6 @@ def field_of(values, box, comm):
     field = particle_mesh(len(values), box, comm).create(type="real")
     field[...] = values[field.slices]
     return field
-
-
-def gathered(catalog, column):
-    return np.concatenate(catalog.comm.allgather(catalog.compute(catalog[column])))
 
 
 def direct_bispectrum(values, triangles, box):

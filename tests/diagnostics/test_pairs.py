@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from helpers import gathered
 from mpi4py import MPI
 from nbodykit.lab import ArrayCatalog
 from scipy.spatial import cKDTree
@@ -89,7 +90,7 @@ def test_a_real_snapshot(comm, data):
     catalog = open_snapshot(data / "hr64_12p5_z2", comm)
     result = pair_statistics(catalog, pairs=2e5)
     assert result.attrs["subsample"] == 64**3
-    position = np.concatenate(comm.allgather(catalog["Position"].compute())) % 12.5
+    position = gathered(catalog, "Position") % 12.5
     tree, edges = cKDTree(position, boxsize=12.5), 0.05 * 2 ** (np.arange(7) / 3)
     pairs = np.diff(tree.count_neighbors(tree, edges))
     random = len(position) ** 2 * 4 * np.pi / 3 * np.diff(edges**3) / 12.5**3
@@ -110,7 +111,7 @@ def test_bias_of_halos(comm, data):
         centre[index] = position
     result = halo_bias(halos, {"centre": centre}, matter, [32, 100, 10**9])
     fields = []
-    positions = np.concatenate(comm.allgather(catalog["Position"].compute()))
+    positions = gathered(catalog, "Position")
     for many in (positions, centre, centre[halos.length >= 100]):
         alone = ArrayCatalog({"Position": many}, comm=MPI.COMM_SELF, BoxSize=[12.5] * 3)
         fields.append(np.fft.fftn(alone.to_mesh(Nmesh=32, resampler="cic").compute().value))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import gathered
 from nbodykit.lab import ArrayCatalog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -76,7 +77,7 @@ def test_halos_of_a_real_snapshot_by_hand(comm, data):
     halos = find_halos(catalog)
     table = halo_table(halos, catalog)
     ends = np.cumsum(halos.length[halos.index])
-    everyone = np.concatenate(comm.allgather(catalog["Position"].compute())) % 12.5
+    everyone = gathered(catalog, "Position") % 12.5
     tree = cKDTree(everyone, boxsize=12.5)
     for halo, end in zip(halos.index, ends):
         where = slice(end - halos.length[halo], end)

@@ -17,6 +17,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -106,6 +107,15 @@ def forked(function):
             os.waitpid(child, 0)
             raise TimeoutError("a fork did not end")
         time.sleep(0.01)
+
+
+def assert_found(output, says, capfd):
+    """`verify` finds damage, and says so in these words."""
+    capfd.readouterr()
+    status = run("verify", output)
+    said = "".join(capfd.readouterr())
+    assert status in (1, 2) and "Traceback" not in said
+    assert re.search(says, said), said
 
 
 def run(command, *arguments, comm=MPI.COMM_SELF):

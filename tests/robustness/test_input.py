@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from commands import ended, start
+from helpers import saved_model
 
 from nbodykit_sr.commands.command import enter
 from nbodykit_sr.commands.generate import main
 from nbodykit_sr.errors import InputError
-from nbodykit_sr.models.card import ModelCard, save_model
+from nbodykit_sr.models.card import ModelCard
 from nbodykit_sr.models.generator import Generator
 
 OPTIONS = ["--model=interpolate", "--factor=2", "--chunk=4"]
@@ -191,23 +192,9 @@ def weights(comm, tmp_path):
     """A small model that fits the snapshot, but for what its card is told to say."""
 
     def make(**changes):
-        path = tmp_path / "model.safetensors"
-        if comm.rank == 0:
-            channels = changes.get("channels", 6)
-            network = Generator(channels, 2, chan_base=2, chan_min=2)
-            card = {
-                "name": "small",
-                "network": "displacement",
-                "arguments": network.arguments,
-                "factor": 2,
-                "channels": channels,
-                "cell": 12.5 / 8,
-                "redshift": (2, 2),
-                "Omega_m": 0.2814,
-            }
-            save_model(path, network, ModelCard(**{**card, **changes}))
-        comm.Barrier()
-        return path
+        network = Generator(6, 2, chan_base=2, chan_min=2)
+        card = {"name": "small", "cell": 12.5 / 8, "redshift": (2, 2), "Omega_m": 0.2814}
+        return saved_model(tmp_path / "model.safetensors", network, comm, **card | changes)
 
     return make
 

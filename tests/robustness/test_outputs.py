@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import copy, forked, tree
+from helpers import saved_model
 from mpi4py import MPI
 from test_disk import small_disk  # noqa: F401
 
@@ -16,7 +17,6 @@ from nbodykit_sr.errors import InputError
 from nbodykit_sr.io.atomic import atomic_file, save_figure
 from nbodykit_sr.io.preflight import CATALOGUE, FIGURE, PAIR, REPORT, prepare_output
 from nbodykit_sr.io.staging import Staging, staged
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator
 from nbodykit_sr.training.pairs import Pair
 
@@ -31,9 +31,7 @@ def inputs(data, tmp_path):
         if name != "hr64_12p5_z2":
             copy(data / name, folder / name)
     (folder / "hr64_12p5_z2").symlink_to(data / "hr64_12p5_z2")
-    network = DensityEmulator(filters=1)
-    card = ModelCard("untrained", "density", network.arguments, 2, 1, Omega_m=0.3)
-    save_model(folder / "density.safetensors", network, card)
+    saved_model(folder / "density.safetensors", DensityEmulator(filters=1), Omega_m=0.3)
     return folder
 
 

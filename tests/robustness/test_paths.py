@@ -9,26 +9,18 @@ from pathlib import Path
 import pytest
 from commands import copy, emulate, forked, generate, killed_after, run, tree
 from formats import Box
+from helpers import saved_model
 from mpi4py import MPI
 
 from nbodykit_sr import open_halos
 from nbodykit_sr.commands.verify import verify
 from nbodykit_sr.io.layout import LAYOUTS
-from nbodykit_sr.models.card import ModelCard, save_model
 from nbodykit_sr.models.density import DensityEmulator
 from nbodykit_sr.models.generator import Generator
 
 COMM = MPI.COMM_SELF
 OPTIONS = ["--model=interpolate", "--factor=2", "--chunk=4"]
 NOBODY = 65534
-
-
-def save_weights(path, density=False):
-    network = DensityEmulator(filters=1) if density else Generator(6, 2, chan_base=2)
-    kind, factor, channels = ("density", 2, 1) if density else ("displacement", 2, 6)
-    save_model(
-        path, network, ModelCard("m", kind, network.arguments, factor, channels, Omega_m=0.28)
-    )
 
 
 @contextmanager
@@ -39,8 +31,8 @@ def copies(data):
         path.chmod(0o755)
         for name in ("lr8_12p5_z2", "lr16_25_z2", "lr16_25_IC"):
             copy(data / name, path / name)
-        save_weights(path / "m.safetensors")
-        save_weights(path / "density.safetensors", density=True)
+        saved_model(path / "m.safetensors", Generator(6, 2, chan_base=2), Omega_m=0.28)
+        saved_model(path / "density.safetensors", DensityEmulator(filters=1), Omega_m=0.28)
         (path / "out").mkdir()
         (path / "out").chmod(0o777)
         yield path
