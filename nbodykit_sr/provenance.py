@@ -1,7 +1,7 @@
 """How an output was made, as its attributes tell: the one list of the names that begin with SR."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -11,34 +11,6 @@ from .errors import InputError, one_line
 # Whose versions an output may depend on
 PACKAGES = ("nbodykit", "bigfile", "mpi4py", "torch", "numpy", "dask")
 
-# Each field of `Provenance` and the attribute that holds it, in the order in which they are written
-NAMES = {
-    "layout": "SRLayout",
-    "origin": "SROrigin",
-    "seed": "SRSeed",
-    "model": "SRModel",
-    "model_hash": "SRModelHash",
-    "card": "SRCard",
-    "factor": "SRFactor",
-    "chunk": "SRChunk",
-    "offset": "SROffset",
-    "Nmesh": "SRNmesh",
-    "dtype": "SRDtype",
-    "device": "SRDevice",
-    "power": "SRPower",
-    "region": "SRRegion",
-    "columns": "SRColumns",
-    "subsample": "SRSubsample",
-    "source": "SRSource",
-    "versions": "SRVersions",
-    "command": "SRCommand",
-    "input": "SRInput",
-    "initial": "SRInitial",
-    "initial_redshift": "SRInitialRedshift",
-    "mean": "SRMean",
-    "checksums": "SRChecksums",
-}
-
 _TABLES = ("card", "region", "versions")  # written as JSON
 _WHOLE = ("factor", "chunk", "Nmesh")
 _REAL = ("offset", "origin", "mean", "subsample")
@@ -47,6 +19,8 @@ _REAL = ("offset", "origin", "mean", "subsample")
 @dataclass(frozen=True)
 class Provenance:
     """How a catalogue or mesh was made. What is unknown, or does not apply, is None.
+
+    The attribute that holds a field is in `NAMES`: that of `model_hash` is SRModelHash.
 
     Attributes
     ----------
@@ -139,6 +113,14 @@ class Provenance:
                 # an empty region is that of everything
                 attrs[name] = json.dumps(value or None) if field in _TABLES else value
         return attrs
+
+
+def _attribute(field):
+    return "SR" + "".join(word[0].upper() + word[1:] for word in field.split("_"))
+
+
+# Each field of `Provenance` and the attribute that holds it, in the order in which they are written
+NAMES = {field.name: _attribute(field.name) for field in fields(Provenance)}
 
 
 def _read(field, value):

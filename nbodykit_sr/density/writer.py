@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..chunks import Chunk
-from ..errors import InputError, agreement
+from ..errors import agreement
 from ..io.atomic import disk
 from ..io.blocks import BlockFile
 from ..io.preflight import MESH
@@ -147,22 +147,13 @@ class PaintedWriter(MeshWriter):
 
     def __init__(self, path, comm, grid, header, identity, chunks, density):
         super().__init__(path, comm, grid, header, identity, mean=None)
-        self.room, self.density = _PAINTED_ROOM * grid.size, density
+        self.room, self.density, self.chunks = _PAINTED_ROOM * grid.size, density, chunks
         self.store = _PieceFiles(self.run.file("chunks"), {FIELD: ("i8", (2,))}, chunks)
 
     def write(self, chunk, values) -> None:
         """Write a `painted` chunk, (n, 2) int64. Not collective."""
         layers = np.unique(values[:, 0] // (self.grid.side * self.grid.Nmesh**2)).tolist()
         self._write(chunk.index, chunk.index, {FIELD: values}, layers=layers)
-
-    def _entries(self):
-        done = self.run.entries()
-        if len(done) != self.store.size:
-            raise InputError(
-                f"the journals of {self.partial} record {len(done)} chunks of {self.store.size}: --resume "
-                "to compute the rest"
-            )
-        return [entry for _, entry in sorted(done.items())]
 
     def _mean(self, entries):
         return 1.0  # all particles are painted

@@ -236,14 +236,8 @@ class ConeWriter(ChunkWriter):
         return True
 
     def _entries(self):
-        done = self.run.entries()
-        if len(done) != self.chunks:
-            raise InputError(
-                f"the journals of {self.partial} record {len(done)} chunks of {self.chunks}: --resume to "
-                "compute the rest"
-            )
         start, entries = 0, []
-        for _, entry in sorted(done.items()):
+        for entry in super()._entries():
             entries.append(entry | {"start": start})
             start += entry["size"]
         if not start:

@@ -12,8 +12,8 @@ from ..provenance import NAMES
 from .atomic import atomic_file, disk
 from .checks import CHECKSUMS, attributes
 from .formats.hdf5 import attributes_of
-from .journal import LOCK_SECONDS, UnfinishedRun
 from .rows import RowFiles
+from .staging import LOCK_SECONDS, UnfinishedRun
 
 
 class WrongValues(ValueError):
@@ -83,9 +83,12 @@ class ChunkWriter:
     ----------
     store : RowFiles
         Files that hold the chunks.
+    chunks : int or None
+        Number of chunks, where the rows of `store` do not tell whether all are there.
     """
 
     store: RowFiles
+    chunks: int | None = None
 
     def __init__(self, path, comm, kind, header, identity):
         self.run = UnfinishedRun(path, kind)
@@ -231,11 +234,14 @@ class ChunkWriter:
     def _entries(self):
         """The journal's entries of all chunks, in their order; on rank 0."""
         done = self.run.entries()
-        rows = sum(entry["size"] for entry in done.values())
-        if rows != self.store.size:
+        found, all_of, unit = len(done), self.chunks, "chunks"
+        if self.chunks is None:
+            rows = sum(entry["size"] for entry in done.values())
+            found, all_of, unit = rows, self.store.size, "rows"
+        if found != all_of:
             raise InputError(
-                f"the journals of {self.partial} record {rows} rows of {self.store.size}: --resume to "
-                "compute the rest"
+                f"the journals of {self.partial} record {found} {unit} of {all_of}: --resume to compute "
+                "the rest"
             )
         return [entry for _, entry in sorted(done.items())]
 
