@@ -42,17 +42,17 @@ class SRCatalog(CatalogSource):
     Parameters
     ----------
     source : nbodykit CatalogSource, str or Path
-        Of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize (3),
+        A catalogue of `open_snapshot`, or any other with Position [Mpc/h], ID and, in attrs, BoxSize (3),
         Redshift or Time, and Omega0. The communicator is taken from it. A path is opened by
         `open_snapshot`.
     model : str, optional
         A `.safetensors` or `.pt` file, the name of a shipped model, or "interpolate": trilinear
         interpolation. By default the shipped model for the snapshot's LR cell and redshift.
     seed : int
-        The realisation of the small scales.
+        Realisation of the small scales.
     device : {"auto", "cpu", "cuda"}
     dtype : {"auto", "float32", "bfloat16"}
-        What the network computes in. "auto" takes bfloat16 where the machine has instructions for it and
+        Number format of the network. "auto" takes bfloat16 where the machine has instructions for it and
         the model's card says that P(k) changes by less than 0.1%.
     chunk : int, optional
         Side of a chunk [LR sites]; chosen from the lattice by default.
@@ -77,8 +77,8 @@ class SRCatalog(CatalogSource):
     power : str, optional
         File of the linear power spectrum, see `LinearPower.read`.
     sigma8, n_s : float, optional
-        Of the linear power spectrum by CLASS, without a file. By default the amplitude is measured
-        from the snapshot.
+        Amplitude and index of the linear power spectrum by CLASS, without a file. By default the
+        amplitude is measured from the snapshot.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from numbers import Integral
 import numpy as np
 
 from .errors import InputError, one_line
+from .lattice import cuboid
 
 # The largest side that is chosen by itself: wide enough for the padding of 3 to cost little,
 # small enough for a chunk's features to stay in the caches of a CPU
@@ -41,11 +42,7 @@ class Chunk:
 
     def sites(self, factor: int = 1) -> np.ndarray:
         """Sites of the lattice `factor` times finer that fill this chunk, (n, 3) int64."""
-        axes = [
-            np.arange(factor * s, factor * (s + n))
-            for s, n in zip(self.start, self.shape, strict=True)
-        ]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        return cuboid([factor * s for s in self.start], [factor * n for n in self.shape])
 
     def blocks(self, side: int) -> Iterator["Chunk"]:
         """The cubes of `side` sites, or less, that fill it; their index and offset mean nothing."""

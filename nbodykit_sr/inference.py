@@ -48,7 +48,7 @@ class ChunkedInference:
         ``generator(x, noise, psi)``, on `device`: see `Generator`.
     factor : int
     lattice : LagrangianLattice
-        Of the LR field.
+        Lattice of the LR field.
     units : (C,) array
         Units of the network's fields: displacement [Mpc/h], velocity [km/s].
     seed : int

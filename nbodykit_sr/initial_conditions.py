@@ -50,11 +50,11 @@ class OwnPhases:
         Parameters
         ----------
         initial : nbodykit CatalogSource
-            Of `open_snapshot`: the initial conditions, with at least as many particles as SR has.
+            Initial conditions from `open_snapshot`, with at least as many particles as SR has.
         particles : LatticeParticles
-            Of LR.
+            LR particles.
         grid : ChunkGrid
-            Of the LR lattice.
+            Chunks of the LR lattice.
         layers : sequence of (int, int)
             Refinement and padding of each octave: `Generator.octaves`.
         power : callable

@@ -94,6 +94,12 @@ class LagrangianLattice:
         return wrap(self.site_position(site) + displacement, self.BoxSize, dtype)
 
 
+def cuboid(start, shape) -> np.ndarray:
+    """Sites of a cuboid from `start` on, (n, 3) int64; x is the slowest index."""
+    axes = [np.arange(first, first + n) for first, n in zip(start, shape, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
 def nearest_image(difference, period) -> np.ndarray:
     """Differences of periodic positions brought to within half a period of zero."""
     return difference - period * np.rint(difference / period)

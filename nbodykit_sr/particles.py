@@ -252,11 +252,11 @@ def find_numbering(comm, corner, first, last, ids, position) -> Numbering:
     Parameters
     ----------
     corner : LagrangianLattice
-        Of the catalogue, with offset 0.
+        Lattice of the catalogue, with offset 0.
     first, last : int
         The lowest and highest ID of all particles.
     ids, position : (n,), (n, 3) arrays
-        Of this rank's particles, or of some of them; comoving [Mpc/h].
+        IDs and positions of this rank's particles, or of some of them; comoving [Mpc/h].
 
     Raises
     ------

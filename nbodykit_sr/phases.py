@@ -54,7 +54,7 @@ class Phases:
     Attributes
     ----------
     lattice : LagrangianLattice
-        Of LR.
+        LR lattice.
     power : callable
         Linear power spectrum at the snapshot's time, P(k) [(Mpc/h)^3] of k [h/Mpc].
     factor : int
@@ -62,7 +62,7 @@ class Phases:
     seed : int
     device : torch.device or str
     kernels : dict
-        Of the octaves made so far, the same for each seed: `dataclasses.replace` keeps them.
+        Kernels of the octaves made so far, the same for each seed: `dataclasses.replace` keeps them.
     """
 
     lattice: LagrangianLattice
@@ -190,7 +190,7 @@ def band(axes, ratio, known=None) -> Float[np.ndarray, "x y z"]:
 
 
 def kernel(power, cell, ratio) -> Float32[np.ndarray, "3 n n n"]:
-    """What unit white noise on an octave's lattice is convolved with to give psi.
+    """The kernel that turns unit white noise on an octave's lattice into psi.
 
     Parameters
     ----------

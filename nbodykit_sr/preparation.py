@@ -57,19 +57,19 @@ class PreparedModel:
     ----------
     card : ModelCard
     hash : str
-        Of weights and card.
+        SHA-256 of weights and card.
     generator : torch.nn.Module
     units : (C,) array
         Units of the network's fields: displacement [Mpc/h], velocity [km/s].
     device : torch.device
     dtype : {"float32", "bfloat16"}
-        What the generator computes in.
+        Number format of the generator.
     widest : int
         Largest chunk side worth choosing [LR sites].
     power : LinearPower or None
         Spectrum that the phases are drawn from, for models that take phases.
     phases : Phases or None
-        Those of seed 0.
+        Phases of seed 0.
     """
 
     card: ModelCard
@@ -154,9 +154,9 @@ def load_model(options, cell, redshift, channels) -> tuple[Any, ModelCard]:
         `model` is a path, the name of a shipped model, "interpolate", or None for the default model
         for this cell and redshift; `factor` is that of the interpolation.
     cell, redshift : float
-        Of the snapshot: LR spacing [Mpc/h].
+        LR spacing [Mpc/h] and redshift of the snapshot.
     channels : int
-        What the snapshot has: 3, or 6 with velocities.
+        Channels of the snapshot: 3, or 6 with velocities.
     """
     model, flavour = options.model, options.flavour
     interpolate = str(model) == "interpolate"

@@ -25,7 +25,7 @@ class Provenance:
     Attributes
     ----------
     layout : str
-        Of a catalogue: "nbodykit", "mp-gadget" or "gadget-hdf5".
+        Layout of a catalogue: "nbodykit", "mp-gadget" or "gadget-hdf5".
     seed : str
         The realisation of the small scales: decimal, as no attribute has 64 bits without a sign.
     model, model_hash : str
@@ -37,33 +37,33 @@ class Provenance:
     chunk : int
         Side of a chunk [LR sites].
     offset : float
-        Of the SR lattice [SR cells], see `LagrangianLattice`.
+        Offset of the SR lattice [SR cells], see `LagrangianLattice`.
     Nmesh : int
         SR sites on a side.
     dtype, device : str
-        What the network was computed in, and on: "float32", "cpu".
+        Number format and device of the network: "float32", "cpu".
     power : str
         The linear power spectrum that the phases were drawn from, in words.
     region : sequence
         Lagrangian part of the box, three (low, high) pairs [Mpc/h]; empty for the whole box.
     columns : str
-        Those that were written, where not all: "Position,ID".
+        Columns that were written, where not all: "Position,ID".
     subsample : float
         The part of the particles that was written, where not all.
     source : str
-        What it was made from, in the user's words: a path.
+        The input as the user named it: a path.
     versions : dict
-        Of this package and of those it depends on.
+        Versions of this package and of those it depends on.
     command : str
         The command that makes it again.
     input : str
         Identity of the input snapshot, see `SnapshotHeader.identity`.
     initial, initial_redshift : str
-        Of a mesh: identity of the initial conditions, and their redshift if the user gave it.
+        Identity of the initial conditions, and of a mesh their redshift if the user gave it.
     origin : float
         First point of a mesh [HR cells].
     mean : float
-        Of a density as the network gave it, before it was made one.
+        Mean density that the network gave, before it was normalised to one.
     checksums : str
         SHA-256 of the file that lists those of all chunks.
     """
@@ -100,7 +100,7 @@ class Provenance:
         Raises
         ------
         InputError
-            If one of them cannot be what it is meant to be.
+            If an attribute has an impossible value.
         """
         return cls(**{field: _read(field, attrs[n]) for field, n in NAMES.items() if n in attrs})
 

@@ -1,4 +1,4 @@
-"""What is installed: the commands ``models`` and ``info``."""
+"""The commands ``models`` and ``info``: shipped models, and the installation."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Put what was measured of a model into its card.
+"""Write the measured accuracy of a model into its card.
 
     nbodykit-sr evaluate mine.safetensors z2/report.json z0/report.json --bfloat16 LR_z2 LR_z0
 

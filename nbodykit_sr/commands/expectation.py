@@ -17,7 +17,7 @@ class Expectation:
     Attributes
     ----------
     lattice : LagrangianLattice
-        Of the SR particles.
+        SR lattice.
     factor : int
     range : float or None
         Largest LR displacement that the model was trained on [LR cells].

@@ -151,7 +151,7 @@ class GenerateOptions:
         return command_line(self, "python -m nbodykit_sr.generate")
 
     def arguments(self, comm) -> dict:
-        """Those of `SRCatalog`, but for the snapshot."""
+        """Arguments of `SRCatalog`, but for the snapshot."""
         given = {name: getattr(self, name) for name in _OF_THE_CATALOGUE} | {"n_s": self.ns}
         if self.phases is not None:
             given["phases"] = open_snapshot(self.phases, comm)

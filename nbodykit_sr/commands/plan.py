@@ -36,7 +36,7 @@ class Plan:
     disk : float
         Output [bytes].
     dtype : str
-        What the network computes in.
+        Number format of the network.
     other : Plan or None
         The same run in another dtype.
     """
@@ -94,7 +94,7 @@ def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memor
     working_memory : float
         Bytes of the network and its outputs for one chunk.
     padding : int
-        Of a chunk [LR sites].
+        Padding of a chunk [LR sites].
     """
     blocks = grid.blocks(ranks)
     sizes = [math.prod(last - first for first, last in block) for block in blocks]
@@ -142,7 +142,7 @@ def check_disk(path, needed, comm, already=False) -> None:
     Parameters
     ----------
     path : str
-        Of the output; its folder exists.
+        Path of the output; its folder exists.
     needed : int
         Bytes.
     already : bool

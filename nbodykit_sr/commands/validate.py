@@ -4,7 +4,7 @@
 
 Writes report.html (self-contained), report.json (every number) and figures as PNG and PDF.
 
-What was measured of HR is kept in HR_008.measured, beside it, and reused for the next SR.
+Measurements of HR are kept beside it in HR_008.measured, and reused for the next SR.
 
     nbodykit-sr validate --compare report_a/report.json report_b/report.json
 

@@ -57,7 +57,7 @@ class SRMesh(MeshSource):
     Nmesh : int, optional
         LR cells a side for a catalogue; by default a cell for each particle.
     initial_redshift : float, optional
-        Of `initial`, if its attrs do not tell; 0 for one extrapolated to today.
+        Redshift of `initial`, if its attrs have none; 0 if it is extrapolated to today.
     device : {"auto", "cpu", "cuda"}
     dtype : {"auto", "float32", "bfloat16"}
         By particles, see `SRCatalog`; the network of densities computes in float32.

@@ -33,14 +33,14 @@ def moved_overdensity(lr, initial, lengths=LENGTHS, chunk=None) -> list[RealFiel
     initial : pmesh.pm.RealField
         Linear overdensity on HR's mesh, its first point in the corner of the box.
     lengths : sequence of float
-        Of Gaussians, exp(-r^2 / 2 length^2) [HR cells].
+        Lengths of the Gaussians exp(-r^2 / 2 length^2) [HR cells].
     chunk : int, optional
         LR sites a side that are interpolated at a time: see `SRCatalog`.
 
     Returns
     -------
     list of pmesh.pm.RealField
-        Of lengths in cells: the sum of the overdensities that come into a cell, of mean zero.
+        For each length the sum of the overdensities that come into a cell, of mean zero.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from ..domain import LatticeDomain, node_ranks
 from ..errors import InputError, agreement, require_same
 from ..inference import one_thread, side_by_side
 from ..io.atomic import readable
+from ..lattice import cuboid
 from ..models.card import fingerprint, load_model
 from ..models.density import PADDING, PADDING_HR
 from ..models.device import choose_device
@@ -166,10 +167,8 @@ def _load(path):
 
 def _on_blocks(fields, domain):
     """Distributed fields of one mesh on a rank's padded block, (C, X, Y, Z) float32. Collective."""
-    axes = [np.arange(s, s + n) for s, n in zip(fields[0].start, fields[0].shape, strict=True)]
-    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     values = [np.asarray(field.value, dtype="f4").ravel() for field in fields]
-    return domain.exchange(cells, np.stack(values, axis=1))
+    return domain.exchange(cuboid(fields[0].start, fields[0].shape), np.stack(values, axis=1))
 
 
 @torch.inference_mode()

@@ -47,7 +47,7 @@ class Inputs:
     lr, initial : nbodykit CatalogSource or MeshSource
         See `SRMesh`.
     universe, start : Universe
-        Of LR and of the initial conditions.
+        Box, time and cosmology of LR and of the initial conditions.
     Nmesh : int
         LR cells a side; the HR mesh has twice as many.
     force : bool

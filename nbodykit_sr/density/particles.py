@@ -18,7 +18,7 @@ from ..catalog import SRCatalog
 from ..chunks import Chunk, ChunkGrid
 from ..errors import InputError, agreement
 from ..io.writer import WrongValues
-from ..lattice import LagrangianLattice
+from ..lattice import LagrangianLattice, cuboid
 from ..particles import find_lattice
 from ..preparation import AUTO
 from ..provenance import Provenance
@@ -202,8 +202,7 @@ def _displaced(inputs):
             return v * (1j * w[axis] / np.where(square == 0, 1, square)) * growth * lattice.cell
 
         moved.append(modes.apply(displacement, kind="circular").c2r())
-    axes = [np.arange(s, s + n) for s, n in zip(moved[0].start, moved[0].shape)]
-    site = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    site = cuboid(moved[0].start, moved[0].shape)
     moved = np.stack([np.asarray(one.value).ravel() for one in moved], axis=1)
     columns = {"Position": lattice.position(site, moved), "ID": lattice.id(site)}
     particles = ArrayCatalog(columns, comm=inputs.comm)

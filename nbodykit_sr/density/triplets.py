@@ -70,7 +70,7 @@ def write_triplet(folder, manifest, lr, initial, hr, moved=None) -> None:
     folder : path
         To be made; must not exist.
     manifest : Manifest
-        Of `factor` 2 and one channel.
+        With `factor` 2 and one channel.
     lr : (N, N, N) array
         LR density 1 + delta, its points in the middle of eight HR points.
     initial : (2N, 2N, 2N) array

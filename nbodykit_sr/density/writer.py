@@ -47,7 +47,7 @@ class MeshWriter(ChunkWriter):
     path : str
     comm : mpi4py.MPI.Comm
     grid : ChunkGrid
-        Of the mesh.
+        Chunks of the mesh.
     header : dict
         Attributes of the field.
     identity : dict

@@ -19,9 +19,9 @@ def halo_bias(halos, table, delta_k, least=LEAST) -> Statistic:
     ----------
     halos : Halos
     table : dict
-        Of `halo_table`: the centres are used.
+        The `halo_table`, whose centres are used.
     delta_k : pmesh.pm.ComplexField
-        Of all matter.
+        Density of all matter.
     least : sequence of int
         Particles of the smallest halo.
 

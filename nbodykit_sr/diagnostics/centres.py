@@ -7,7 +7,7 @@ the deepest potential is that of the largest mass.
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from .fields import nearest_image
+from ..lattice import nearest_image
 
 MANY = 512  # particles whose potential is summed pair by pair
 SOFTENING = 0.1  # of pairs, in mean separations

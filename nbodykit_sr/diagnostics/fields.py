@@ -11,6 +11,7 @@ from nbodykit.base.mesh import MeshSource
 from pmesh.pm import ComplexField, ParticleMesh, RealField
 
 from ..errors import InputError
+from ..lattice import nearest_image as nearest_image
 from ..physics.matter import require_whole
 from ..physics.universe import Universe
 from .modes import multiplied, squares
@@ -75,12 +76,6 @@ def top_hat(delta_k, radius) -> RealField:
     x = np.where(small, 1.0, x)
     window = np.where(small, 1.0, 3 * (np.sin(x) - x * np.cos(x)) / x**3)
     return multiplied(delta_k, window)
-
-
-def nearest_image(offset, box) -> np.ndarray:
-    """Separations, an array that is changed in place, to the nearest periodic image."""
-    offset -= box * np.rint(offset / box)
-    return offset
 
 
 def batches(catalog, *names) -> Iterator[list[np.ndarray]]:

@@ -8,11 +8,11 @@ import numpy as np
 from mpi4py import MPI
 
 from ..errors import InputError, agreement
-from ..lattice import LagrangianLattice, cube_root, particle_ids
+from ..lattice import LagrangianLattice, cube_root, nearest_image, particle_ids
 from ..particles import find_numbering
 from . import drawing
 from .diagnostic import Diagnostic, of_halos, row
-from .fields import batches, nearest_image
+from .fields import batches
 from .halos import deal
 from .mass_function import bins, mean_in_bins
 from .statistic import Statistic, ratio
@@ -27,7 +27,7 @@ def halo_sites(halos, catalog) -> tuple[np.ndarray, np.ndarray]:
     ----------
     halos : Halos
     catalog : CatalogSource
-        That of the halos, with ID, in any numbering that `find_numbering` knows.
+        Catalogue of the halos, with ID in any numbering that `find_numbering` knows.
 
     Returns
     -------
@@ -63,15 +63,15 @@ def halo_sites(halos, catalog) -> tuple[np.ndarray, np.ndarray]:
 def partners(length, sites, other_length, other_sites, comm) -> tuple[np.ndarray, np.ndarray]:
     """Each halo's partner in another catalogue of the same lattice. Collective.
 
-    Of all halos that share sites those are partners that are each other's best by
-    merit = shared^2 / (length other_length) (Knebe et al. 2013), if it is at least 1/4.
+    Two halos are partners if each has, among all halos that share sites with it, its largest merit in
+    the other; merit = shared^2 / (length other_length) (Knebe et al. 2013), if it is at least 1/4.
 
     Parameters
     ----------
     length, other_length : (n,), (o,) int64
         `Halos.length` of both.
     sites, other_sites : tuple
-        Of `halo_sites`.
+        Results of `halo_sites` for both.
 
     Returns
     -------
@@ -104,9 +104,9 @@ def matching_by_mass(halos, table, other, other_table, partner, shared, edges) -
     halos, other : Halos
         The reference, whose masses are binned, and the catalogue that is matched with it.
     table, other_table : dict
-        Of `halo_table`.
+        Their `halo_table`.
     partner, shared : (n,) int64
-        Of `partners`.
+        Results of `partners`.
     edges : (m + 1,) array
         [Msun/h].
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ..lattice import nearest_image
 from ..physics.universe import Universe
 from . import drawing
 from .diagnostic import Diagnostic
-from .fields import nearest_image
 from .mass_function import bins, mean_in_bins
 from .statistic import Statistic
 
@@ -20,11 +20,11 @@ def density_profiles(halos, table, edges, radii, catalog, scaled=False) -> Stati
     Parameters
     ----------
     edges : (n + 1,) array
-        Of mass [Msun/h].
+        Bins of mass [Msun/h].
     radii : (m + 1,) array
         Edges of the shells [Mpc/h], or in units of each halo's r200 if `scaled`.
     catalog : CatalogSource
-        That of the halos.
+        Catalogue of the halos.
 
     Returns
     -------

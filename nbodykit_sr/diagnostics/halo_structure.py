@@ -1,4 +1,4 @@
-"""What halos are like inside: radii, profiles, concentrations, motions, shapes and pieces.
+"""Inner structure of halos: radii, concentrations, velocity dispersions, shapes and pieces.
 
 Power spectra and even mass functions can be right while halos are smeared (Brennan et al. 2025):
 these statistics tell. They use the particles that friends-of-friends linked; r200 and the
@@ -8,11 +8,11 @@ concentration use all particles in the sphere.
 import numpy as np
 from kdcount import cluster
 
+from ..lattice import nearest_image
 from ..physics.universe import Universe
 from . import drawing
 from .centres import centre_particles
 from .diagnostic import Diagnostic, Ratio, of_halos
-from .fields import nearest_image
 from .mass_function import bins, mean_in_bins
 from .overdensity import CORE, spheres, threshold_densities
 from .statistic import Statistic
@@ -30,13 +30,13 @@ UNITS = {
 
 
 def halo_table(halos, catalog) -> dict[str, np.ndarray]:
-    """Every halo's numbers, one by one. Collective.
+    """Radii, concentration, shape and other numbers of every halo. Collective.
 
     Parameters
     ----------
     halos : Halos
     catalog : CatalogSource
-        That of the halos, with attrs BoxSize, Omega0, Time or Redshift.
+        Catalogue of the halos, with attrs BoxSize, Omega0, Time or Redshift.
 
     Returns
     -------

@@ -86,7 +86,7 @@ def mean_in_bins(which, values, number, comm=None) -> tuple[np.ndarray, np.ndarr
         Bin of each halo, from 0; -1 for none.
     values : (n, ...) array
     number : int
-        Of bins.
+        Number of bins.
     comm : mpi4py.MPI.Comm, optional
         Where every rank has halos of its own. Collective.
     """

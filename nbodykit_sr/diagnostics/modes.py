@@ -66,9 +66,9 @@ def shell_sums(fields, table, number, *terms, parts=1) -> np.ndarray:
     table : (m,) int64
         Bin of the modes for each of `squares`, from 1; modes of bin 0 are left out.
     number : int
-        Of bins.
+        Number of bins.
     *terms : callables
-        Of (n, n^2, values): wavenumbers and fields as of `planes`, without the weight.
+        Functions of (n, n^2, values): wavenumbers and fields as `planes` gives them.
     parts : int
         Bins that each is cut into: the first term then says which, from 0, and is not summed.
 

@@ -7,12 +7,12 @@ catalogue. Each octave of separations has a subsample of its own that holds abou
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..lattice import particle_ids, wrap
+from ..lattice import nearest_image, particle_ids, wrap
 from ..physics.universe import Universe
 from ..selection import scrambled
 from . import drawing
 from .diagnostic import Criterion, Diagnostic, Ratio
-from .fields import batches, nearest_image, whole
+from .fields import batches, whole
 from .statistic import Statistic
 
 CLOSEST = 0.05  # separation, comoving [Mpc/h]

@@ -17,7 +17,7 @@ def density_pdf(source, radius=10.0, Nmesh=None, edges=None) -> Statistic:
     ----------
     source : CatalogSource, MeshSource or pmesh field
     radius : float
-        Of the top-hat, comoving [Mpc/h].
+        Radius of the top-hat, comoving [Mpc/h].
     edges : (n + 1,) array
         Bins of 1 + delta; by default 60 logarithmic ones from 0.01 to 100.
 

@@ -6,11 +6,12 @@ import numpy as np
 from pmesh.pm import ParticleMesh
 from scipy.ndimage import gaussian_filter
 
+from ..lattice import nearest_image
 from ..physics.matter import mean_separation
 from ..physics.universe import Universe
 from . import drawing
 from .diagnostic import Diagnostic
-from .fields import batches, nearest_image, selected
+from .fields import batches, selected
 
 SHOWN = 3  # realisations
 MARGIN = 8  # a zoom is painted one part in so many wider on each side, for the smoothing
@@ -72,7 +73,7 @@ def pictures(catalog, halos, centre, windows, pixels=400) -> list[Picture]:
     ----------
     catalog : CatalogSource
     halos : Halos
-        Of the catalogue.
+        Halos of the catalogue.
     centre : (3,) array
         Comoving [Mpc/h].
     windows : list of (width, depth)

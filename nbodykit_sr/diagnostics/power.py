@@ -93,15 +93,15 @@ def comparison(source, reference, Nmesh=None, kmax=None) -> Statistic:
 def thinning_noise(source, field, kmax=None) -> np.ndarray | float:
     """Power that a random subsample adds to that of all particles, in the bins of `k_bins`.
 
-    Of the part s of N / s particles that is (1 - s) V / N; cloud-in-cell lets it fall off towards
+    For a subsample of N particles, a part s of all, it is (1 - s) V / N; cloud-in-cell lowers it towards
     the Nyquist wavenumber of the mesh (Jing 2005, Eq. 20). Collective.
 
     Parameters
     ----------
     source : CatalogSource, MeshSource or pmesh field
-        Where it is no catalogue of a subsample there is none, 0.
+        The noise is 0 unless it is the catalogue of a subsample.
     field : pmesh.pm.ComplexField
-        Of its mesh.
+        Transform of the density on the mesh.
     """
     part = None
     if isinstance(source, CatalogSource):

@@ -49,7 +49,7 @@ class Settings:
         BoxSize : float
             [Mpc/h].
         particles : int
-            Of the finest catalogue: the mesh has as many cells, as in Li et al. 2021.
+            Number of particles of the finest catalogue: the mesh has as many cells (Li et al. 2021).
         quick : bool
             Half as many cells a side.
         """

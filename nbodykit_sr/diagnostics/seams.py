@@ -3,11 +3,11 @@
 import numpy as np
 
 from ..errors import InputError, agreement
-from ..lattice import LagrangianLattice, cube_root, particle_ids
+from ..lattice import LagrangianLattice, cube_root, nearest_image, particle_ids
 from ..physics.universe import Universe
 from . import drawing
 from .diagnostic import Diagnostic
-from .fields import batches_together, complex_field, nearest_image
+from .fields import batches_together, complex_field
 from .modes import k_sums, moment, pole
 from .statistic import Statistic
 

@@ -87,7 +87,7 @@ def ensemble(statistics) -> Statistic:
     Returns
     -------
     Statistic
-        Of one catalogue: itself. Of several in one box: means, and standard deviations (the
+        For one catalogue the statistic itself. For several of one box means, and standard deviations (the
         1-sigma bands of the papers' figures). Of several boxes: means of the boxes' means, and
         their standard errors from the scatter between boxes. attrs realisations, boxes.
     """
@@ -128,7 +128,7 @@ def ratio(statistic, reference, columns, abscissae) -> Statistic:
     statistic, reference : Statistic
         On the same bins.
     columns : list of str
-        What is divided; the ratios keep the names.
+        Columns that are divided; the ratios keep their names.
     abscissae : list of str
         Columns carried over unchanged.
     """

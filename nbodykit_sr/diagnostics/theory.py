@@ -91,7 +91,7 @@ def theory_mass_function(universe, edges, volume) -> Statistic:
     edges : (n + 1,) array
         [Msun/h].
     volume : float
-        Of the box [(Mpc/h)^3]; bins in which fewer than one halo is expected are NaN.
+        Volume of the box [(Mpc/h)^3]; bins in which fewer than one halo is expected are NaN.
 
     Returns
     -------

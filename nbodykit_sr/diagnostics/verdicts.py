@@ -229,7 +229,7 @@ def side_by_side(documents: list[dict], within: float = 0.1) -> list[tuple]:
     Parameters
     ----------
     documents : list of dict
-        What report.json holds.
+        Contents of report.json files.
     """
     names = list(dict.fromkeys(name for one in documents for name in one["verdicts"]))
     rows = [(f"within {100 * within:g} % of HR", *("" for _ in documents))]

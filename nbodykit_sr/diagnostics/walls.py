@@ -23,7 +23,7 @@ def cut_halos(halos, catalog) -> np.ndarray | None:
     ----------
     halos : Halos
     catalog : CatalogSource
-        That of the halos: a region, selection or slice of a catalogue of this package, with ID.
+        Catalogue of the halos: a region, selection or slice of one of this package, with ID.
 
     Returns
     -------

@@ -65,7 +65,7 @@ def write_rows(folder, columns, comm) -> None:
     Parameters
     ----------
     folder : path
-        Of a BigFile.
+        Folder of a BigFile.
     columns : dict of (n, ...) arrays
         By the names of their blocks; n may differ between ranks.
     comm : mpi4py.MPI.Comm

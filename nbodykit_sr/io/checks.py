@@ -30,7 +30,7 @@ _PIECE = 2**24
 
 @dataclass(frozen=True)
 class BlockHeader:
-    """What a block's header says.
+    """Contents of a block's header.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class BlockHeader:
     members : int
         Numbers in a row.
     rows, sums : tuple of int
-        Of each physical file; sums of its bytes, modulo 2^32.
+        Rows of each physical file, and sums of its bytes modulo 2^32.
     """
 
     folder: str
@@ -149,7 +149,7 @@ def attributes(folder) -> dict:
     Raises
     ------
     InputError
-        If a line does not hold what its type and length say, or the folder has attributes in
+        If a line does not fit its type and length, or the folder has attributes in
         the old binary form, of which the library believes every length.
     """
     if os.path.exists(os.path.join(folder, "attr")):
@@ -227,9 +227,9 @@ def header_text(dtype, rows, sums) -> str:
     Parameters
     ----------
     dtype : numpy dtype
-        Of a row.
+        Number format of a row.
     rows, sums : sequences of int
-        Of each physical file.
+        Rows and byte sums of each physical file.
     """
     members = dtype.shape[0] if dtype.shape else 1
     text = f"DTYPE: {dtype.base.str}\nNMEMB: {members}\nNFILE: {len(rows)}\n"
@@ -304,7 +304,7 @@ def read_checksums(folder, names, digest) -> list[tuple[int, int, dict[str, int]
     ----------
     folder : str
     names : iterable of str
-        Of the blocks.
+        Names of the blocks.
     digest : str
         SHA-256 of the file.
 

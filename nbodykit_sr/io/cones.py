@@ -91,7 +91,7 @@ def open_cone(path, comm=None) -> BigFileCatalog:
     Returns
     -------
     BigFileCatalog
-        Those of `COLUMNS` that are there; single numbers are of shape (n,).
+        With the columns of `COLUMNS` that are in the file; scalar columns have shape (n,).
 
     Raises
     ------
@@ -162,13 +162,13 @@ class ConeWriter(ChunkWriter):
     path : str
     comm : mpi4py.MPI.Comm
     names : tuple of str
-        Of `COLUMNS`.
+        Columns to write, of `COLUMNS`.
     header : dict
     identity : dict
     grid : ChunkGrid
-        Of the LR lattice.
+        Chunks of the LR lattice.
     products : optional
-        What else is made of the particles: its ``add(columns)`` is given all of them in the end, each
+        Maps and figures of the particles: its ``add(columns)`` is given all of them in the end, each
         by one rank, and its ``write(folder)``, collective, the folder of the catalogue.
     """
 

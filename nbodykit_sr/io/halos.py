@@ -85,7 +85,7 @@ class ConeHalos(Halos):
             Not used: a cone has none.
         seed : int, optional
         params
-            Of the model, such as logMmin.
+            Parameters of the model, such as logMmin.
 
         Returns
         -------

@@ -92,7 +92,7 @@ def mpgadget_header(attrs: dict, size: int, raw: dict) -> dict:
     Parameters
     ----------
     attrs : dict
-        Of a catalogue: box, time, cosmology, and what `matter.particle_mass` reads.
+        Attributes of a catalogue: box, time, cosmology, and those that `matter.particle_mass` reads.
     size : int
         Its particles.
     raw : dict

@@ -17,7 +17,7 @@ class SnapshotWriter(ChunkWriter):
     size : int
         Particles in all.
     names : tuple of str
-        Of Position, Velocity, ID.
+        Columns to write, of Position, Velocity, ID.
     header : dict
         Attributes of the Header block, in the layout's own units.
     identity : dict
@@ -41,7 +41,7 @@ class SnapshotWriter(ChunkWriter):
         Parameters
         ----------
         index : int
-            Of the chunk.
+            Index of the chunk.
         start : int
             First row.
         columns : dict of arrays

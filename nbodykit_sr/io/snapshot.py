@@ -38,8 +38,7 @@ class SnapshotCatalog(CatalogSource):
     def check_sums(self, force=None) -> None:
         """Compare the bytes of all columns with the checksums in their headers, once. Collective.
 
-        Of formats that keep no checksums nothing is compared here: HDF5 checks those of its own
-        filters as it reads.
+        Formats without checksums are not compared: HDF5 checks those of its own filters as it reads.
 
         Parameters
         ----------

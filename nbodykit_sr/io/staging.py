@@ -88,7 +88,7 @@ class Staging:
     Parameters
     ----------
     path : path
-        Of the output.
+        Path of the output.
     kind : Kind
     """
 
@@ -189,7 +189,7 @@ class UnfinishedRun(Staging):
         self.replace(IDENTITY, json.dumps(identity))
 
     def identity(self) -> dict[str, str]:
-        """What `identify` recorded.
+        """The identity that `identify` recorded.
 
         Raises
         ------
@@ -207,7 +207,7 @@ class UnfinishedRun(Staging):
         self._journal = open(self.file(f"journal.{rank}"), "a")
 
     def record(self, entry) -> None:
-        """Add what is known of a chunk, a dict with its index as "chunk", once it is written."""
+        """Add the entry of a chunk that is written, a dict with its index as "chunk"."""
         self._journal.write(json.dumps(entry) + "\n")
         self._journal.flush()
 
@@ -218,7 +218,7 @@ class UnfinishedRun(Staging):
             self._journal = None
 
     def entries(self) -> dict[int, dict]:
-        """What all ranks recorded: index of the chunk to entry."""
+        """The entries of all ranks, by index of the chunk."""
         done = {}
         for name in self._journals():
             with open(self.file(name)) as file:

@@ -70,7 +70,7 @@ class ChunkWriter:
     Parameters
     ----------
     path : str
-        Of the finished output.
+        Path of the finished output.
     comm : mpi4py.MPI.Comm
     kind : preflight.Kind
     header : dict
@@ -163,7 +163,7 @@ class ChunkWriter:
                     self.run.publish(overwrite)
 
     def close(self) -> None:
-        """Let go of the folder; what is recorded can be resumed. Collective."""
+        """Release the folder; the recorded chunks can be resumed. Collective."""
         self.run.close()
         self.comm.Barrier()
         self.run.lock.release()
@@ -182,7 +182,7 @@ class ChunkWriter:
         self.store.create()
 
     def _complete(self, entries):
-        """Checksums and header, from what was recorded of each chunk. Collective."""
+        """Write checksums and header, from the entries of all chunks. Collective."""
         with agreement(self.comm):
             if self.comm.rank == 0:
                 self._seal(self.store, entries, self.header)

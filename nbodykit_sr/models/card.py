@@ -53,8 +53,8 @@ class ModelCard:
     redshift : (float, float) or None
         Lowest and highest redshift it is for; None: any.
     Omega_m : float or None
-        Of the normalisation (see `Normalization`), which is that of the runs it was trained on; a
-        snapshot's Omega0 must be near. None: the snapshot's.
+        Matter density of the normalisation (see `Normalization`) and of the training runs; a
+        snapshot's Omega0 must be near. None: the snapshot's is used.
     length : float
         Unit of displacement at z = 0, comoving [Mpc/h].
     amplitude : (float, float) or None
@@ -63,7 +63,7 @@ class ModelCard:
     displacement_range : float or None
         Largest displacement from LR seen in training [LR cells]; larger ones are warned of.
     simulation : str
-        What made the training pairs: "TreePM", "particle-mesh", ...
+        Code of the training runs: "TreePM", "particle-mesh", ...
     licence : str
     training, evaluation : dict
         Summaries: configuration, boxes, steps; numbers measured on held-out boxes.
@@ -166,7 +166,7 @@ class ModelCard:
 
     @property
     def entries(self) -> dict:
-        """The card as plain data, as it is stored and hashed; `from_dict` reads it."""
+        """The card as plain data, for storage and hash; `from_dict` reads it."""
         return asdict(self)
 
     @property

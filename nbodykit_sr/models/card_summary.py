@@ -13,7 +13,7 @@ SMALL_CHANGE = 1e-3
 
 
 def worth(card) -> dict[str, list[float]]:
-    """What a displacement model reaches in each report in its card, at its own factor.
+    """Accuracy of a displacement model in each report in its card, at its own factor.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def bfloat16_change(card) -> float | None:
 
 
 def card_rows(card) -> dict[str, str]:
-    """What a model is for, where it comes from and what it reaches: a dict of short texts."""
+    """Purpose, origin and accuracy of a model: a dict of short texts."""
     change = bfloat16_change(card)
     return {
         "for": card.validity,
@@ -58,7 +58,7 @@ def card_rows(card) -> dict[str, str]:
 
 
 def summary(card) -> dict[str, str]:
-    """What a model reaches, in a few numbers: a dict of quantity to text, empty if not measured."""
+    """Accuracy of a model in a few numbers: a dict of quantity to text, empty if not measured."""
     if card.network == "density":
         return _density(card.evaluation)
     names = {

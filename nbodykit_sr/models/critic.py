@@ -31,7 +31,7 @@ class Critic(nn.Module):
     Parameters
     ----------
     channels : int
-        Of the input: SR or HR fields, upsampled LR fields and the densities of both.
+        Channels of the input: SR or HR fields, upsampled LR fields and the densities of both.
     blocks : int
         Halvings of the resolution. The paper's has 4.
     chan_base, chan_min : int

@@ -67,7 +67,7 @@ class DensityEmulator(nn.Module):
     Parameters
     ----------
     filters : int
-        Of each convolution; 6 in the paper, which makes 54,811 parameters.
+        Filters of each convolution; 6 in the paper, which makes 54,811 parameters.
     initial_kmin : float
         Wavenumber [h/Mpc] below which the modes of the initial conditions are taken out before
         they go in, so that the large scales come from LR alone (the paper's section 4.5); 0
@@ -137,7 +137,7 @@ class DensityCritic(nn.Module):
     Parameters
     ----------
     size : int
-        Voxels on a side of what it scores; 28 in the paper.
+        Voxels on a side of the scored fields; 28 in the paper.
     """
 
     def __init__(self, size=28):

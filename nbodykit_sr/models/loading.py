@@ -36,8 +36,8 @@ def load_generator(path, flavour=None) -> tuple[nn.Module, ModelCard]:
     path : str or Path
         A `.safetensors` file of `save_model`, or a public map2map `.pt` checkpoint.
     flavour : {"map2map", "srs"}, optional
-        Which code a `.pt` file goes with: SRS-map2map adds the scaled noise twice, and the file
-        cannot tell. Needed for `.pt` files, refused for others.
+        Code that a `.pt` file comes from: SRS-map2map adds the scaled noise twice, which the file
+        does not show. Needed for `.pt` files, refused for others.
 
     Returns
     -------

@@ -60,7 +60,7 @@ def _growth(a, Omega_m):
 
 @dataclass(frozen=True)
 class Background:
-    """What a universe is made of today.
+    """Densities of a universe today.
 
     Attributes
     ----------

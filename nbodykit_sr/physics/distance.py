@@ -48,7 +48,7 @@ class Expansion:
         return cls(*(CubicSpline(a, table) for table in (distance, growth, rate)))
 
     def scale_factor(self, distance) -> np.ndarray:
-        """When what is seen at these comoving distances [Mpc/h] sent its light: inverse of `distance`."""
+        """Scale factor at which light from comoving distances [Mpc/h] was sent: inverse of `distance`."""
         a = self.distance.x
         guess = np.interp(distance, self.distance(a)[::-1], a[::-1])
         return guess - (self.distance(guess) - distance) / self.distance.derivative()(guess)

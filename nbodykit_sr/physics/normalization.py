@@ -19,7 +19,7 @@ class Normalization:
     Attributes
     ----------
     Omega_m : float
-        Of the cosmology the model was trained in, not of the snapshot: the public weights
+        Matter density of the training runs, not of the snapshot: the public weights
         were made with 0.31 whatever they are used on.
     length : float
         The displacement that is 1 at z = 0, comoving [Mpc/h].

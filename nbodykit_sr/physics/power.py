@@ -181,16 +181,16 @@ def _numbers(words):
 
 
 def linear_power(particles, path=None, sigma8=None, n_s=None, force=False) -> LinearPower:
-    """The linear power spectrum that goes with a snapshot. Collective.
+    """The linear power spectrum of a snapshot's universe. Collective.
 
     Parameters
     ----------
     particles : LatticeParticles
-        Of LR.
+        LR particles.
     path : str, optional
         A file, see `LinearPower.read`.
     sigma8, n_s : float, optional
-        Of the shape by CLASS. Without sigma8 the amplitude is measured from LR.
+        Amplitude and index of the spectrum by CLASS. Without sigma8 the amplitude is measured from LR.
     force : bool
         Warn, instead of raising, where LR and `sigma8` disagree.
 

@@ -37,15 +37,15 @@ class Universe:
     a : float or None
         Scale factor.
     Omega0, OmegaLambda, OmegaBaryon : float or None
-        Of today: all matter, massive neutrinos among it; dark energy; baryons.
+        Densities today: all matter, massive neutrinos among it; dark energy; baryons.
     h : float or None
         Hubble constant today [100 km/s/Mpc].
     sigma8, n_s : float or None
-        Of the linear power spectrum today: rms in spheres of 8 Mpc/h, and spectral index.
+        Linear power spectrum today: rms in spheres of 8 Mpc/h, and spectral index.
     w0, wa : float
         Equation of state of dark energy, w = w0 + (1 - a) wa.
     Omega_r : float
-        Of today: photons and massless neutrinos, where expansion has them.
+        Density today of photons and massless neutrinos, if the expansion includes them.
     m_nu : tuple of float
         Masses of massive neutrinos [eV].
     """
@@ -70,7 +70,7 @@ class Universe:
         Parameters
         ----------
         attrs : dict
-            Of an nbodykit source: BoxSize (3) [Mpc/h]; Time (the scale factor) or Redshift, or
+            Attributes of an nbodykit source: BoxSize (3) [Mpc/h]; Time (the scale factor) or Redshift, or
             what nbodykit's LinearMesh keeps of its power spectrum; Omega0, OmegaLambda,
             OmegaBaryon, HubbleParam; sigma8, n_s; w0, wa, Omega_r, m_nu.
         needed : str
@@ -109,7 +109,7 @@ class Universe:
 
     @property
     def redshift(self) -> float | None:
-        """Of the scale factor."""
+        """Redshift of the scale factor."""
         return None if self.a is None else 1 / self.a - 1
 
     @property
@@ -120,7 +120,7 @@ class Universe:
 
     @property
     def critical_density(self) -> float:
-        """That of the scale factor, per comoving volume [h^2 Msun / Mpc^3]."""
+        """Critical density at the scale factor, per comoving volume [h^2 Msun / Mpc^3]."""
         a, background = self._moment
         return RHO_CRITICAL * (background.hubble(a) / 100) ** 2 * a**3
 
@@ -175,7 +175,7 @@ class Universe:
 
     @property
     def _background(self):
-        """What expansion and growth follow from, where Omega0 is known."""
+        """The `Background`, where Omega0 is known."""
         dark = (self.OmegaLambda, self.w0, self.wa)
         return Background(self.Omega0, *dark, self.Omega_r, self.m_nu, self.h)
 

@@ -1,6 +1,6 @@
 """The shipped models: one ``.safetensors`` file each, with its model card inside.
 
-What a card says of a model's training and its measured accuracy, good and bad, is part of the
+The card, with training and measured accuracy, good and bad, is part of the
 model: ``models.card.read_card(path)`` shows it.
 """
 
@@ -20,7 +20,7 @@ def shipped() -> list[Path]:
 
 
 def named(model) -> str | Path:
-    """The path of a shipped model that is called by its name; anything else as it is."""
+    """The path of a shipped model of this name; other paths unchanged."""
     path = FOLDER / f"{model}.safetensors"
     return path if path in shipped() and not os.path.exists(model) else model
 
@@ -43,7 +43,7 @@ def choose(cell, redshift, channels=None) -> Path:
     Raises
     ------
     InputError
-        If none fits; it lists what there is.
+        If none fits; the message lists the shipped models.
     """
     from ..models.card import read_card
 

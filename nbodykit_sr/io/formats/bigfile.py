@@ -125,10 +125,10 @@ def fingerprint(path, names) -> str:
 
 
 def _readings(path, dataset, raw):
-    """What the units may be: their names to length, velocity and attrs of a header.
+    """Possible units of a snapshot: a description of each to length, velocity and attrs of the header.
 
-    Where nothing is said, a box of three lengths is nbodykit's, which keeps Mpc/h and peculiar km/s,
-    and one of a single length MP-Gadget's; the other is what it may be too.
+    Without units in the header, a BoxSize of three numbers suggests nbodykit, which writes Mpc/h and
+    peculiar km/s, and a single number MP-Gadget; the other one is tried next.
     """
     header = RawHeader(path, raw)
     box, a = header.numbers("BoxSize"), header.scale_factor()

@@ -23,14 +23,14 @@ class GadgetHeader(HDF5Header):
 
 
 def gadget_units(path, raw, mass, number) -> tuple[float, float, float]:
-    """The units of a header, which tells them or whose matter density does.
+    """Units of a snapshot, from its header or, if that has none, from the matter density.
 
     Parameters
     ----------
     path : str
     raw : RawHeader
     mass : float
-        Of a particle, in the file's units.
+        Mass of a particle in the file's units.
     number : int
         Particles.
 
@@ -39,7 +39,7 @@ def gadget_units(path, raw, mass, number) -> tuple[float, float, float]:
     length : float
         [Mpc/h]
     mass : float
-        Of a particle [1e10 Msun/h].
+        Mass of a particle [1e10 Msun/h].
     velocity : float
         [km/s]
     """

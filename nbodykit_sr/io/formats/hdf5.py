@@ -75,8 +75,8 @@ def _open(path):
 def attributes_of(path, *groups) -> RawHeader:
     """Attributes of some groups of a file, the later ones first, and the model card; texts as str.
 
-    Those of variable length are left out, but for the name of the code: no snapshot is described
-    by them, and in a damaged file the library may look for them for ever.
+    Attributes of variable length are left out, but for the name of the code: no snapshot needs them,
+    and in a damaged file the library may look for them for ever.
     """
     found = {}
     with opened(path) as file:
@@ -117,7 +117,7 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
     dataset : str or None
         The particle type that is wanted; dark matter by default.
     raw : RawHeader
-        Of one of the files.
+        Header of one of the files.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def first_mass(where) -> float:
     Parameters
     ----------
     where : dict
-        Of `particles`.
+        Result of `particles`.
     """
     name = next(name for name, count in zip(where["files"], where["counts"]) if count)
     with opened(name) as file:

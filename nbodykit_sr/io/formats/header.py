@@ -25,7 +25,7 @@ class SnapshotHeader:
     path, dataset : str
         The snapshot and the prefix of its columns.
     columns : tuple of str
-        Of Position, Velocity, ID.
+        Columns that the snapshot has, of Position, Velocity, ID.
     size : int
         Particles.
     length, velocity : float
@@ -191,7 +191,7 @@ class RawHeader(dict):
 
 
 def universe_of(path, given) -> Universe:
-    """The `Universe` that a header tells of; InputError with the snapshot's path."""
+    """The `Universe` of a header's values; errors name the snapshot's path."""
     try:
         return Universe.of(given)
     except InputError as error:
@@ -210,7 +210,7 @@ def in_mpc(centimetres) -> float:
 
 
 def particle_type(path, dataset, counts) -> int:
-    """The number of the particle type that is wanted: dark matter where nothing is said.
+    """The number of the wanted particle type, by default that of dark matter.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def length_from_density(path, box, mass, total, Omega0) -> float:
     box : float
         In the unknown unit.
     mass : float
-        Of a particle [1e10 Msun/h].
+        Mass of a particle [1e10 Msun/h].
     total : int
         Particles.
     Omega0 : float

@@ -141,9 +141,9 @@ def census(path, dataset, raw, headers) -> tuple[int, list[int]]:
     dataset : str or None
         Dark matter by default.
     raw : RawHeader
-        Of the snapshot.
+        Header of the snapshot.
     headers : list of RawHeader
-        Of its files.
+        Headers of its files.
 
     Raises
     ------
