@@ -136,6 +136,6 @@ def _read(field, value):
     return value if isinstance(value, str) else str(value)
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package and of those its results depend on."""
-    return version.versions(PACKAGES)
+def versions(packages=PACKAGES) -> dict[str, str]:
+    """Versions of this package and of those that a result depends on."""
+    return {"nbodykit_sr": version.__version__, **version.versions(packages)}

@@ -6,8 +6,8 @@ __version__ = "0.1.0"
 
 
 def versions(packages) -> dict[str, str]:
-    """Versions by name: of this package, then of each of `packages` that is installed."""
-    found = {"nbodykit_sr": __version__}
+    """Installed version of each of these packages that is there, by name."""
+    found = {}
     for name in packages:
         try:
             found[name] = metadata.version(name)

@@ -1,4 +1,4 @@
-"""The commands ``models`` and ``info``: shipped models, and the installation."""
+"""What is installed: the commands ``models`` and ``info``."""
 
 import os
 import platform
@@ -11,8 +11,8 @@ from mpi4py import MPI
 
 from .. import weights
 from ..models.card import read_card
-from ..models.card_summary import card_rows
-from ..version import versions
+from ..models.evaluation import card_rows
+from ..version import __version__, versions
 from .command import Parser
 
 # Whose versions matter
@@ -65,13 +65,12 @@ def info(argv, comm) -> None:
     if comm.rank > 0:
         return
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    installed = versions(_PACKAGES)
-    installed["nbodykit_sr"] += f", {Path(__file__).parents[1]}"
     found = {
-        **installed,
+        "nbodykit_sr": f"{__version__}, {Path(__file__).parents[1]}",
         "weights": weights.FOLDER,
         "python": f"{platform.python_version()}, {sys.executable}",
         "platform": platform.platform(),
+        **versions(_PACKAGES),
         "MPI library": MPI.Get_library_version().partition(",")[0].strip(),
         "mpirun": shutil.which("mpirun") or "not on PATH",
         "ranks": f"{comm.size} on {len(set(hosts))} node{'s' * (len(set(hosts)) > 1)}",

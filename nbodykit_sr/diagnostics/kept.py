@@ -20,7 +20,7 @@ from ..io.blocks import write_rows
 from ..io.checks import check_block, check_sums
 from ..io.preflight import KEPT
 from ..io.staging import staged
-from ..version import versions
+from ..provenance import versions
 from .halos import Halos, deal
 from .pictures import Picture
 from .results import PACKAGES

@@ -10,8 +10,7 @@ import jinja2
 import matplotlib
 
 from ..physics.universe import Universe
-from ..provenance import NAMES, Provenance
-from ..version import versions
+from ..provenance import NAMES, Provenance, versions
 from . import registry
 from .drawing import RC
 from .results import PACKAGES

@@ -1,7 +1,6 @@
 """What the robustness tests share: running the command, alone or by mpirun, and making it fail.
 
-A command that may abort MPI is run as a process of its own: in a fork of a process that has
-initialised MPI, MPI_Abort need not return.
+A command that may abort MPI is a process of its own: in a fork of one with MPI, MPI_Abort need not return.
 
 As a script, ``python commands.py TROUBLE COMMAND ARGUMENT ...`` is a command in trouble: TROUBLE is
 ``slow:SECONDS`` for each chunk, or ``KIND:RANK`` for a rank that fails after its first chunk, by
@@ -129,8 +128,7 @@ def run(command, *arguments, comm=MPI.COMM_SELF):
         return stop.code or 0
 
 
-generate = partial(run, "generate")
-emulate = partial(run, "emulate")
+generate, emulate = partial(run, "generate"), partial(run, "emulate")
 
 
 def kill_myself():
@@ -390,7 +388,7 @@ def _trouble(kind, value, output):
             time.sleep(float(value))
         elif MPI.COMM_WORLD.rank == int(value):
             if kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill_myself()
             raise MemoryError if kind == "memory" else KeyError("a defect")
 
     ChunkWriter._write = troubled
