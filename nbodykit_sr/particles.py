@@ -11,14 +11,7 @@ from nbodykit.base.catalog import CatalogSource
 
 from .domain import LatticeDomain, LatticeField
 from .errors import InputError, agreement, one_line
-from .lattice import (
-    FARTHEST,
-    LagrangianLattice,
-    cube_root,
-    nearest_image,
-    particle_ids,
-    periodic,
-)
+from .lattice import FARTHEST, LagrangianLattice, cube_root, nearest_image, particle_ids, periodic
 from .physics.universe import Universe
 
 logger = logging.getLogger(__name__)

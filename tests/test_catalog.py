@@ -302,12 +302,7 @@ def test_a_model_that_does_not_fit(comm, snapshot, tmp_path, card, message, capl
 
 
 @pytest.mark.parametrize(
-    "card",
-    [
-        dict(caution="Caution: few halos.", notes="All else."),
-        dict(notes="Many halos."),
-        {},
-    ],
+    "card", [dict(caution="Caution: few halos.", notes="All else."), dict(notes="Many halos."), {}]
 )
 def test_a_caution_is_told(comm, snapshot, tmp_path, card, caplog):
     SRCatalog(snapshot, model=model_file(comm, tmp_path, **card))

@@ -8,11 +8,7 @@ from nbodykit_sr.chunks import DEFAULT_SIDE, ChunkGrid
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.inference import ChunkedInference, one_thread, prepare, widest_side
 from nbodykit_sr.lattice import LagrangianLattice
-from nbodykit_sr.models.generator import (
-    PADDING,
-    Generator,
-    InterpolatingGenerator,
-)
+from nbodykit_sr.models.generator import PADDING, Generator, InterpolatingGenerator
 
 N = 12
 LATTICE = LagrangianLattice(N, 30.0)

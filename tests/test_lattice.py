@@ -9,10 +9,7 @@ from nbodykit_sr.errors import InputError
 from nbodykit_sr.lattice import LagrangianLattice, cube_root, particle_ids, wrap
 
 lattices = st.builds(
-    LagrangianLattice,
-    Nmesh=st.integers(1, 20),
-    BoxSize=st.floats(1, 1000),
-    offset=st.floats(-4, 4),
+    LagrangianLattice, Nmesh=st.integers(1, 20), BoxSize=st.floats(1, 1000), offset=st.floats(-4, 4)
 )
 
 

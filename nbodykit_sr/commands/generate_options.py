@@ -121,10 +121,7 @@ class GenerateOptions:
         "output", "write this part of the particles, chosen by ID, such as 0.01", 1.0
     )
     device: str = option(
-        "running",
-        "each rank its local GPU, or the CPU",
-        "auto",
-        choices=("auto", "cpu", "cuda"),
+        "running", "each rank its local GPU, or the CPU", "auto", choices=("auto", "cpu", "cuda")
     )
     dtype: str = option(
         "running",

@@ -121,10 +121,7 @@ class NetworkDensity:
         if not self.network.moved:
             return lr, [initial]
         chunk = min(self.chunk, mesh_size(self.inputs.lr))
-        return lr, [
-            initial,
-            *moved_overdensity(self.inputs.lr, initial, self.network.moved, chunk),
-        ]
+        return lr, [initial, *moved_overdensity(self.inputs.lr, initial, self.network.moved, chunk)]
 
     def writer(self, path, header, identity) -> MeshWriter:
         """The writer of the density's chunks to a file."""

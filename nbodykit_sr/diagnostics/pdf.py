@@ -42,11 +42,7 @@ def density_pdf(source, radius=10.0, Nmesh=None, edges=None) -> Statistic:
     width = np.diff(np.log10(edges))
     return Statistic(
         "density PDF",
-        {
-            "density": np.sqrt(edges[:-1] * edges[1:]),
-            "pdf": fraction / width,
-            "voxels": voxels,
-        },
+        {"density": np.sqrt(edges[:-1] * edges[1:]), "pdf": fraction / width, "voxels": voxels},
         {},
         {"pdf": np.sqrt(fraction * (1 - fraction) / spheres) / width},
         {

@@ -65,9 +65,7 @@ def theory_power(universe, k, Nmesh=None, BoxSize=None) -> Statistic:
         Columns k, linear, power, dimensionless (of the latter).
     """
     cosmology = Cosmology(
-        **universe.boltzmann,
-        n_s=universe.n_s,
-        P_k_max=max(LARGEST_K, 1.2 * float(np.max(k))),
+        **universe.boltzmann, n_s=universe.n_s, P_k_max=max(LARGEST_K, 1.2 * float(np.max(k)))
     ).match(sigma8=universe.sigma8)
     window = 1.0 if Nmesh is None else mesh_window(k * BoxSize / Nmesh)
     linear, power = (

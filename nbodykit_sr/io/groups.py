@@ -20,11 +20,7 @@ logger = logging.getLogger(__name__)
 KPC, MASS = 1e3, 1e-10  # of Mpc/h and Msun/h, in MP-Gadget's units
 
 # Units of the columns of an opened catalogue, written so that nbodykit saves them with it
-UNITS = {
-    "UnitLength_in_cm": 3.085678e24,
-    "UnitVelocity_in_cm_per_s": 1e5,
-    "UsePeculiarVelocity": 1,
-}
+UNITS = {"UnitLength_in_cm": 3.085678e24, "UnitVelocity_in_cm_per_s": 1e5, "UsePeculiarVelocity": 1}
 
 # Columns that an observer measures of a group on a light cone
 SEEN = ("RA", "DEC", "Redshift", "RedshiftObserved")

@@ -75,14 +75,10 @@ MESH = Kind(
 SERIES = Kind("series")  # a folder of catalogues, which are guarded one by one
 HALOS = Kind("halos", rf"(Header|(1|FOFGroups)/\w+)/{_BLOCK}", (("Header/attr-v2", "HaloCommand"),))
 REPORT = Kind(
-    "report",
-    r"report\.(html|json)|figures/\w+\.(png|pdf)",
-    (("report.json", '"nbodykit_sr"'),),
+    "report", r"report\.(html|json)|figures/\w+\.(png|pdf)", (("report.json", '"nbodykit_sr"'),)
 )
 KEPT = Kind(
-    "kept",
-    rf"results\.json|arrays\.npz|(Site|Halo)/{_BLOCK}",
-    (("results.json", '"nbodykit_sr"'),),
+    "kept", rf"results\.json|arrays\.npz|(Site|Halo)/{_BLOCK}", (("results.json", '"nbodykit_sr"'),)
 )
 PAIR = Kind("pair", r"(lr|hr|initial|moved|ic|power)\.npy|manifest\.json")
 SNAPSHOT = Kind("snapshot", rf"{CATALOGUE.files}|{MESH.files}")

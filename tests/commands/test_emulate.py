@@ -52,10 +52,7 @@ def test_from_meshes(comm, weights, data, tmp_path):
     lr, initial = tmp_path / "lr", tmp_path / "initial"
     rng = np.random.default_rng(1)
     fine = rng.normal(size=(8,) * 3) + 0.5
-    for path, values, z in (
-        (lr, np.ones((4,) * 3), 0.0),
-        (initial, fine - fine.mean(), 0.0),
-    ):
+    for path, values, z in ((lr, np.ones((4,) * 3), 0.0), (initial, fine - fine.mean(), 0.0)):
         mesh = ArrayMesh(values, BoxSize=20.0, comm=comm)
         mesh.attrs.update(Redshift=z, Omega0=0.3)
         mesh.save(str(path), dataset="Field", mode="real")

@@ -18,11 +18,7 @@ from nbodykit_sr.diagnostics import (
     redshift_space_power,
 )
 from nbodykit_sr.diagnostics import fields as diagnostic_fields
-from nbodykit_sr.diagnostics.fields import (
-    density_field,
-    particle_mesh,
-    require_memory,
-)
+from nbodykit_sr.diagnostics.fields import density_field, particle_mesh, require_memory
 from nbodykit_sr.diagnostics.halos import _to_first_ranks
 from nbodykit_sr.diagnostics.redshift_space import in_redshift_space, line_of_sight_power
 from nbodykit_sr.errors import InputError

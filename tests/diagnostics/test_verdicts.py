@@ -6,13 +6,7 @@ import pytest
 from nbodykit_sr.diagnostics.registry import criteria
 from nbodykit_sr.diagnostics.results import Results, Settings
 from nbodykit_sr.diagnostics.statistic import Statistic
-from nbodykit_sr.diagnostics.verdicts import (
-    Verdict,
-    broken,
-    read_limits,
-    side_by_side,
-    verdicts,
-)
+from nbodykit_sr.diagnostics.verdicts import Verdict, broken, read_limits, side_by_side, verdicts
 from nbodykit_sr.errors import InputError
 
 

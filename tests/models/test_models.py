@@ -11,13 +11,7 @@ from safetensors.torch import save_file
 
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.blocks import upsample
-from nbodykit_sr.models.card import (
-    ModelCard,
-    fingerprint,
-    interpolating,
-    read_card,
-    save_model,
-)
+from nbodykit_sr.models.card import ModelCard, fingerprint, interpolating, read_card, save_model
 from nbodykit_sr.models.generator import (
     OUTPUT_TRIM,
     PADDING,

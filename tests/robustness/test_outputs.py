@@ -68,12 +68,7 @@ COMMANDS = {
         "lr16_25_z2",
         (["--overwrite"],),
     ),
-    "halos": (
-        halos.main,
-        lambda i, out: [i / "lr16_25_z2", out],
-        "lr16_25_z2",
-        (["--overwrite"],),
-    ),
+    "halos": (halos.main, lambda i, out: [i / "lr16_25_z2", out], "lr16_25_z2", (["--overwrite"],)),
     "pairs": (
         lambda argv, comm: train.pairs(argv, comm),
         lambda i, out: [i / "lr8_12p5_z2", i / "hr64_12p5_z2", out],

@@ -160,11 +160,7 @@ DENIED = [  # a command, and each file or folder that it may not read
     (("generate", LR, "{0}/out/begun", *OPTIONS, "--resume"), *BEGUN),
     (("generate", LR, "{0}/out/closed/deep/X", *OPTIONS), "out/closed"),
     (("verify", "{0}/out/nbodykit"), "out/nbodykit/checksums", "out/nbodykit/Position"),
-    (
-        ("verify", "{0}/out/mp-gadget"),
-        "out/mp-gadget/1",
-        "out/mp-gadget/1/Velocity/000000",
-    ),
+    (("verify", "{0}/out/mp-gadget"), "out/mp-gadget/1", "out/mp-gadget/1/Velocity/000000"),
     (("verify", "{0}/out/gadget-hdf5"), "out/gadget-hdf5", "out/gadget-hdf5/checksums"),
     (EMULATE, "lr16_25_IC", "lr16_25_IC/1", "lr16_25_z2/Header/attr-v2", "density.safetensors"),
     (("halos", LR, "{0}/out/X"), "lr8_12p5_z2", "lr8_12p5_z2/1", "lr8_12p5_z2/1/Velocity/000000"),
