@@ -124,26 +124,17 @@ class ChunkGrid:
         return chunks
 
     def blocks(self, ranks: int) -> list:
-        """Share the grid among ranks: a cuboid of rows for each, none empty.
+        """Share the grid among ranks: a cuboid of rows, three (first, last) pairs, for each, none empty.
 
         Orthogonal recursive bisection: any number of ranks up to the number of chunks works,
         primes too. A grid is bisected once: every rank asks for the blocks of all others.
-
-        Returns
-        -------
-        list of three (first, last) pairs, one for each rank
         """
         return list(_shared(self.counts, ranks))
 
     def select(self, region, cell: float) -> "ChunkGrid":
-        """The chunks that meet a region.
+        """The chunks that meet a region, three (low, high) pairs or None, of a lattice with this cell.
 
-        Parameters
-        ----------
-        region : three (low, high) pairs, or None for everything
-            Lagrangian, comoving [Mpc/h]; may reach over the edges of the periodic box.
-        cell : float
-            Spacing of the lattice [Mpc/h].
+        The region is Lagrangian, comoving [Mpc/h], and may reach over the edges of the periodic box.
         """
         region = region_of(region)
         if region is None:

@@ -63,26 +63,17 @@ class LatticeDomain:
         return data[(slice(None), *(slice(i, i + n) for i, n in zip(local, width)))]
 
     def exchange(self, site, values) -> np.ndarray:
-        """Bring every rank the values on its padded block. Collective.
+        """Bring every rank the values on its padded block, (C, X, Y, Z) float32. Collective.
 
         The padding may be wider than blocks, and the block with its padding wider than the
-        box: sites then appear several times, once for each periodic image.
+        box: sites then appear several times, once for each periodic image. InputError on every rank if a
+        site of a block has no value or more than one.
 
         Parameters
         ----------
         site : (n, 3) int64
             Sites of this rank's values, in [0, Nmesh). All ranks together: each site once.
         values : (n, C) float32
-
-        Returns
-        -------
-        (C, X, Y, Z) float32
-            On the padded block.
-
-        Raises
-        ------
-        InputError
-            On every rank, if a site of a block has no value or more than one.
         """
         counts, indices = self.destinations(site)
         if self.comm.size > 1 or counts[0] < len(site):
@@ -95,12 +86,7 @@ class LatticeDomain:
     def destinations(self, site) -> tuple[np.ndarray, np.ndarray]:
         """The sites that each rank gets: those in its padded block. Not collective.
 
-        A rank gets a site once, however many images of it its padded block holds.
-
-        Parameters
-        ----------
-        site : (n, 3) int64
-            In [0, Nmesh).
+        A rank gets a site, of (n, 3) in [0, Nmesh), once, however many images of it its padded block holds.
 
         Returns
         -------
@@ -125,16 +111,9 @@ class LatticeDomain:
         return counts, np.concatenate(indices)
 
     def fill(self, site, values) -> np.ndarray:
-        """The field on the padded block, from the values received for it. Not collective.
+        """The field on the padded block, (C, X, Y, Z) float32, from the values received for it.
 
-        Returns
-        -------
-        (C, X, Y, Z) float32
-
-        Raises
-        ------
-        InputError
-            If a site of the block has no value or more than one.
+        Not collective. InputError if a site of the block has no value or more than one.
         """
         N = self.grid.Nmesh
         start, shape = self.padded(self.comm.rank)

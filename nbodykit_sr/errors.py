@@ -31,13 +31,8 @@ def agreement(comm) -> Iterator[None]:
     """Run a rank-local block; if any rank fails in it, every rank raises the same InputError.
 
     The block must hold no collective call: a rank that failed would leave the others in it.
-    Collective on exit. An error that is no InputError is a defect of the program: it leaves
-    unchanged on the rank it came from, and the others learn where it happened.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm or None
-        None stands for a single rank.
+    Collective on exit, but for a `comm` of None, a single rank. An error that is no InputError is a defect
+    of the program: it leaves unchanged on the rank it came from, and the others learn where it happened.
     """
     failure: Exception | None = None
     try:
@@ -62,16 +57,7 @@ def agreement(comm) -> Iterator[None]:
 def require_same(comm, **values) -> None:
     """Refuse values that differ between ranks, such as a seed that each rank drew. Collective.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Comm
-    values : objects
-        By the names that users know; compared by their `repr`.
-
-    Raises
-    ------
-    InputError
-        On every rank.
+    Values are given by the names that users know, and compared by their `repr`. InputError on every rank.
     """
     everywhere = comm.allgather({name: repr(value) for name, value in values.items()})
     for name, first in everywhere[0].items():

@@ -78,18 +78,7 @@ class ChunkedInference:
 
     @torch.inference_mode()
     def fields(self, chunk, padded: Float[np.ndarray, "c _ _ _"]) -> Float32[Tensor, "c x y z"]:
-        """SR displacement (and velocity) of a chunk.
-
-        Parameters
-        ----------
-        chunk : Chunk
-        padded : (C, X, Y, Z) float32 array
-            LR fields of the chunk with its padding, [Mpc/h] and [km/s].
-
-        Returns
-        -------
-        (C, factor * nx, ...) float32 tensor on the device, [Mpc/h] and [km/s]
-        """
+        """SR displacement [Mpc/h] (and velocity [km/s]) of a chunk, from LR's with its padding."""
         units = torch.as_tensor(self.units, dtype=torch.float32, device=self.device)
         units = units.view(-1, 1, 1, 1)
         x = torch.from_numpy(np.ascontiguousarray(padded)).to(self.device) / units
@@ -136,18 +125,9 @@ class ChunkedInference:
         return columns
 
     def stream(self, chunks, padded, position_dtype="f4") -> Iterator[tuple[Chunk, dict]]:
-        """The particles of many chunks, in order, each computed while others are written.
+        """The `particles` of many chunks, in order, each computed while others are written.
 
-        Parameters
-        ----------
-        chunks : iterable of Chunk
-        padded : callable
-            Gives the padded LR fields of a chunk.
-
-        Returns
-        -------
-        iterator of (Chunk, dict of arrays)
-            As `particles` gives it.
+        ``padded(chunk)`` gives the padded LR fields of a chunk.
         """
 
         def compute(chunk):
@@ -175,21 +155,14 @@ class ChunkedInference:
 
 
 def side_by_side(compute, chunks, workers, initializer=None) -> Iterator[tuple[Chunk, Any]]:
-    """Compute chunks in threads, in order, each while others are written.
+    """Compute chunks in threads; yields (chunk, ``compute(chunk)``) in order, while others are computed.
 
     Parameters
     ----------
-    compute : callable
-        ``compute(chunk)`` gives the result of a chunk.
-    chunks : iterable of Chunk
     workers : int
         Chunks computed at a time.
     initializer : callable, optional
         Run first in each thread.
-
-    Yields
-    ------
-    (Chunk, result)
     """
     with ThreadPoolExecutor(workers, initializer=initializer) as pool:
         flight = deque()

@@ -116,21 +116,10 @@ def wrap(position, BoxSize: float, dtype=np.float64) -> np.ndarray:
 
 
 def periodic(position, BoxSize: float) -> np.ndarray:
-    """Positions of a code wrapped into [0, BoxSize).
+    """Positions of a code, comoving [Mpc/h], wrapped into [0, BoxSize).
 
     Codes keep them from 0 or around it, and may let particles drift out until they are sorted anew.
-
-    Parameters
-    ----------
-    position : (n, 3) array
-        Comoving [Mpc/h].
-    BoxSize : float
-        Comoving [Mpc/h].
-
-    Raises
-    ------
-    InputError
-        If some lie further out than a tenth of the box, as in other units. NaN stays.
+    InputError if some lie further out than a tenth of the box, as in other units. NaN stays.
     """
     if all((abs(position - centre) > _OUTSIDE * BoxSize).any() for centre in (BoxSize / 2, 0)):
         low, high = np.nanmin(position), np.nanmax(position)
@@ -142,13 +131,7 @@ def periodic(position, BoxSize: float) -> np.ndarray:
 
 
 def particle_ids(ids) -> np.ndarray:
-    """Flat int64 IDs without the generation byte.
-
-    Raises
-    ------
-    InputError
-        If they are no integers, or negative.
-    """
+    """Flat int64 IDs without the generation byte; InputError if they are no integers, or negative."""
     ids = np.asarray(ids).reshape(-1)
     if ids.dtype.kind not in "iu":
         raise InputError(f"ID is {ids.dtype}: integers that number a lattice are needed")
@@ -159,13 +142,7 @@ def particle_ids(ids) -> np.ndarray:
 
 
 def cube_root(count: int) -> int:
-    """The integer whose cube is `count`.
-
-    Raises
-    ------
-    InputError
-        If `count` is no cube.
-    """
+    """The integer whose cube is `count`; InputError if there is none."""
     root = round(count ** (1 / 3))
     if root < 1 or root**3 != count:
         raise InputError(

@@ -24,19 +24,7 @@ _CACHED = 1 << 16
 
 
 def philox(counter, key) -> tuple[torch.Tensor, ...]:
-    """Philox-4x32 with 10 rounds.
-
-    Parameters
-    ----------
-    counter : four int64 tensors, broadcast together
-        32-bit words.
-    key : (int, int)
-        32-bit words.
-
-    Returns
-    -------
-    four int64 tensors of 32-bit words
-    """
+    """Philox-4x32 with 10 rounds: four int64 tensors of 32-bit words, from as many and a key of two."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -98,13 +86,7 @@ def _normal(word0, word1):
 
 
 def check_seed(seed) -> int:
-    """A seed as an int.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+    """A seed as an int; InputError if it is no integer from 0 to 2^64 - 1."""
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not (whole and 0 <= seed < 2**64):
         raise InputError(

@@ -66,15 +66,9 @@ class LatticeParticles:
         return replace(self, site=(self.site + shift) % self.lattice.Nmesh)
 
     def field(self, domain: LatticeDomain, velocity: bool) -> LatticeField:
-        """Displacement (and velocity) on a rank's padded block.
+        """Displacement (and peculiar velocity [km/s], as channels 3 to 5) on a rank's padded block.
 
         Collective; the particles are exchanged once.
-
-        Parameters
-        ----------
-        domain : LatticeDomain
-        velocity : bool
-            With peculiar velocities [km/s] as channels 3 to 5.
 
         Raises
         ------
@@ -120,19 +114,10 @@ class LatticeParticles:
 
 
 def find_lattice(catalog: CatalogSource) -> LatticeParticles:
-    """Put particles on their Lagrangian lattice, found from their IDs and mean displacement.
+    """Put particles on their Lagrangian lattice, found from their IDs and mean displacement. Collective.
 
-    Collective.
-
-    Parameters
-    ----------
-    catalog : nbodykit CatalogSource
-        With Position [Mpc/h] and ID, and BoxSize in attrs.
-
-    Raises
-    ------
-    InputError
-        On every rank, if the particles do not come from a lattice.
+    The catalogue has Position [Mpc/h] and ID, and BoxSize in attrs. InputError on every rank, if its
+    particles do not come from a lattice.
     """
     comm = catalog.comm
     check_shared(catalog)
@@ -158,13 +143,7 @@ def find_lattice(catalog: CatalogSource) -> LatticeParticles:
 
 
 def check_shared(catalog: CatalogSource) -> None:
-    """Refuse a catalogue if every rank holds the same particles. Collective.
-
-    Raises
-    ------
-    InputError
-        On every rank.
-    """
+    """Refuse a catalogue if every rank holds the same particles: InputError on all. Collective."""
     comm, some = catalog.comm, None
     if comm.size == 1:
         return
@@ -181,10 +160,7 @@ def check_shared(catalog: CatalogSource) -> None:
 def read_columns(catalog: CatalogSource, *names: str) -> list:
     """Columns of this rank's particles, computed together and checked. Not collective.
 
-    Raises
-    ------
-    InputError
-        Columns that are unreadable, vectors that are not finite floats (n, 3), a Selection.
+    InputError for columns that are unreadable, vectors that are not finite floats (n, 3), a Selection.
     """
     wanted = [*names, "Selection"]  # nbodykit gives every catalogue one, true by default
     try:
@@ -242,19 +218,9 @@ def find_numbering(comm, corner, first, last, ids, position) -> Numbering:
     Codes count from 0 or 1, or go on after the gas, or give the gas every second number; x or z is
     the slowest axis. The right order of the axes leaves the smallest displacements.
 
-    Parameters
-    ----------
-    corner : LagrangianLattice
-        Lattice of the catalogue, with offset 0.
-    first, last : int
-        The lowest and highest ID of all particles.
-    ids, position : (n,), (n, 3) arrays
-        IDs and positions of this rank's particles, or of some of them; comoving [Mpc/h].
-
-    Raises
-    ------
-    InputError
-        On every rank, if the IDs do not number a lattice.
+    `corner` is the lattice with offset 0, `first` and `last` are the extreme IDs of all particles, and `ids`
+    and positions, comoving [Mpc/h], those of this rank or some of them. InputError on every rank, if the IDs
+    do not number a lattice.
     """
     step, rest = divmod(last - first, max(corner.size - 1, 1))
     if comm.allreduce(int(((ids - first) % max(step, 1)).any())) or rest or step > 2:

@@ -78,7 +78,7 @@ class Phases:
         return octave_ratios(self.factor)
 
     def fields(self, start, shape, layers) -> list[Float32[Tensor, "3 _ _ _"]]:
-        """psi of each octave in a chunk.
+        """psi of each octave in a chunk [LR cells].
 
         Parameters
         ----------
@@ -86,11 +86,6 @@ class Phases:
             First LR site and LR sites of the chunk.
         layers : sequence of (int, int)
             Refinement and padding [its own sites] of each octave: `Generator.octaves`.
-
-        Returns
-        -------
-        list of (3, M0, M1, M2) float32 tensors
-            In LR cells.
         """
         return [
             self.octave(
@@ -102,7 +97,7 @@ class Phases:
         ]
 
     def octave(self, ratio, start, shape) -> Float32[Tensor, "3 x y z"]:
-        """psi of one octave on a cuboid of its lattice, (3, n0, n1, n2) float32 [LR cells]."""
+        """psi of one octave on a cuboid of its lattice [LR cells]."""
         first = [s - reach(ratio) for s in start]
         wide = tuple(n + 2 * reach(ratio) for n in shape)
         layer = FIRST_LAYER + self.ratios.index(ratio)
@@ -190,19 +185,9 @@ def band(axes, ratio, known=None) -> Float[np.ndarray, "x y z"]:
 
 
 def kernel(power, cell, ratio) -> Float32[np.ndarray, "3 n n n"]:
-    """The kernel that turns unit white noise on an octave's lattice into psi.
+    """The kernel that turns unit white noise on an octave's lattice into psi, n = 2 `reach` + 1 [LR cells].
 
-    Parameters
-    ----------
-    power : callable
-        P(k) [(Mpc/h)^3] of k [h/Mpc].
-    cell : float
-        LR's, comoving [Mpc/h].
-    ratio : int
-
-    Returns
-    -------
-    (3, n, n, n) float32 array, n = 2 `reach` + 1 [LR cells]
+    `power` is P(k) [(Mpc/h)^3] of k [h/Mpc], `cell` that of LR, comoving [Mpc/h].
     """
     size = 4 * reach(ratio)
     k = 2 * np.pi * fft.fftfreq(size, 1 / ratio)
@@ -229,14 +214,8 @@ def convolve(
 ) -> Float32[Tensor, "3 nx ny nz"]:
     """Convolve white noise with a vector kernel, where the whole kernel lies inside.
 
-    Parameters
-    ----------
-    noise : (n0 + 2r, n1 + 2r, n2 + 2r) float32 tensor
-        With so many sites more on each side as the kernel reaches, r.
-    response : (3, M0, M1, M2 // 2 + 1) complex64 tensor
-        Real transform of the kernel on a mesh of the `fast_sides` of the noise.
-    shape : three ints
-        n0, n1, n2.
+    The noise has as many sites more on each side of `shape` as the kernel reaches; `response` is the real
+    transform of the kernel on a mesh of the `fast_sides` of the noise.
     """
     sides = fast_sides(noise.shape)
     modes = torch.fft.rfftn(noise, s=sides)

@@ -85,13 +85,7 @@ class PreparedModel:
     def inference(self, particles, grid, seed, initial) -> ChunkedInference:
         """Everything that defines the SR universe but the LR field. Collective.
 
-        Parameters
-        ----------
-        particles : LatticeParticles
-        grid : ChunkGrid
-        seed : int
-        initial : nbodykit CatalogSource or None
-            Initial conditions whose phases are taken; None: drawn.
+        `initial` are initial conditions whose phases are taken; None: they are drawn.
         """
         lattice, device = particles.lattice, self.device
         phases: Phases | OwnPhases | None = None
@@ -146,18 +140,8 @@ def prepare_model(particles, options) -> PreparedModel:
 
 
 def load_model(options, cell, redshift, channels) -> tuple[Any, ModelCard]:
-    """The network and card that a user's options stand for.
-
-    Parameters
-    ----------
-    options : ModelOptions
-        `model` is a path, the name of a shipped model, "interpolate", or None for the default model
-        for this cell and redshift; `factor` is that of the interpolation.
-    cell, redshift : float
-        LR spacing [Mpc/h] and redshift of the snapshot.
-    channels : int
-        Channels of the snapshot: 3, or 6 with velocities.
-    """
+    """The network and card that a user's options stand for, for a snapshot of this LR cell [Mpc/h], redshift
+    and number of channels, 3 or 6 with velocities."""
     model, flavour = options.model, options.flavour
     interpolate = str(model) == "interpolate"
     if (model is None or interpolate) and flavour is not None:

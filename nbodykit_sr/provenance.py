@@ -95,13 +95,7 @@ class Provenance:
 
     @classmethod
     def from_attrs(cls, attrs: dict) -> "Provenance":
-        """Read it from the attributes of a catalogue, mesh or file.
-
-        Raises
-        ------
-        InputError
-            If an attribute has an impossible value.
-        """
+        """Read it from attributes of a catalogue, mesh or file; InputError for an impossible value."""
         return cls(**{field: _read(field, attrs[n]) for field, n in NAMES.items() if n in attrs})
 
     def to_attrs(self) -> dict:

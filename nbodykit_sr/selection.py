@@ -28,10 +28,7 @@ class Selection:
     def of(cls, columns: tuple | None, subsample: float, given: tuple) -> "Selection":
         """Check wanted columns, all by default, against those that are `given`.
 
-        Raises
-        ------
-        InputError
-            For unknown columns, none of them Position, or a part outside of (0, 1].
+        InputError for unknown columns, none of them Position, or a part outside of (0, 1].
         """
         columns = given if columns is None else columns
         if "Position" not in columns or not set(columns) <= set(given):

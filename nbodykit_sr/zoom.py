@@ -16,24 +16,10 @@ MARGIN = 1.0
 def lagrangian_region(particles: LatticeParticles, region: tuple) -> tuple:
     """The Lagrangian region of the SR particles that can lie in a region of the evolved box.
 
-    Interpolated positions of a cell lie between those of the LR particles around it; small scales
-    that a model adds move them by up to `MARGIN`. Collective.
-
-    Parameters
-    ----------
-    particles : LatticeParticles
-    region : three (low, high) pairs, as `chunks.region_of` gives them
-        Eulerian, comoving [Mpc/h]; may reach over the edges of the periodic box.
-
-    Returns
-    -------
-    three (low, high) pairs
-        Lagrangian [Mpc/h], for `ChunkGrid.select`: the smallest along each axis.
-
-    Raises
-    ------
-    InputError
-        On every rank, if no particle reaches the region.
+    Both are three (low, high) pairs, comoving [Mpc/h], that may reach over the edges of the periodic box; it
+    is the smallest along each axis. Interpolated positions of a cell lie between those of the LR particles
+    around it; small scales that a model adds move them by up to `MARGIN`. InputError on every rank, if no
+    particle reaches the region. Collective.
     """
     comm, lattice = particles.catalog.comm, particles.lattice
     domain = LatticeDomain(default_grid(lattice.Nmesh, comm.size), comm, 1)

@@ -94,10 +94,7 @@ def start_log(name, comm, verbose=False, others=logging.WARNING) -> None:
 def check_launcher(comm) -> None:
     """Refuse to run where the launcher started several ranks and each believes to be alone.
 
-    Raises
-    ------
-    InputError
-        On the launcher's first rank; the others exit with status 2, so that it is said once.
+    InputError on the launcher's first rank; the others exit with status 2, so that the line comes once.
     """
     size, rank = _launched()
     if comm.size > 1 or size == 1:
@@ -203,17 +200,7 @@ def stop_requests() -> Iterator[list]:
 
 
 def stop_status(command, stopped, comm, folder) -> int:
-    """Say, on rank 0, that a run stopped as it was asked to, and give its status. Collective.
-
-    Parameters
-    ----------
-    command : str
-    stopped : list
-        Of `stop_requests`.
-    comm : mpi4py.MPI.Comm
-    folder : path
-        Where the work is recorded.
-    """
+    """Say on rank 0 that a run stopped on a signal, its work in `folder`, and give the status. Collective."""
     if comm.rank == 0:
         print(f"{command}: stopped on a signal; go on with --resume ({folder})", file=sys.stderr)
     return INTERRUPTED if any(signal.SIGINT in s for s in comm.allgather(stopped)) else UNFINISHED

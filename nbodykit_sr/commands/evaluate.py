@@ -45,14 +45,8 @@ class EvaluateOptions:
 
 def power_change(model, snapshot) -> float:
     """The largest relative change of P(k), up to the Nyquist wavenumber of SR, that bfloat16 makes.
-    Collective.
 
-    Parameters
-    ----------
-    model : str
-        See `SRCatalog`.
-    snapshot : SnapshotCatalog
-        LR, which is super-resolved with seed 0 in either dtype.
+    Of an LR snapshot, super-resolved with seed 0 in either dtype. Collective.
     """
     made = [SRCatalog(snapshot, model, dtype=dtype) for dtype in DTYPES]
     exact, rough = (complex_field(sr, sr.lattice.Nmesh) for sr in made)

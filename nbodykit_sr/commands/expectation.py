@@ -28,13 +28,9 @@ class Expectation:
     range: float | None
 
     def displacement(self, chunk, position) -> tuple[float, float]:
-        """Largest and rms displacement of every second particle along each axis [LR cells].
+        """Largest and rms displacement along each axis [LR cells], of every second particle of a chunk.
 
-        Parameters
-        ----------
-        chunk : Chunk
-        position : (n, 3) array
-            In the order of the chunk's sites, comoving [Mpc/h].
+        Positions, (n, 3) comoving [Mpc/h], are in the order of the chunk's sites.
         """
         shape = [self.factor * n for n in chunk.shape]
         box, cell = self.lattice.BoxSize, self.factor * self.lattice.cell

@@ -60,17 +60,7 @@ class Work:
 def own_dtype(options, kind, comm) -> str:
     """The dtype of a run: the user's choice, or that recorded in the output that is resumed. Collective.
 
-    Parameters
-    ----------
-    options : dataclass
-        With the fields output, resume and dtype.
-    kind : preflight.Kind
-    comm : mpi4py.MPI.Comm
-
-    Raises
-    ------
-    InputError
-        On every rank, if an output is there and cannot be read.
+    InputError on every rank, if an output is there and cannot be read.
     """
     dtype = None
     with agreement(comm):
@@ -81,15 +71,7 @@ def own_dtype(options, kind, comm) -> str:
 
 def print_plan(measure, options, comm) -> Any:
     """Print the time, memory and disk that a run takes; of both dtypes where the machine has
-    instructions for bfloat16. Collective.
-
-    Parameters
-    ----------
-    measure : callable
-        ``measure(options)`` gives a `plan.Plan` and the device.
-    options : dataclass
-    comm : mpi4py.MPI.Comm
-    """
+    instructions for bfloat16. ``measure(options)`` gives a `plan.Plan` and the device. Collective."""
     cost, device = measure(options)
     if bfloat16_everywhere(device, comm):
         [other] = {*DTYPES} - {cost.dtype}

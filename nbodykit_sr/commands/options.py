@@ -49,20 +49,9 @@ def option(group, help, default=MISSING, *, repeated=True, path=False, written=s
 
 
 def parse_options(kind: type[Options], argv: Sequence[str], name, what, example) -> Options:
-    """Options from the command line.
+    """Options, a dataclass of this kind, from the command line; InputError if they cannot be understood.
 
-    Parameters
-    ----------
-    kind : type
-        Dataclass of the options.
-    argv : list of str
-    name, what, example : str
-        See `Parser`.
-
-    Raises
-    ------
-    InputError
-        If they cannot be understood.
+    `name`, `what` and `example` are those of `Parser`.
     """
     parser = Parser(name, what, example)
     types, groups = get_type_hints(kind), {}
@@ -98,15 +87,9 @@ def _flag(one):
 
 
 def command_line(options, program) -> str:
-    """The command that makes an output again, however the run came about.
+    """The command that makes an output again, such as "python -m nbodykit_sr halos" with its options.
 
     Inputs are named by absolute paths and the output OUTPUT; defaults are left out.
-
-    Parameters
-    ----------
-    options : dataclass
-    program : str
-        Such as "python -m nbodykit_sr halos".
     """
     words = program.split()
     for one in fields(options):

@@ -83,18 +83,8 @@ class Plan:
 def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memory, padding) -> Plan:
     """The cost of a run from the pieces measured for it.
 
-    Parameters
-    ----------
-    grid : ChunkGrid
-    ranks : int
-    card : ModelCard
-    written : float
-        Bytes on the disk for an SR particle.
-    chunk_seconds, start_seconds : float
-    working_memory : float
-        Bytes of the network and its outputs for one chunk.
-    padding : int
-        Padding of a chunk [LR sites].
+    An SR particle takes `written` bytes on the disk; the network and its outputs take `working_memory`
+    bytes for a chunk, whose padding is in LR sites.
     """
     blocks = grid.blocks(ranks)
     sizes = [math.prod(last - first for first, last in block) for block in blocks]
@@ -122,31 +112,15 @@ def plan(grid, ranks, card, written, chunk_seconds, start_seconds, working_memor
 
 
 def check_room(writer, needed, resume) -> None:
-    """Refuse an output that does not fit on the disk, unless it is there in part. Collective.
-
-    Parameters
-    ----------
-    writer : ChunkWriter
-    needed : float
-        Bytes.
-    resume : bool
-        Go on with what a killed run left.
-    """
+    """`check_disk` for the bytes that a writer needs, unless it goes on with a run that was killed."""
     begun = resume and os.path.isdir(writer.partial)
     check_disk(writer.path, needed, writer.comm, already=begun)
 
 
 def check_disk(path, needed, comm, already=False) -> None:
-    """Refuse a run whose output does not fit on the disk. Collective.
+    """Refuse a run whose output takes more bytes than the disk has. Collective.
 
-    Parameters
-    ----------
-    path : str
-        Path of the output; its folder exists.
-    needed : int
-        Bytes.
-    already : bool
-        Part of the output is on the disk already: nothing is checked.
+    Nothing is checked if part of the output is there `already`.
     """
     with agreement(comm):
         if comm.rank == 0 and not already:

@@ -75,13 +75,7 @@ class ExportOptions:
 
 
 def configure(table) -> tuple[Configuration, Callable]:
-    """The configuration that a table of settings describes, and the system that it is for.
-
-    Raises
-    ------
-    InputError
-        If the settings cannot be used.
-    """
+    """The configuration that a table of settings describes, and its system; InputError if it is wrong."""
     name = table.get("system", "displacement")
     if name not in SYSTEMS:
         raise InputError(f"system is {name!r}: one of {', '.join(map(repr, SYSTEMS))} needed")
@@ -90,13 +84,7 @@ def configure(table) -> tuple[Configuration, Callable]:
 
 
 def make_system(table) -> System:
-    """The system that a table of settings describes, on its fields.
-
-    Raises
-    ------
-    InputError
-        If the settings or the fields they name cannot be used.
-    """
+    """The system that a table of settings describes, on its fields; InputError if these cannot be used."""
     configuration, system = configure(table)
     return system(configuration)
 

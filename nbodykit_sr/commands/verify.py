@@ -17,18 +17,9 @@ from .verified_cone import LightCone
 def verify(path, comm) -> list[str]:
     """Check a catalogue of `generate`, a light cone, or a mesh of `emulate` against its own header.
 
-    Every byte is read once; a rank holds no more than one chunk, layer of a mesh, or so many rows of a
-    cone. Collective.
-
-    Returns
-    -------
-    list of str
-        A line for each problem, the same on every rank.
-
-    Raises
-    ------
-    InputError
-        If `path` is none of the three, or is unreadable.
+    Gives a line for each problem, the same on every rank. Every byte is read once; a rank holds no more than
+    one chunk, layer of a mesh, or so many rows of a cone. InputError if `path` is none of the three, or is
+    unreadable. Collective.
     """
     output, problems = None, []
     with agreement(comm):

@@ -89,13 +89,8 @@ class NetworkDensity:
     def prepare(self) -> tuple[list[Chunk], Callable]:
         """Paint the fields and put them on this rank's blocks. Collective.
 
-        Returns
-        -------
-        list of Chunk
-            This rank's, of the LR mesh.
-        callable
-            ``compute(chunks)`` yields (chunk, density), (2n, 2n, 2n) float32 and not yet normalised,
-            for each of them. Several chunks are computed at a time.
+        Gives this rank's chunks of the LR mesh, and a function: ``compute(chunks)`` yields (chunk, density),
+        (2n, 2n, 2n) float32 and not yet normalised, for each of them, several computed at a time.
         """
         lr, initial = self.fields()
         coarse = LatticeDomain(self.grid, self.comm, PADDING)

@@ -101,15 +101,8 @@ class Inputs:
     def fields(self, kmin=0.0) -> tuple[RealField, RealField]:
         """LR density and linear overdensity, which has the initial conditions' cells. Collective.
 
-        Parameters
-        ----------
-        kmin : float
-            Modes of the initial conditions of smaller wavenumber [h/Mpc] are taken out.
-
-        Raises
-        ------
-        InputError
-            On every rank: fields that are no densities, or of other phases.
+        Modes of wavenumber below `kmin` [h/Mpc] are taken out of the latter. InputError on every rank: fields
+        that are no densities, or of other phases.
         """
         lr, origin = lr_density(self.lr, self.Nmesh)
         Nmesh = mesh_size(self.initial)
@@ -286,13 +279,7 @@ def initial_overdensity(source, Nmesh, growth, origin=HR_ORIGIN, kmin=0.0) -> Re
 
 
 def correlation(density, initial, side=4) -> float:
-    """Correlation coefficient of two fields averaged over ``side**3`` parts of the box. Collective.
-
-    Parameters
-    ----------
-    density, initial : pmesh.pm.RealField
-        On meshes of the same box, of any Nmesh.
-    """
+    """Correlation of two fields of one box, averaged over ``side**3`` parts of it. Collective."""
     one, other = (_average(field, side) for field in (density, initial))
     one, other = one - one.mean(), other - other.mean()
     total = np.sqrt((one**2).sum() * (other**2).sum())

@@ -90,15 +90,8 @@ class ParticleDensity:
         )
 
     def prepare(self) -> tuple[list[Chunk], Callable]:
-        """This rank's chunks, and the function that computes them.
-
-        Returns
-        -------
-        list of Chunk
-            Of the LR lattice.
-        callable
-            ``compute(chunks)`` yields (chunk, `painted` particles) for each of them.
-        """
+        """This rank's chunks of the LR lattice, and a function: ``compute(chunks)`` yields (chunk, `painted`
+        particles) for each of them."""
 
         def compute(chunks):
             for chunk, columns in self.sr.stream(chunks):
@@ -128,19 +121,9 @@ class ParticleDensity:
 def painted(position: Float[np.ndarray, "n 3"], BoxSize, Nmesh) -> Int64[np.ndarray, "m 2"]:
     """Paint particles on a mesh by cloud-in-cell, with weights that are whole numbers.
 
-    Parameters
-    ----------
-    position : (n, 3) array
-        Comoving [Mpc/h], finite.
-    BoxSize : float
-        Comoving [Mpc/h].
-    Nmesh : int
-        Cells a side, of which the first has its point in the corner of the box.
-
-    Returns
-    -------
-    (m, 2) int64
-        Flat numbers of the cells that are reached, rising, and their weights [FRACTION**-3 particles].
+    Positions are comoving [Mpc/h], finite; the first of the Nmesh cells a side has its point in the corner
+    of the box. Gives flat numbers of the cells that are reached, rising, and their weights [FRACTION**-3
+    particles].
     """
     at = np.rint(position.T.astype("f8") * (Nmesh / BoxSize) * FRACTION).astype("i8")
     at %= Nmesh * FRACTION

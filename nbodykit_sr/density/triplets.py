@@ -110,11 +110,5 @@ def write_triplet(folder, manifest, lr, initial, hr, moved=None) -> None:
 
 
 def open_triplets(patterns) -> list[Triplet]:
-    """Open the triplets that the glob `patterns` match, sorted, all of one kind.
-
-    Raises
-    ------
-    InputError
-        If nothing matches, or cell size or cosmology differ.
-    """
+    """Open the triplets that the glob `patterns` match: see `open_pairs`."""
     return [Triplet(pair.folder) for pair in open_pairs(patterns)]

@@ -74,11 +74,6 @@ class MeshWriter(ChunkWriter):
     def write(self, chunk, values) -> None:
         """Write the density of a chunk, which may be of a coarser mesh, and record it. Not collective.
 
-        Parameters
-        ----------
-        chunk : Chunk
-        values : (X, Y, Z) float32 array
-
         Raises
         ------
         OSError

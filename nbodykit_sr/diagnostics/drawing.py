@@ -48,19 +48,9 @@ def curves(axis, results, name, x, y, draw, **options) -> None:
 
 
 def with_ratio(results, name, ratio, x, y, labels, draw) -> "Figure":
-    """A column of a statistic, of all kinds; below it, where there is HR, its ratio to HR's.
+    """A column y of a statistic against x, of all kinds; below it, where there is HR, its ratio to HR's.
 
-    Parameters
-    ----------
-    results : Results
-    name, ratio : str
-        Of the statistic and of its ratio.
-    x, y : str
-        Columns.
-    labels : (str, str)
-        Of the axes.
-    draw : callable
-        `band` or `points`.
+    `labels` are those of the axes, `draw` is `band` or `points`.
     """
     below = bool(results.items(ratio))
     figure, axes = stack((2, 1) if below else (2,))

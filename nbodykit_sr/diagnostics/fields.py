@@ -135,11 +135,8 @@ def read(catalog, name) -> np.ndarray:
 def require_memory(comm, needed, purpose) -> None:
     """Refuse to allocate so many bytes on this rank if the node has too little memory. Collective.
 
-    Raises
-    ------
-    InputError
-        If the ranks of any node need together more than nine tenths of what it has free. `purpose`
-        says what for, with the option that lowers it.
+    InputError if the ranks of a node need together more than nine tenths of what is free. `purpose` says
+    what for, with the option that lowers it.
     """
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     together = node.allreduce(float(needed))

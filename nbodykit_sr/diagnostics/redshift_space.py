@@ -81,13 +81,7 @@ def _wedges(field, axis, kmax, wedges, noise):
 def redshift_space_power(
     catalog, Nmesh, kmax=None, axis=2, wedges=3
 ) -> tuple[Statistic, Statistic]:
-    """`line_of_sight_power` in redshift space (Ni et al. 2021), by the distant observer.
-
-    Parameters
-    ----------
-    catalog : CatalogSource
-        With Velocity, peculiar [km/s], and attrs Omega0, OmegaLambda, Redshift or Time.
-    """
+    """`line_of_sight_power` in redshift space (Ni et al. 2021): see `in_redshift_space`."""
     return line_of_sight_power(in_redshift_space(catalog, axis), axis, Nmesh, kmax, wedges)
 
 

@@ -30,12 +30,9 @@ FUNCTIONS = {
 
 
 def primordial(attrs, sigma8=None, n_s=None) -> Universe:
-    """The flat `Universe` of a catalogue whose sigma8 and n_s are known, or are in its attrs.
+    """The flat `Universe` of a catalogue whose sigma8 and n_s are given, or are in its attrs.
 
-    Raises
-    ------
-    InputError
-        If something is not known, no universe has it, or the universe is not flat.
+    InputError if a value is missing or impossible, or the universe is not flat.
     """
     given = {"sigma8": sigma8, "n_s": n_s}
     attrs = {**attrs, **{name: value for name, value in given.items() if value is not None}}

@@ -30,15 +30,8 @@ class Verdict:
     def reach(self, within: float, sigmas: float = 0.0) -> float:
         """The last x up to which every bin is within a tolerance; NaN if the first bin is not.
 
-        Bins whose error is larger than the tolerance are left out.
-
-        Parameters
-        ----------
-        within : float
-            Largest relative deviation.
-        sigmas : float
-            Number of errors added to each deviation: 1 and -1 give the ends of the one-sigma
-            interval of the reach.
+        Bins whose error is larger than the tolerance are left out. `sigmas` errors are added to each
+        deviation: 1 and -1 give the ends of the one-sigma interval of the reach.
         """
         known = self.tells(within)
         x = self.x[known]
@@ -148,13 +141,7 @@ def headline(found: dict[str, Verdict], within: float) -> list[tuple[str, str]]:
 
 
 def broken(found: dict[str, Verdict], limits: dict) -> list[str]:
-    """A line for each limit that is broken.
-
-    Raises
-    ------
-    InputError
-        If a limited statistic was not measured.
-    """
+    """A line for each limit that is broken; InputError if a limited statistic was not measured."""
     lines = []
     for name, limit in limits.items():
         if name not in found:
@@ -206,13 +193,7 @@ def read_limits(path) -> dict:
 
 
 def read_report(path) -> dict:
-    """Read a report.json of `validate`.
-
-    Raises
-    ------
-    InputError
-        If the file is no such report, or was measured without HR.
-    """
+    """A report.json of `validate`; InputError for another file, or a report without HR."""
     try:
         document = json.loads(Path(path).read_text())
         found = document["verdicts"]

@@ -15,18 +15,13 @@ def atomic_file(path, own=False) -> Iterator[BinaryIO]:
     """A file to write, as bytes, that gets its name once all of it is on the disk.
 
     A reader never meets half of it, whatever is killed meanwhile. If the block fails, a file that
-    had this name before is as it was, and nothing else is left.
+    had this name before is as it was, and nothing else is left. OSError if it cannot be written.
 
     Parameters
     ----------
     path : path
     own : bool
         Its folder is this run's alone: what a killed run left of it there is overwritten.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
     """
     path = Path(path)
     # in a shared folder, a name that no other file has
@@ -61,15 +56,10 @@ def disk(path) -> Iterator[None]:
 
 @contextmanager
 def readable(path) -> Iterator[None]:
-    """Say why an input cannot be read where its name or a missing right is the reason.
+    """Name the reason, in an InputError, if an input cannot be read for its name or a missing permission.
 
-    A file in a folder without permission looks as if it were missing or damaged.
-
-    Raises
-    ------
-    InputError
-        If the name is not UTF-8; in place of the block's own error, where a permission is missing or
-        where that is an OSError.
+    A file in a folder without permission looks as if it were missing or damaged. The error is raised at once
+    for a name that is not UTF-8; else in place of the block's own error or of any OSError.
     """
     check_name(path)
     try:

@@ -60,20 +60,10 @@ class BlockFile(RowFiles):
 
 
 def write_rows(folder, columns, comm) -> None:
-    """Make blocks of which every rank has consecutive rows. Collective.
+    """Make blocks of a BigFile, of which every rank has consecutive rows. Collective.
 
-    Parameters
-    ----------
-    folder : path
-        Folder of a BigFile.
-    columns : dict of (n, ...) arrays
-        By the names of their blocks; n may differ between ranks.
-    comm : mpi4py.MPI.Comm
-
-    Raises
-    ------
-    InputError
-        On every rank, if the disk does not take them.
+    `columns` are arrays (n, ...) by the names of their blocks; n may differ between ranks. InputError on
+    every rank, if the disk does not take them.
     """
     counts = comm.allgather(len(next(iter(columns.values()))))
     dtypes = {name: (rows.dtype, rows.shape[1:]) for name, rows in columns.items()}

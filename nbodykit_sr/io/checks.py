@@ -99,15 +99,7 @@ class BlockHeader:
 
 
 def check_block(folder, members=1) -> BlockHeader:
-    """Check that a block's header makes sense and that its files are as long as it says.
-
-    Parameters
-    ----------
-    folder : str
-        The block's folder.
-    members : int
-        Numbers a row.
-    """
+    """Check that a block's header makes sense, with so many numbers a row, and that its files are as long."""
     header = BlockHeader.read(folder)
     name, kind = os.path.basename(folder), header.dtype.lstrip("<>=|")[0]
     if header.members != members:
@@ -222,15 +214,7 @@ def attributes_text(attrs) -> str:
 
 
 def header_text(dtype, rows, sums) -> str:
-    """A block's header as the library writes it.
-
-    Parameters
-    ----------
-    dtype : numpy dtype
-        Number format of a row.
-    rows, sums : sequences of int
-        Rows and byte sums of each physical file.
-    """
+    """A block's header as the library writes it, from rows and byte sums of each physical file."""
     members = dtype.shape[0] if dtype.shape else 1
     text = f"DTYPE: {dtype.base.str}\nNMEMB: {members}\nNFILE: {len(rows)}\n"
     for number, (n, total) in enumerate(zip(rows, sums, strict=True)):
@@ -267,7 +251,6 @@ def check_sums(files, comm, force=None) -> None:
     ----------
     files : list of (path, bytes, byte sum)
         The same on all ranks, which share each file.
-    comm : mpi4py.MPI.Comm
     force : bool, optional
         Warn, instead of raising. None: the command has no such option.
 
@@ -298,19 +281,9 @@ def check_sums(files, comm, force=None) -> None:
 
 
 def read_checksums(folder, names, digest) -> list[tuple[int, int, dict[str, int]]]:
-    """The checksums that `CHECKSUMS` of a finished output keeps of its pieces.
+    """Checksums of the pieces of a finished output: (first row, rows, {block: CRC-32}) of each.
 
-    Parameters
-    ----------
-    folder : str
-    names : iterable of str
-        Names of the blocks.
-    digest : str
-        SHA-256 of the file.
-
-    Returns
-    -------
-    list of (first row, rows, {block: CRC-32})
+    InputError if the file `CHECKSUMS` has another SHA-256 than `digest`, or other blocks than `names`.
     """
     path = os.path.join(folder, CHECKSUMS)
     try:

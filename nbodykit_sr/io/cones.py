@@ -63,10 +63,7 @@ def is_cone(path) -> bool:
 def check_cone(path) -> tuple[dict, dict]:
     """The attributes of a cone's Header, and the `BlockHeader` of each of its columns.
 
-    Raises
-    ------
-    InputError
-        If `path` is no light cone, or is damaged.
+    InputError if `path` is no light cone, or is damaged.
     """
     if not is_cone(path):
         raise InputError(f"{path} is no light cone: make one with nbodykit-sr lightcone")
@@ -186,12 +183,7 @@ class ConeWriter(ChunkWriter):
     def append(self, columns) -> None:
         """Write some particles of the chunk that `record` closes. Not collective.
 
-        Raises
-        ------
-        OSError
-            If the disk does not take them.
-        WrongValues
-            If a number is not finite.
+        OSError if the disk does not take them, WrongValues if a number is not finite.
         """
         for name, dtype in self.dtypes.items():
             values = np.ascontiguousarray(columns[name], dtype.base)

@@ -49,23 +49,10 @@ MEMBERS = {
 
 
 def write_groups(folder, source, groups, members, attrs) -> None:
-    """Write groups and their particles into a folder. Collective.
+    """Write groups and their particles, of `find_groups`, into a folder of `staged`. Collective.
 
-    Parameters
-    ----------
-    folder : path
-        Of `staging.staged`.
-    source : SnapshotCatalog, or a light cone
-        What the groups were found in.
-    groups, members : dict of arrays
-        Of `diagnostics.groups.find_groups`.
-    attrs : dict
-        Added to the Header.
-
-    Raises
-    ------
-    InputError
-        On every rank, if the disk does not take it.
+    `source` is the snapshot or light cone that they were found in, `attrs` are added to the Header.
+    InputError on every rank, if the disk does not take it.
     """
     comm, folder = source.comm, os.fspath(folder)
     by_type = np.zeros((len(groups["GroupID"]), 6))

@@ -57,16 +57,7 @@ class Layout:
         return sum(self.dtype(name).itemsize for name in names)
 
     def stored(self, name: str, values: np.ndarray, a: float | None) -> np.ndarray:
-        """Rows of a column in the units of the layout.
-
-        Parameters
-        ----------
-        name : str
-        values : (n, 3) or (n,) array
-            Comoving [Mpc/h] or peculiar [km/s].
-        a : float
-            Scale factor.
-        """
+        """Rows of a column, comoving [Mpc/h] or peculiar [km/s], in the layout's units at scale factor a."""
         if name == "Position" and self.length != 1:
             return values * self.length
         if name == "Velocity" and self.comoving:

@@ -36,16 +36,9 @@ class SnapshotWriter(ChunkWriter):
         return self.layout.columns["Position"][1]
 
     def write(self, index, start, columns) -> None:
-        """Write a chunk at its place and record it. Not collective.
+        """Write a chunk of this index at its place, from row `start` on, and record it. Not collective.
 
-        Parameters
-        ----------
-        index : int
-            Index of the chunk.
-        start : int
-            First row.
-        columns : dict of arrays
-            Position comoving [Mpc/h], Velocity peculiar [km/s], ID.
+        `columns` are Position comoving [Mpc/h], Velocity peculiar [km/s], ID.
 
         Raises
         ------

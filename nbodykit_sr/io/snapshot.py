@@ -38,17 +38,8 @@ class SnapshotCatalog(CatalogSource):
     def check_sums(self, force=None) -> None:
         """Compare the bytes of all columns with the checksums in their headers, once. Collective.
 
-        Formats without checksums are not compared: HDF5 checks those of its own filters as it reads.
-
-        Parameters
-        ----------
-        force : bool, optional
-            Warn, instead of raising. None: the command has no such option.
-
-        Raises
-        ------
-        InputError
-            On every rank: the file that was damaged or changed.
+        See `checks.check_sums`. Formats without checksums are not compared: HDF5 checks those of its own
+        filters as it reads.
         """
         if not self._checked:
             check_sums(self.header.checksums, self.comm, force)

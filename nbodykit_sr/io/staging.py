@@ -34,17 +34,9 @@ class FolderLock:
         self._file = None
 
     def acquire(self, patience=0.0) -> None:
-        """Take the lock.
+        """Take the lock, or raise InputError if another run holds it.
 
-        Parameters
-        ----------
-        patience : float
-            Seconds to wait: a run that was killed a moment ago may take some to let go.
-
-        Raises
-        ------
-        InputError
-            If another run holds it.
+        `patience` is a time to wait [s]: a run that was killed a moment ago may need it to let go.
         """
         self.release()
         self._file = open(self._path, "a")
@@ -105,17 +97,8 @@ class Staging:
     def begin(self, overwrite=False, takeover=False) -> None:
         """Make the folder.
 
-        Parameters
-        ----------
-        overwrite : bool
-            X may exist.
-        takeover : bool
-            Files that an earlier run of this kind left in the folder are removed.
-
-        Raises
-        ------
-        InputError
-            If another run uses the folder, or it holds files that are not of this kind.
+        InputError if another run uses it, or it holds files that are not of this kind. With `overwrite` X may
+        exist, with `takeover` files that an earlier run of this kind left in the folder are removed.
         """
         if takeover and os.path.lexists(self.folder):
             check_partial(self.path, self.kind)
@@ -189,13 +172,7 @@ class UnfinishedRun(Staging):
         self.replace(IDENTITY, json.dumps(identity))
 
     def identity(self) -> dict[str, str]:
-        """The identity that `identify` recorded.
-
-        Raises
-        ------
-        InputError
-            If it cannot be read.
-        """
+        """The identity that `identify` recorded; InputError if it cannot be read."""
         try:
             with open(self.file(IDENTITY)) as file:
                 return json.load(file)
@@ -250,15 +227,8 @@ def staged(path, kind, comm=None, overwrite=False) -> Iterator[Path]:
     """A folder to fill that gets the name `path` when the block ends; collective at both ends.
 
     If the block fails nothing is left, and what bore the name before is as it was. Ranks that
-    raise must do so together (see `errors.agreement`).
-
-    Parameters
-    ----------
-    path : path
-        Checked by `prepare_output` already. The folders above it are made.
-    kind : Kind
-    comm : mpi4py.MPI.Comm, optional
-    overwrite : bool
+    raise must do so together (see `errors.agreement`). The path was checked by `prepare_output`; the folders
+    above it are made.
     """
     staging = Staging(path, kind)
     main = comm is None or comm.rank == 0

@@ -37,13 +37,7 @@ class Progress:
 
 
 def recorded_dtype(path, kind) -> str | None:
-    """The dtype that a finished or unfinished output was computed in; None if there is no output.
-
-    Raises
-    ------
-    InputError
-        If an output is there and cannot be read.
-    """
+    """The dtype that a finished or unfinished output was computed in; None if there is no output."""
     run = UnfinishedRun(path, kind)
     if run.begun:
         return run.identity().get("dtype")

@@ -145,12 +145,7 @@ class ModelCard:
     def units(self, universe, cell) -> np.ndarray:
         """Units of the network's fields: displacement [Mpc/h], then velocity [km/s], along each axis.
 
-        Parameters
-        ----------
-        universe : Universe
-            That of the snapshot.
-        cell : float
-            LR lattice spacing of the snapshot [Mpc/h].
+        `universe` and `cell` [Mpc/h] are those of the snapshot.
         """
         if self.network == "interpolate":
             return np.ones(self.channels)
@@ -215,10 +210,7 @@ class ModelCard:
 def save_model(path, network, card) -> None:
     """Write weights and card, with a checksum of both, as one safetensors file.
 
-    Raises
-    ------
-    InputError
-        If it cannot be written; nothing is left of it then.
+    InputError if it cannot be written; nothing is left of it then.
     """
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"card": json.dumps(card.entries), "sha256": fingerprint(network, card)}
@@ -234,18 +226,10 @@ def save_model(path, network, card) -> None:
 
 
 def load_model(path) -> tuple[torch.nn.Module, ModelCard]:
-    """Read a file of `save_model`.
+    """Read a file of `save_model`: the network in float32, in evaluation mode, on the CPU, and its card.
 
-    Returns
-    -------
-    (network, ModelCard)
-        The network in float32, in evaluation mode, on the CPU.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, has no card, or holds weights that do not fit its card or
-        its checksum.
+    InputError if the file cannot be read, has no card, or holds weights that do not fit its card or
+    its checksum.
     """
     with readable(path):
         card = read_card(path)

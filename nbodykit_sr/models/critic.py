@@ -51,17 +51,7 @@ class Critic(nn.Module):
         )
 
     def forward(self, x) -> torch.Tensor:
-        """Score fields.
-
-        Parameters
-        ----------
-        x : (B, channels, N, N, N) float tensor
-
-        Returns
-        -------
-        (B,) float tensor
-            Mean score of the patches.
-        """
+        """Mean scores of the patches of fields (B, channels, N, N, N), (B,)."""
         return self.head(self.body(self.stem(x))).mean((1, 2, 3, 4))
 
 

@@ -160,15 +160,5 @@ class DensityCritic(nn.Module):
         self.head = nn.Linear(64 * left**3, 1)
 
     def forward(self, x) -> torch.Tensor:
-        """Score fields.
-
-        Parameters
-        ----------
-        x : (B, 2, size, size, size) float tensor
-            Density and initial conditions.
-
-        Returns
-        -------
-        (B,) float tensor
-        """
+        """Scores, (B,), of density and initial conditions, (B, 2, size, size, size)."""
         return self.head(self.conv(x).flatten(1))[:, 0]

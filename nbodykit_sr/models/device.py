@@ -13,17 +13,8 @@ logger = logging.getLogger(__name__)
 def choose_device(name, local_rank=0, local_size=1) -> torch.device:
     """The torch device of a rank, and its share of the node's cores.
 
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-        "auto" takes the GPU where there is one.
-    local_rank, local_size : int
-        This rank among the ranks of its node, and how many they are.
-
-    Returns
-    -------
-    torch.device
-        GPUs are dealt out to the ranks of a node in turn.
+    GPUs are dealt out in turn to the ranks of a node, of which this is `local_rank` of `local_size`. "auto"
+    takes the GPU where there is one.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device is {str(name)!r}: auto, cpu or cuda is needed")

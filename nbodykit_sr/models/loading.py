@@ -11,13 +11,7 @@ from .map2map import import_checkpoint
 
 
 def model_file(path, *endings) -> Path:
-    """The path of a model's file.
-
-    Raises
-    ------
-    InputError
-        If there is no such file; for a folder the message names a model in it.
-    """
+    """The path of a model's file; InputError if it does not exist or is a folder, naming a model in it."""
     path, wanted = Path(path), " or ".join(endings)
     if path.is_dir():
         inside = sorted(file.name for end in endings for file in path.glob(f"[!.]*{end}"))

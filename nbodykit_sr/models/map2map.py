@@ -32,20 +32,8 @@ _KEYS = [
 def import_checkpoint(path, flavour) -> tuple[torch.nn.Module, ModelCard]:
     """Read a public checkpoint, a dict with `epoch` and `model`.
 
-    Parameters
-    ----------
-    path : Path
-    flavour : {"map2map", "srs"}
-
-    Returns
-    -------
-    (Generator, ModelCard)
-
-    Raises
-    ------
-    InputError
-        If the flavour is not named, or the file is no such checkpoint. Nothing in the file is
-        run: only tensors and plain containers are read from the pickle.
+    InputError if the flavour is not named, or the file is no such checkpoint. Nothing in the file is
+    run: only tensors and plain containers are read from the pickle.
     """
     if flavour not in FLAVOURS:
         raise InputError(

@@ -84,15 +84,9 @@ class LinearPower:
 
     @classmethod
     def of(cls, universe: Universe, n_s=N_S, sigma8=None) -> "LinearPower":
-        """The linear power spectrum of a universe, by CLASS.
+        """The linear power spectrum of a universe, by CLASS; with sigma8 = 0.8 if it is not given.
 
-        Parameters
-        ----------
-        universe : Universe
-            Omega0 is needed; h and OmegaBaryon are guessed where they are not known.
-        n_s : float
-        sigma8 : float, optional
-            0.8 if not given.
+        Omega0 is needed; h and OmegaBaryon are guessed where they are not known.
         """
         from nbodykit.cosmology import Cosmology
         from nbodykit.cosmology import LinearPower as ByClass
@@ -116,18 +110,8 @@ class LinearPower:
         """Read a linear power spectrum from a file.
 
         Files may be MP-Gadget's inputspec and powerspectrum files, tables of N-GenIC, CAMB or CLASS, or
-        any of two columns, k [h/Mpc] and P [(Mpc/h)^3] at z = 0.
-
-        Parameters
-        ----------
-        path : path
-        growth : callable, optional
-            D of a redshift, for files of another time than today.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read, or holds no power spectrum of a possible universe.
+        any of two columns, k [h/Mpc] and P [(Mpc/h)^3] at z = 0. `growth` is D of a redshift, for files of
+        another time. InputError if the file is unreadable, or no power spectrum of a possible universe.
         """
         k, table, redshift = _columns(Path(path))
         if redshift:
@@ -183,21 +167,9 @@ def _numbers(words):
 def linear_power(particles, path=None, sigma8=None, n_s=None, force=False) -> LinearPower:
     """The linear power spectrum of a snapshot's universe. Collective.
 
-    Parameters
-    ----------
-    particles : LatticeParticles
-        LR particles.
-    path : str, optional
-        A file, see `LinearPower.read`.
-    sigma8, n_s : float, optional
-        Amplitude and index of the spectrum by CLASS. Without sigma8 the amplitude is measured from LR.
-    force : bool
-        Warn, instead of raising, where LR and `sigma8` disagree.
-
-    Raises
-    ------
-    InputError
-        On every rank.
+    From a file, see `LinearPower.read`, or by CLASS with `sigma8` and `n_s`; without sigma8 the amplitude is
+    measured from LR. With `force` a disagreement of LR and sigma8 is a warning, else an InputError on every
+    rank.
     """
     comm, universe, power = particles.catalog.comm, particles.universe, None
     with agreement(comm):

@@ -17,18 +17,7 @@ __all__ = ["SnapshotHeader", "read_header"]
 
 
 def read_header(path, dataset=None) -> SnapshotHeader:
-    """The header of a snapshot of any known format, found by looking at what is there.
-
-    On one rank, no communication.
-
-    Parameters
-    ----------
-    path : str or Path
-        A BigFile folder; an HDF5 or Gadget binary file; one of several such files, their folder,
-        or their name without number and ending.
-    dataset : str, optional
-        Particle type or prefix of the columns; dark matter by default.
-    """
+    """The header of a snapshot of any known format; arguments as of `open_snapshot`. Not collective."""
     with readable(path):
         return _read_header(os.fspath(path), dataset)
 

@@ -25,23 +25,11 @@ class GadgetHeader(HDF5Header):
 def gadget_units(path, raw, mass, number) -> tuple[float, float, float]:
     """Units of a snapshot, from its header or, if that has none, from the matter density.
 
-    Parameters
-    ----------
-    path : str
-    raw : RawHeader
-    mass : float
-        Mass of a particle in the file's units.
-    number : int
-        Particles.
-
     Returns
     -------
-    length : float
-        [Mpc/h]
-    mass : float
-        Mass of a particle [1e10 Msun/h].
-    velocity : float
-        [km/s]
+    length, mass, velocity : float
+        Unit of length [Mpc/h]; mass of a particle [1e10 Msun/h], from `mass` in the file's units; unit of
+        velocity [km/s].
     """
     if "UnitLength_In_CGS" in raw:
         # GIZMO's are what a number of the file is in cm and g: its 1 kpc/h is 3.09e21 cm / h

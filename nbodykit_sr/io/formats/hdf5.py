@@ -108,16 +108,7 @@ def _is_plain(attribute):
 
 
 def particles(path, files, dataset, raw) -> tuple[int, dict]:
-    """Where the particles of one type lie.
-
-    Parameters
-    ----------
-    path : str
-    files : list of str
-    dataset : str or None
-        The particle type that is wanted; dark matter by default.
-    raw : RawHeader
-        Header of one of the files.
+    """Find the particles of one type, by default of dark matter.
 
     Returns
     -------
@@ -157,13 +148,7 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
 
 
 def first_mass(where) -> float:
-    """Mass of the first particle in the file's units, or 0 where none is kept.
-
-    Parameters
-    ----------
-    where : dict
-        Result of `particles`.
-    """
+    """Mass of the first of `particles` in the file's units, or 0 where none is kept."""
     name = next(name for name, count in zip(where["files"], where["counts"]) if count)
     with opened(name) as file:
         masses = _held(file, where["dataset"], "Mass")

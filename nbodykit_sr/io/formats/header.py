@@ -75,22 +75,8 @@ def catalogue_attrs(
 ) -> dict:
     """The attributes of a snapshot's catalogue, checked.
 
-    Parameters
-    ----------
-    path : str
-    raw : RawHeader
-    box : (1,) or (3,) array
-        Comoving [Mpc/h]; a cube.
-    a : float
-        Scale factor.
-    particle_mass : float, optional
-        [1e10 Msun/h]
-
-    Returns
-    -------
-    dict
-        BoxSize (3) [Mpc/h], Time, Redshift, those of `cosmology_of`, ParticleMass [1e10 Msun/h]
-        where known, source; and how a catalogue of this package was made.
+    Those of its box, comoving [Mpc/h], time, particle mass [1e10 Msun/h], `cosmology_of` and source; and how
+    a catalogue of this package was made.
     """
     given = {
         "BoxSize": np.repeat(box, 3) if len(box) == 1 else box,
@@ -246,24 +232,10 @@ def density_parameter(mass, box) -> float:
 
 
 def length_from_density(path, box, mass, total, Omega0) -> float:
-    """Mpc/h of a unit of length that the header leaves out: kpc/h or Mpc/h, whichever gives Omega0.
+    """The unit of length [Mpc/h] of a header without units: kpc/h or Mpc/h, whichever gives Omega0.
 
-    Parameters
-    ----------
-    path : str
-    box : float
-        In the unknown unit.
-    mass : float
-        Mass of a particle [1e10 Msun/h].
-    total : int
-        Particles.
-    Omega0 : float
-
-    Raises
-    ------
-    InputError
-        If neither does: there is no more matter than all, but gas may hold a part of it, or a part
-        of the particles be there.
+    The box is in the unknown unit and has `total` particles of this mass [1e10 Msun/h]. InputError if
+    neither fits: there is no more matter than all, but gas may hold a part of it, or particles be left out.
     """
     for unit in (1e-3, 1.0):
         if 1e-5 < density_parameter(mass * total, box * unit) / Omega0 < 10:

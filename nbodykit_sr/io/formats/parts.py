@@ -60,22 +60,10 @@ class PartsHeader(SnapshotHeader):
 
 
 def part_files(path) -> list[str]:
-    """The files of a snapshot that is no folder of a BigFile, in the order of their numbers.
+    """The files of a snapshot that is no folder of a BigFile, in the order of their numbers; none for others.
 
-    Parameters
-    ----------
-    path : str
-        A file, one of several numbered files, their folder, or what their names begin with.
-
-    Returns
-    -------
-    list of str
-        Empty where there are none.
-
-    Raises
-    ------
-    InputError
-        If a folder holds several snapshots.
+    `path` is a file, one of several numbered files, their folder, or what their names begin with. InputError
+    if a folder holds several snapshots.
     """
     path = Path(path)
     if path.is_file():
@@ -113,13 +101,7 @@ def named(path, files) -> str:
 
 
 def whole(path, files, number) -> list[str]:
-    """The files of a snapshot, of which its header says the number.
-
-    Raises
-    ------
-    InputError
-        If some are missing.
-    """
+    """The files of a snapshot, whose header says the number; InputError if some are missing."""
     if number == 1:
         return [named(path, files)]
     first = min(map(_number, files), default=0)
@@ -133,23 +115,10 @@ def whole(path, files, number) -> list[str]:
 
 
 def census(path, dataset, raw, headers) -> tuple[int, list[int]]:
-    """The particle type that is wanted, and how many of its particles each file holds.
+    """The wanted particle type, by default dark matter, and how many of its particles each file holds.
 
-    Parameters
-    ----------
-    path : str
-    dataset : str or None
-        Dark matter by default.
-    raw : RawHeader
-        Header of the snapshot.
-    headers : list of RawHeader
-        Headers of its files.
-
-    Raises
-    ------
-    InputError
-        If there is no such type, files are of several runs, or they hold fewer particles than the
-        header says.
+    `raw` is the header of the snapshot, `headers` are those of its files. InputError if there is no such
+    type, files are of several runs, or they hold fewer particles than the header says.
     """
     for header in headers:
         for name in _ALIKE:

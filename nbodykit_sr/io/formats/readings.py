@@ -30,20 +30,10 @@ _CHANCE = 0.5
 
 
 def fitting(path, readings: dict[str, Header]) -> Header:
-    """The first reading of a snapshot that fits the matter density and linear theory.
+    """The first reading of a snapshot that fits the matter density and linear theory. Not collective.
 
-    On one rank.
-
-    Parameters
-    ----------
-    path : str
-    readings : dict of str to SnapshotHeader
-        The same snapshot with different assumptions of its units, by a description of them.
-
-    Raises
-    ------
-    InputError
-        If none fits: the message says what is wrong with each.
+    Readings are the snapshot with different assumptions of its units, by a description of them. InputError
+    if none fits: the message says what is wrong with each.
     """
     problems = []
     for name, header in readings.items():
