@@ -23,7 +23,11 @@ ranks() {
 
 # The ecosystem's most common failure is a launcher of one MPI and a library of another: every rank
 # then believes to be alone, and each of them does the whole job.
-probe='from mpi4py import MPI; print("size", MPI.COMM_WORLD.size)'
+# One rank writes, in one piece: MPICH's launcher mixes what ranks write at once.
+probe='from mpi4py import MPI; c = MPI.COMM_WORLD; c.rank or print(f"size {c.size}\n", end="")'
+# the name of the MPI library
+mpi_library() { python -c 'from mpi4py import MPI; print(MPI.Get_library_version())' | sed 's/,.*//;q'; }
+
 check_mpi() {
     local sizes
     if ! sizes=$(ranks 2 python -c "$probe" 2>&1)
@@ -33,10 +37,10 @@ check_mpi() {
             "that install.sh found work, or name another launcher in MPIRUN" >&2
         return 1
     fi
-    [ "$(grep -c '^size 2' <<<"$sizes")" = 2 ] && return
+    grep -qx "size 2" <<<"$sizes" && return
     echo "mpi: '$mpirun -n 2' started ranks that do not see each other. The launcher is" \
         "$(command -v "${mpirun%% *}"), the library is" \
-        "$(python -c 'from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])')." \
+        "$(mpi_library)." \
         "Put mpicc and mpirun of one MPI first on PATH and run mpi_scripts/install.sh again" >&2
     return 1
 }

@@ -197,5 +197,5 @@ pip install -q --no-index --no-deps --find-links "$wheels" "${parts[@]}"
 pip install -q --no-warn-conflicts --find-links "$wheels" "${requirements[@]}"
 # that it works, and compiled what every run imports
 mpi=$(cd / && python -c 'import nbodykit_sr.commands.generate
-from mpi4py import MPI; print(MPI.Get_library_version().split(",")[0])')
+from mpi4py import MPI; print(*MPI.Get_library_version().split(",")[0].splitlines()[:1])')
 say "ready in $SECONDS s: $mpi"

@@ -71,7 +71,7 @@ def info(argv, comm) -> None:
         "python": f"{platform.python_version()}, {sys.executable}",
         "platform": platform.platform(),
         **versions(_PACKAGES),
-        "MPI library": MPI.Get_library_version().partition(",")[0].strip(),
+        "MPI library": MPI.Get_library_version().partition(",")[0].splitlines()[0],
         "mpirun": shutil.which("mpirun") or "not on PATH",
         "ranks": f"{comm.size} on {len(set(hosts))} node{'s' * (len(set(hosts)) > 1)}",
         "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",

@@ -1,10 +1,10 @@
 """Building pairs of fields from matched snapshots, over MPI: the one part of training that uses nbodykit."""
 
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
-from mpi4py import MPI
 
 from ..chunks import default_grid
 from ..domain import LatticeDomain
@@ -147,10 +147,8 @@ def _write(path, field, comm):
                 start = new_field(path, shape).offset
     start = comm.bcast(start)
     first, sides = field.domain.primary(comm.rank)
-    block = MPI.FLOAT.Create_subarray(shape[1:], sides.tolist(), first.tolist()).Commit()
-    file = MPI.File.Open(comm, str(path), MPI.MODE_WRONLY)
-    for c, channel in enumerate(field.data):  # one by one: a count of MPI is an int
-        file.Set_view(start + 4 * c * size**3, MPI.FLOAT, block)
-        file.Write_all(np.ascontiguousarray(channel))
-    file.Close()
-    block.Free()
+    data = np.ascontiguousarray(field.data, np.float32)
+    with agreement(comm), disk(path), open(path, "r+b") as file:
+        for c, i, j in np.ndindex(data.shape[:3]):
+            row = np.ravel_multi_index((c, first[0] + i, first[1] + j, first[2]), shape)
+            os.pwrite(file.fileno(), data[c, i, j], start + 4 * int(row))
