@@ -50,7 +50,7 @@ def trilinear(coarse, spacing, target):
 
 def best_convex(coarse, spacing, target):
     """The convex combinations nearest to a target, by descent on the logits."""
-    y, wanted = padded(coarse), padded(target)
+    y, wanted = trim(padded(coarse), 1), padded(target)
     logits = torch.zeros(1, 8, *wanted.shape[2:], requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.5)
     for _ in range(40):

@@ -34,6 +34,7 @@ from .generator import (
 )
 from .planes import SLOPE, Convolution, Filter, Residual, Window, add_noise, double, phase_kernels
 from .upsampling import CORNERS, combine_planes, deformation, log_size
+from .virial import SCATTER, directions
 
 # Bytes of interleaved features in one slab: of the order of a cache on a CPU; on a GPU enough to
 # fill it
@@ -174,6 +175,8 @@ def working_memory(generator, shape) -> float:
         planes = max(1, generator.slab_bytes // (8 * size * n * area))
         memory += size * area * ((planes + 1) * p + 8 * n * (6 * planes + 2))
         memory += len(level.refine) * size * area * 8 * n * (planes + 1)
+        if level.gather is not None:  # fields, shifts and differences around the planes of a slab
+            memory += 4 * 5 * channels * area * (planes + 4)
         sides = [2 * side - 6 - 2 * len(level.refine) for side in sides]
         memory += 4 * channels * prod(sides)
     return memory
@@ -207,6 +210,10 @@ class FusedLevel(nn.Module):
         linear = level.linear.weight.flatten(1) if level.phases else None
         self.register_buffer("linear", linear)
         self.spacing, self.sharpest = level.spacing, level.sharpest
+        self.margin = 1 + len(
+            level.refine
+        )  # fine planes that noise1 and psi have more on each side
+        self.gather = level.gather if self.spacing is not None else None
         # for even and odd sites alike, as the phases have them
         convex = self.spacing is not None
         deform = level.deform.weight.flatten(1).repeat(2, 1).T.to(dtype) if convex else None
@@ -216,16 +223,17 @@ class FusedLevel(nn.Module):
         self._join_heads(level, convex)
 
     def _join_heads(self, level, convex):
-        """One matrix that gives projected increments, then the logits of convex upsampling, of gates
-        and of the sharpness where the level has them; what the last two owe to the size of the
-        cells stays apart."""
+        """One matrix that gives projected increments, then the logits of convex upsampling, and of
+        gates, scatter and sharpness where the level has them; what these three owe to the size of
+        the cells stays apart."""
         weights, biases = [level.proj.weight.flatten(1)], [level.proj.bias]
         self.parts, of_size = [len(level.proj.bias)], []
         if convex:
             weights.append(level.mix.weight.flatten(1))
             biases.append(level.mix.bias)
             self.parts.append(len(CORNERS))
-            for control, gain in ((level.gate, GATE_GAIN), (level.sharp, 1.0)):
+            controls = ((level.gate, GATE_GAIN), (level.scatter, GATE_GAIN), (level.sharp, 1.0))
+            for control, gain in controls:
                 self.parts.append(0 if control is None else len(control.bias))
                 if control is not None:
                     of_features, size = (gain * control.weight.flatten(1)).tensor_split([-1], 1)
@@ -256,10 +264,13 @@ class FusedLevel(nn.Module):
         for stage in self.refine:
             slabs = stage.stream(slabs)
         coarse, start = trim(coarse, len(self.refine) // 2), 0
-        psi = None if psi is None else trim(psi, 1 + len(self.refine))
-        for slab in slabs:
-            self.project(slab, coarse, fine, psi, start)
-            start += len(slab)
+        psi = None if psi is None else trim(psi, self.margin)
+        near = Gathered(self.gather, coarse)
+        for slab in ahead(slabs):
+            stop = start + len(slab)
+            noise = noise1[start : stop + 2 * self.margin]
+            self.project(slab, coarse, near, fine, psi, noise, start)
+            start = stop
             yield slab
 
     def convolved(self, slabs, coarse, noise0, noise1, psi, slab_bytes) -> Iterator[torch.Tensor]:
@@ -317,9 +328,22 @@ class FusedLevel(nn.Module):
         torch.addmm(rows, psi.flatten(1).T.to(x.dtype), self.hear, out=rows)
         F.leaky_relu_(x, SLOPE)
 
-    def project(self, x, coarse, fine, psi, start) -> None:
-        """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N), given psi on its
-        lattice."""
+    def project(self, x, coarse, near, fine, psi, noise, start) -> None:
+        """Fill the planes of `fine` that go with the fine features `x` (D, H, W, N).
+
+        Parameters
+        ----------
+        x : (D, H, W, N) tensor
+        coarse : (C, N, N, N) float32 tensor
+        near : Gathered
+            Of the coarse fields.
+        fine : (C, M, M, M) float32 tensor
+        psi : (3, M, M, M) tensor or None
+        noise : (D + 2 margin, ...) tensor
+            Of these planes and `margin` sites around.
+        start : int
+            The first of these planes.
+        """
         stop = start + len(x)
         # in float32: rounded increments would add white noise to the small scales
         p = torch.addmm(self.head_bias, self.head, x.view(-1, x.shape[-1]).float().T)
@@ -330,15 +354,19 @@ class FusedLevel(nn.Module):
             p += torch.einsum("cp,pdhw->cdhw", self.linear, psi[:, start:stop])
         # plane j of `fine` is the (j + 3)th of x2 of all of `coarse`
         first, last = (start + 2) // 2, (stop + 5) // 2
-        y, skip = coarse[:, first:last, 1:-1, 1:-1], start + 2 - 2 * first
+        y, skip = near.planes(first, last), start + 2 - 2 * first
         if logits:
-            mix, gates, sharp = logits
+            mix, gates, widths, sharp = logits
             if self.of_size is not None:
                 of_size = self.of_size * self.size(coarse, start, stop)
-                gates += of_size[: len(gates)]
-                sharp += of_size[len(gates) :]
+                for part, size in zip((gates, widths, sharp), of_size.split(self.parts[2:])):
+                    part += size
             if len(gates):
                 p.unflatten(0, (-1, 3)).mul_(2 * gates.sigmoid_()[:, None])
+            if len(widths):
+                offsets = directions(noise[None, None], self.margin, len(p))[0]
+                widths = F.softplus(widths).mul_(SCATTER * self.spacing / 2)
+                p += widths.repeat_interleave(3, 0) * offsets
             tau = sharp.tanh_().mul_(self.sharpest).exp_() if len(sharp) else None
             y = combine_planes(y, mix, skip, self.spacing, tau)
         else:
@@ -352,3 +380,50 @@ class FusedLevel(nn.Module):
         size = double(log_size(deformation(coarse[None, :, first:last], self.spacing))[0])
         skip = start + 1 - 2 * first
         return size[:, skip : skip + stop - start, 1:-1, 1:-1]
+
+
+class Gathered:
+    """The coarse fields of a level as they are upsampled: by mean shift where the level has it, less
+    the outermost sites.
+
+    Parameters
+    ----------
+    shift : MeanShift or None
+    coarse : (C, N, N, N) float32 tensor
+        May be filled while planes are taken, if one plane ahead of what is asked for and another for
+        each further step.
+    """
+
+    def __init__(self, shift, coarse):
+        self.shift, self.coarse = shift, coarse
+        self.kept, self.first = (
+            coarse[:, :0, 1:-1, 1:-1],
+            1,
+        )  # the planes made last, from `first` on
+
+    def planes(self, first, last) -> torch.Tensor:
+        """Coarse planes `first` to `last`, without the outermost sites of the other axes."""
+        if self.shift is None:
+            return self.coarse[:, first:last, 1:-1, 1:-1]
+        made = self.first + self.kept.shape[1]
+        kept = self.kept[:, first - self.first :]
+        self.kept = torch.cat([kept, self._made(made, last)], 1) if last > made else kept
+        self.first = first
+        return self.kept
+
+    def _made(self, first, last):
+        reach = self.shift.steps
+        start = max(first - reach, 0)
+        made = self.shift(self.coarse[None, :, start : last + reach])[0]
+        return made[:, first - start - 1 : last - start - 1]
+
+
+def ahead(slabs) -> Iterator[torch.Tensor]:
+    """Slabs one behind what is drawn from their stream, so that the level before is further."""
+    held = None
+    for slab in slabs:
+        if held is not None:
+            yield held
+        held = slab
+    if held is not None:
+        yield held

@@ -10,6 +10,8 @@ the published network. Options add, each to what is there:
 - ``gated``: increments are multiplied by gates that see how large a patch still is: a patch that
   has collapsed can be spared the scatter of its surroundings;
 - ``sharp``: the combination has a sharpness, chosen for each site;
+- ``virial``: coarse particles move towards their neighbours before they are upsampled, and fine
+  ones are scattered evenly along all axes (`virial`);
 - ``phases``: the network is given the linear displacement of the initial conditions that LR lacks
   (`nbodykit_sr.phases`), octave by octave, and its increments begin as a share of that;
 - ``context``, ``refined``: more convolutions where sites are few, on the LR lattice and on the next.
@@ -28,18 +30,21 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .blocks import Noise, activation, pointwise, trim, upsample, upsampled_convolution
 from .upsampling import CORNERS, combine, deformation, log_size
+from .virial import SCATTER, MeanShift, directions
 
 # SR sites to trim off each side of the output
 OUTPUT_TRIM = 3
 # LR sites on each side of a chunk that the published network consumes (six 3^3 convolutions and
 # three upsamplings for factor 8: 2.625 sites, rounded up)
 PADDING = 3
-# How much faster than other weights those of gates and of the sharpness act
+# How much faster than other weights those of gates, sharpness and scatter act
 GATE_GAIN = 8.0
 # psi is given to the network in eighths of an LR cell, so that it is of order one, as all else is
 PSI_UNIT = 8.0
 # The share of psi that increments begin with, before training
 LINEAR_SHARE = 0.7
+# What the scatter begins with, before softplus
+LEAST_SCATTER = -3.0
 # The logarithm of the sharpness lies within this on either side of 0, at the last level and above
 SHARPEST, SHARPEST_ABOVE = 1.0, 4.0
 
@@ -54,8 +59,8 @@ class Options:
         How many of the last levels upsample convexly; 0: the published network.
     spacing : float
         LR cell in units of the displacement, for convex levels.
-    gated, sharp : bool
-        Convex levels have gates, and a sharpness.
+    gated, sharp, virial : bool
+        Convex levels have gates, a sharpness, mean shift and scatter.
     phases : bool
         The network is given psi, and its unit of length is the LR cell.
     context : sequence of int
@@ -68,13 +73,14 @@ class Options:
     spacing: float = 1.0
     gated: bool = False
     sharp: bool = False
+    virial: bool = False
     phases: bool = False
     context: Sequence[int] = ()
     refined: int = 0
 
     def arguments(self) -> dict:
         """Those that are on, for the card. Cards of older networks, which know of none, are the same."""
-        names = ("convex", "gated", "sharp", "phases", "context", "refined")
+        names = ("convex", "gated", "sharp", "virial", "phases", "context", "refined")
         given = {"spacing": self.spacing} if self.convex else {}
         given |= {name: getattr(self, name) for name in names if getattr(self, name)}
         return given | ({"context": list(self.context)} if self.context else {})
@@ -128,11 +134,17 @@ class Level(nn.Module):
             "deform": nn.Conv3d(3 * fields, channels_out, 1, bias=False),
             "gate": nn.Conv3d(channels_out + 1, fields // 3, 1) if options.gated else None,
             "sharp": nn.Conv3d(channels_out + 1, 1, 1) if options.sharp else None,
+            "scatter": nn.Conv3d(channels_out + 1, fields // 3, 1) if options.virial else None,
         }
         for name, head in heads.items():  # zero at first, so training starts from interpolation
             setattr(self, name, head)
             for parameter in head.parameters() if head else ():
                 nn.init.zeros_(parameter)
+        # a second step at the last level costs no padding, for OUTPUT_TRIM sites are cut off there
+        steps = 1 + (number == levels - 1)
+        self.gather = MeanShift(self.spacing, steps) if options.virial else None
+        if self.scatter is not None:
+            nn.init.constant_(self.scatter.bias, LEAST_SCATTER / GATE_GAIN)
 
     def forward(self, x, y, noise0, noise1, psi=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Features and fields of the finer lattice, from those of the coarser one."""
@@ -153,7 +165,7 @@ class Level(nn.Module):
         if self.spacing is None:
             return x, trim(upsample(y), 2) + self.increments(pointwise(x, self.proj)[0], psi)
         size = trim(upsample(log_size(cells)), 1 + 2 * margin)
-        return x, self.combined(x, y, size, psi)
+        return x, self.combined(x, y, size, psi, noise1)
 
     def increments(self, projected, psi) -> torch.Tensor:
         """Of projected features: the published network passes them through the activation; given
@@ -162,19 +174,30 @@ class Level(nn.Module):
             return F.leaky_relu(projected, 0.2)
         return projected + pointwise(psi, self.linear)[0]
 
-    def combined(self, x, y, size, psi) -> torch.Tensor:
-        """The fields of the finer lattice, of features x, coarse fields y, log size of the cells and
-        psi."""
+    def combined(self, x, y, size, psi, noise) -> torch.Tensor:
+        """The fields of the finer lattice, of features x, coarse fields y, log size of the cells,
+        psi and noise."""
         projected, logits = pointwise(x, self.proj, self.mix)
         increments = self.increments(projected, psi)
-        controls = [head for head in (self.gate, self.sharp) if head is not None]
-        chosen = pointwise(torch.cat([x, size.to(x.dtype)], 1), *controls) if controls else []
-        if self.gate is not None:
-            gates = 2 * torch.sigmoid(GATE_GAIN * chosen[0])
+        controls = {
+            name: head
+            for name in ("gate", "scatter", "sharp")
+            if (head := getattr(self, name)) is not None
+        }
+        seen = torch.cat([x, size.to(x.dtype)], 1)
+        chosen = dict(zip(controls, pointwise(seen, *controls.values()))) if controls else {}
+        if "gate" in chosen:
+            gates = 2 * torch.sigmoid(GATE_GAIN * chosen["gate"])
             increments = increments * gates.repeat_interleave(3, 1)
+        if "scatter" in chosen:
+            widths = F.softplus(GATE_GAIN * chosen["scatter"].float()).repeat_interleave(3, 1)
+            margin = (noise.shape[2] - x.shape[2]) // 2
+            unit = SCATTER * self.spacing / 2
+            increments = increments + unit * widths * directions(noise, margin, y.shape[1])
         tau = None
-        if self.sharp is not None:
-            tau = torch.exp(self.sharpest * torch.tanh(chosen[-1].float()))
+        if "sharp" in chosen:
+            tau = torch.exp(self.sharpest * torch.tanh(chosen["sharp"].float()))
+        y = trim(y, 1) if self.gather is None else self.gather(y)
         return combine(y, logits, self.spacing, tau) + increments
 
 
@@ -281,12 +304,7 @@ class Generator(nn.Module):
         changed = {"factor": factor, "convex": max(0, self.arguments.get("convex", 0) - dropped)}
         with torch.device("meta"):
             first = Generator(**{**self.arguments, **changed})
-        names = first.state_dict().keys()
-        first.load_state_dict(
-            {k: v for k, v in self.state_dict().items() if k in names}, assign=True
-        )
-        for level, own in zip(first.levels, self.levels):
-            level.sharpest = own.sharpest
+        first.stem, first.trunk, first.levels = self.stem, self.trunk, self.levels[:levels]
         return first.train(self.training)
 
     def forward(
@@ -308,8 +326,8 @@ class Generator(nn.Module):
         Returns
         -------
         (B, C, M, M, M) float tensor with ``M = factor * n + 2 * OUTPUT_TRIM``
-            SR fields of the chunk with `OUTPUT_TRIM` extra sites on each side; or a list of such
-            tensors, whose factors are 2, 4, ..., `factor`.
+            SR fields of the chunk with `OUTPUT_TRIM` extra sites on each side, to be trimmed; or a list
+            of such tensors, whose factors are 2, 4, ..., `factor`.
         """
         y, levels = x, []
         if self.phases:

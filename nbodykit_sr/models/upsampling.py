@@ -89,16 +89,16 @@ def combine(
     ----------
     y : (B, C, N, N, N) float tensor
         Displacement, and velocity if C is 6, of the coarse lattice.
-    logits : (B, 8, 2N - 6, 2N - 6, 2N - 6) float tensor
+    logits : (B, 8, 2N - 2, 2N - 2, 2N - 2) float tensor
         What is added to the logarithms of the trilinear weights of the `CORNERS`.
     spacing : float or tensor
         Of the coarse lattice, in units of the displacement.
-    sharpness : (B, 1, 2N - 6, 2N - 6, 2N - 6) float tensor, optional
+    sharpness : (B, 1, 2N - 2, 2N - 2, 2N - 2) float tensor, optional
         tau of each fine site; 1 if not given.
 
     Returns
     -------
-    (B, C, 2N - 6, 2N - 6, 2N - 6) float tensor
+    (B, C, 2N - 2, 2N - 2, 2N - 2) float tensor
     """
     batch, _, *sides = logits.shape
     cells = [side // 2 for side in sides]
@@ -115,7 +115,7 @@ def combine(
     # (B, cells, C, corner)
     around = torch.stack(
         [
-            y[:, :, 1 + i : 1 + i + cells[0], 1 + j : 1 + j + cells[1], 1 + k : 1 + k + cells[2]]
+            y[:, :, i : i + cells[0], j : j + cells[1], k : k + cells[2]]
             for i, j, k in product((0, 1), repeat=3)
         ],
         -1,

@@ -107,6 +107,7 @@ class DisplacementSystem:
             spacing=float(manifest.cell / unit),
             gated=g.gated,
             sharp=g.sharp,
+            virial=g.virial,
             phases=g.phases,
             context=g.context,
             refined=g.refined,

@@ -49,6 +49,8 @@ class GeneratorTable(Table):
     """Give these levels gates."""
     sharp: bool = False
     """Give these levels a sharpness."""
+    virial: bool = False
+    """Give these levels mean shift and scatter."""
     phases: bool = False
     """Give the network the phases of the initial conditions; the pairs must have them, and may be of
     any LR cells, redshifts and cosmologies. `length` is not used."""
@@ -61,9 +63,9 @@ class GeneratorTable(Table):
 
     @model_validator(mode="after")
     def _has_convex_levels(self):
-        if (self.gated or self.sharp) and not self.convex:
+        if (self.gated or self.sharp or self.virial) and not self.convex:
             raise ValueError(
-                "generator.gated or sharp is true, but only convex levels have these: set "
+                "generator.gated, sharp or virial is true, but only convex levels have these: set "
                 "generator.convex"
             )
         return self
