@@ -32,7 +32,18 @@ from .generator import (
     layer_shapes,
     sites_to_channels,
 )
-from .planes import SLOPE, Convolution, Filter, Residual, Window, add_noise, double, phase_kernels
+from .planes import (
+    SLOPE,
+    Convolution,
+    Filter,
+    Gathered,
+    Residual,
+    Window,
+    add_noise,
+    ahead,
+    double,
+    phase_kernels,
+)
 from .upsampling import CORNERS, combine_planes, deformation, log_size
 from .virial import SCATTER, directions
 
@@ -380,50 +391,3 @@ class FusedLevel(nn.Module):
         size = double(log_size(deformation(coarse[None, :, first:last], self.spacing))[0])
         skip = start + 1 - 2 * first
         return size[:, skip : skip + stop - start, 1:-1, 1:-1]
-
-
-class Gathered:
-    """The coarse fields of a level as they are upsampled: by mean shift where the level has it, less
-    the outermost sites.
-
-    Parameters
-    ----------
-    shift : MeanShift or None
-    coarse : (C, N, N, N) float32 tensor
-        May be filled while planes are taken, if one plane ahead of what is asked for and another for
-        each further step.
-    """
-
-    def __init__(self, shift, coarse):
-        self.shift, self.coarse = shift, coarse
-        self.kept, self.first = (
-            coarse[:, :0, 1:-1, 1:-1],
-            1,
-        )  # the planes made last, from `first` on
-
-    def planes(self, first, last) -> torch.Tensor:
-        """Coarse planes `first` to `last`, without the outermost sites of the other axes."""
-        if self.shift is None:
-            return self.coarse[:, first:last, 1:-1, 1:-1]
-        made = self.first + self.kept.shape[1]
-        kept = self.kept[:, first - self.first :]
-        self.kept = torch.cat([kept, self._made(made, last)], 1) if last > made else kept
-        self.first = first
-        return self.kept
-
-    def _made(self, first, last):
-        reach = self.shift.steps
-        start = max(first - reach, 0)
-        made = self.shift(self.coarse[None, :, start : last + reach])[0]
-        return made[:, first - start - 1 : last - start - 1]
-
-
-def ahead(slabs) -> Iterator[torch.Tensor]:
-    """Slabs one behind what is drawn from their stream, so that the level before is further."""
-    held = None
-    for slab in slabs:
-        if held is not None:
-            yield held
-        held = slab
-    if held is not None:
-        yield held

@@ -173,3 +173,55 @@ def double(y) -> torch.Tensor:
         torch.lerp(left, right, 0.75, out=out.select(axis + 1, 1))
         y = out.flatten(axis, axis + 1)
     return y
+
+
+class Gathered:
+    """The coarse fields of a level as they are upsampled: by mean shift where the level has it, less
+    the outermost sites.
+
+    Parameters
+    ----------
+    shift : MeanShift or None
+    coarse : (C, N, N, N) float32 tensor
+        May be filled while planes are taken, if as many planes ahead as there are steps.
+    steps : int, optional
+        Of the mean shift; all of them by default.
+    """
+
+    def __init__(self, shift, coarse, steps=None):
+        self.shift, self.coarse = shift, coarse
+        steps = steps or (shift.steps if shift else 1)
+        self.before = Gathered(shift, coarse, steps - 1) if steps > 1 else None
+        self.kept, self.first = coarse[:, :0, 1:-1, 1:-1], 1  # the planes made, from `first` on
+
+    def planes(self, first, last) -> torch.Tensor:
+        """Coarse planes `first` to `last`, without the outermost sites of the other axes; `first` must
+        not go back."""
+        if self.shift is None:
+            return self.coarse[:, first:last, 1:-1, 1:-1]
+        made, kept = self.first + self.kept.shape[1], self.kept[:, first - self.first :]
+        if last > made:
+            new = self.shift.step(self._around(made, last)[None])[0]
+            kept = torch.cat([kept, new], 1)
+        self.kept, self.first = kept, first
+        return kept[:, : last - first]
+
+    def _around(self, first, last):
+        """These planes and their neighbours, before the last step."""
+        if self.before is None:
+            return self.coarse[:, first - 1 : last + 1]
+        end = self.coarse.shape[1] - 1
+        around = self.before.planes(max(first - 1, 1), min(last + 1, end))
+        ends = [int(first == 1), int(last == end)]
+        return F.pad(around[None], [1, 1, 1, 1, *ends], mode="replicate")[0]
+
+
+def ahead(slabs) -> Iterator[torch.Tensor]:
+    """Slabs one behind what is drawn from their stream, so that the level before is further."""
+    held = None
+    for slab in slabs:
+        if held is not None:
+            yield held
+        held = slab
+    if held is not None:
+        yield held

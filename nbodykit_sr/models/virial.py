@@ -19,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import trim
+
 # How much faster than other weights those of the mean shift act
 SHIFT_GAIN = 8.0
 # The first width of its kernel, and the unit of the scatter, in sites of their lattice
@@ -99,11 +101,7 @@ def directions(
     the displacement, the ones before for the velocity. Of two sites no components along the same
     axis are the same number.
     """
-    parts = []
-    for channel in range(channels):
-        step = 1 if channel < 3 else -1
-        start = [margin + step * (axis == channel % 3) for axis in range(3)]
-        parts.append(
-            noise[(..., *(slice(s, n - 2 * margin + s) for s, n in zip(start, noise.shape[2:])))]
-        )
-    return torch.cat(parts, 1)
+    noise = trim(noise, margin - 1)
+    axes = torch.eye(3, dtype=torch.int).tolist()
+    steps = [*axes, *([-step for step in axis] for axis in axes)]
+    return torch.cat([_inner(noise, step) for step in steps[:channels]], 1)
