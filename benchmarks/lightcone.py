@@ -1,10 +1,10 @@
 """A light cone: does `--plan` foretell its time and memory, and does memory grow with its length?
 
-    python benchmarks/lightcone.py [--angle 2] [--model phases] [--output FILE.json]
+    python benchmarks/lightcone.py [--angle 2] [--model phases] [--ranks 1] [--output FILE.json]
 
-From the five snapshots of 32^3 particles in 100 Mpc/h of examples/data, with twice as many SR particles
-on a side, by one rank of one thread. Seconds are of CPU time, so that it can be measured on a machine
-that others use; those of imports, before the command begins, are not foretold.
+From the five snapshots of 32^3 particles in 100 Mpc/h of examples/data, or --snapshots, with twice as
+many SR particles on a side, by ranks of one thread. Seconds are of CPU time a rank, so that it can be
+measured on a machine that others use; those of imports, before the command begins, are not foretold.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from common import run
 from run import finish, machine, save
 
-from nbodykit_sr.io.cones import open_cone
+from nbodykit_sr.io.checks import BlockHeader
 from nbodykit_sr.io.preflight import SUMMARY, prepare_output
 from nbodykit_sr.version import __version__
 
@@ -42,14 +42,18 @@ def foretold(command):
     }
 
 
-def measure(model, angle, zmax):
+def measure(given, zmax):
     """A cone, foretold and made."""
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "CONE")
-        command = [sys.executable, "-c", COMMAND, "lightcone", *SNAPSHOTS, output]
-        command += ["--model", model, "--factor=2", f"--zmax={zmax}", f"--angle={angle}"]
+        command = ["mpirun", "-n", str(given.ranks)] if given.ranks > 1 else []
+        command += [sys.executable, "-c", COMMAND, "lightcone", *given.snapshots, output]
+        command += ["--model", given.model, "--factor=2", f"--zmax={zmax}"]
+        command += [f"--angle={given.angle}", f"--subsample={given.subsample}"]
         plan, made = foretold(command), run(command, threads=1)
-        return {"plan": plan, "made": made, "particles": int(open_cone(output).csize), "zmax": zmax}
+        made["cpu"] /= given.ranks
+        size = sum(BlockHeader.read(str(Path(output) / "Position")).rows)
+        return {"plan": plan, "made": made, "particles": size, "zmax": zmax}
 
 
 def main():
@@ -57,14 +61,18 @@ def main():
     parser.add_argument("--output", help="JSON file of the results")
     parser.add_argument("--angle", type=float, default=2.0, help="degrees from the axis (2)")
     parser.add_argument("--model", default="phases")
+    parser.add_argument("--snapshots", nargs="+", default=SNAPSHOTS, help="those of examples/data")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--subsample", type=float, default=1.0)
     args = parser.parse_args()
     if args.output:
         prepare_output(args.output, None, SUMMARY, overwrite=True)
     cones = []
     for zmax in ENDS:
-        cones.append(measure(args.model, args.angle, zmax))
+        cones.append(measure(args, zmax))
         print(cones[-1], flush=True)
-        given = {"model": args.model, "angle": args.angle, "cones": cones}
+        names = ("model", "angle", "ranks", "subsample")
+        given = {name: getattr(args, name) for name in names} | {"cones": cones}
         results = {"nbodykit_sr": __version__, "machine": machine(), "lightcone": given}
         save(args.output, results)
 

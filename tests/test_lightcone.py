@@ -7,6 +7,7 @@ import signal
 from itertools import product
 from types import SimpleNamespace
 
+import h5py
 import healpy
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from nbodykit_sr import InputError, SRCatalog, open_snapshot
 from nbodykit_sr.commands import verified_cone
+from nbodykit_sr.commands.halos import main as halos
 from nbodykit_sr.commands.lightcone import main
 from nbodykit_sr.commands.lightcone_plan import lightcone_plan
 from nbodykit_sr.commands.verify import verify
@@ -416,6 +418,121 @@ def test_a_sound_cone_is_verified(comm, paths, written, tmp_path, monkeypatch):
     assert verify(few, comm) == []
 
 
+@pytest.fixture(scope="module")
+def hdf5(comm, paths, tmp_path_factory):
+    """The same cone in HDF5."""
+    output = comm.bcast(str(tmp_path_factory.mktemp("hdf5") / "CONE"))
+    given = [*NARROW, "--zmin=0.01", "--subsample=0.5", "--layout=gadget-hdf5"]
+    assert main([*paths, output, *given], comm) == 0
+    return output
+
+
+def test_hdf5_holds_the_same_cone(comm, written, hdf5, tmp_path):
+    """The same columns and attributes, for h5py, `open_cone`, `verify` and `halos`."""
+    one, other = open_cone(written, comm), open_cone(hdf5, comm)
+    assert list(one.columns) == list(other.columns) and one.csize == other.csize > 1000
+    with h5py.File(f"{hdf5}/cone.0.hdf5") as file:
+        group, header = file["PartType1"], dict(file["Header"].attrs)
+        velocity = dict(group["Velocities"].attrs)
+        stored = {name: group[name][:] for name in group}
+    names = {"Position": "Coordinates", "Velocity": "Velocities", "ID": "ParticleIDs"}
+    for name in COLUMNS:
+        values = [np.concatenate(comm.allgather(cone[name].compute())) for cone in (one, other)]
+        np.testing.assert_array_equal(*values)
+        np.testing.assert_array_equal(values[0], stored[names.get(name, name)])
+    apart = {"SRLayout", "SRCommand", "SRChecksums"}
+    assert one.attrs.keys() == other.attrs.keys() > apart
+    for name in one.attrs.keys() - apart:
+        np.testing.assert_array_equal(one.attrs[name], other.attrs[name])
+    assert header["NumPart_Total"][1] == one.csize and "BoxSize" not in header
+    assert header["UnitLength_in_cm"] == 3.085678e24 and velocity["a_scaling"] == 0
+    assert verify(hdf5, comm) == []
+    for cone in (written, hdf5):
+        assert halos([cone, f"{tmp_path}/{cone == hdf5}", "--nmin=3", "--linking-length=0.9"], comm) == 0
+    masses = [content(tmp_path / name / "FOFGroups" / "Mass") for name in ("True", "False")]
+    assert masses[0] == masses[1] and masses[0]["000000"]
+    with pytest.raises(InputError, match="is a light cone, which has neither a box"):
+        open_snapshot(hdf5, comm)
+
+
+def test_hdf5_is_resumed_to_the_same_bytes(comm, paths, tmp_path, monkeypatch):
+    whole, output = tmp_path / "whole", tmp_path / "CONE"
+    given = [*NARROW, "--columns=Position,ID", "--layout=gadget-hdf5"]
+    assert main([*paths, str(whole), *given], comm) == 0
+
+    def killed(*args):
+        raise InputError("killed")
+
+    with monkeypatch.context() as patch:  # when all is copied
+        patch.setattr(ConeWriter, "_seal", killed)
+        with pytest.raises(InputError, match="killed"):
+            main([*paths, str(output), *given], comm)
+    with pytest.raises(InputError, match="stopped midway: finish it with --resume"):
+        open_snapshot(tmp_path / "CONE.partial" / "cone", comm)
+    with pytest.raises(InputError, match="begun with layout gadget-hdf5, not nbodykit"):
+        main([*paths, str(output), *given[:-1], "--resume"], comm)
+    for _ in range(2):  # and again, where it is complete
+        assert main([*paths, str(output), *given, "--resume"], comm) == 0
+        assert content(output) == content(whole)
+    assert main([*paths, str(output), *given[:-1], "--overwrite"], comm) == 0
+    assert not (output / "cone.0.hdf5").exists() and verify(str(output), comm) == []
+
+
+def test_damaged_hdf5_is_refused_or_reported(comm, hdf5, tmp_path):
+    random, size = np.random.default_rng(5), os.path.getsize(f"{hdf5}/cone.0.hdf5")
+    for number in range(12):
+        output = tmp_path / f"CONE{number}"
+        if comm.rank == 0:
+            shutil.copytree(hdf5, output)
+            with open(output / "cone.0.hdf5", "r+b") as file:
+                for place in random.integers(min(size, 2**13) if number % 2 else size, size=3):
+                    file.seek(place)
+                    file.write(bytes(random.integers(256, size=1).tolist()))
+                file.truncate(size // 2 if number == 11 else size)
+        comm.Barrier()
+        for read in (verify, open_cone):
+            try:
+                read(str(output), comm)
+            except InputError as error:
+                assert "\n" not in str(error)
+    with pytest.raises(InputError, match="truncated"):
+        open_cone(output, comm)
+
+
+@pytest.mark.parametrize("columns", [None, "Position,ID"])
+def test_a_particle_that_is_there_twice_is_found(comm, paths, tmp_path, monkeypatch, columns):
+    """Far from each other in a chunk, whose rows are read in pieces; with Replica and without."""
+    output = tmp_path / "CONE"
+    given = [*NARROW] if columns is None else [*NARROW, f"--columns={columns}"]
+    assert main([*paths, str(output), *given], comm) == 0
+    monkeypatch.setattr(verified_cone, "ROWS", 100)
+    assert verify(str(output), comm) == []
+    if comm.rank == 0:
+        first, rows, *_ = (output / "checksums").read_text().splitlines()[1].split()
+        assert int(rows) > 600
+        for file in output.glob("*/000000"):
+            values = np.fromfile(file, np.dtype(COLUMNS[file.parent.name]))
+            values[int(first) + 600] = values[int(first) + 10]
+            values.tofile(file)
+    comm.Barrier()
+    words = "chunk 0: 1 particles are there twice, with the same ID and Replica"
+    problems = verify(str(output), comm)
+    assert words in problems and all(
+        "what was written" in x or "checksum" in x for x in problems if x != words
+    )
+
+
+def test_snapshots_in_which_nothing_moves(comm):
+    """They are of one simulation; one that moves is of another."""
+    psi, lattice = zeldovich()
+    still = [snapshot(comm, 0 * psi, lattice, a) for a in TIMES]
+    with np.errstate(all="raise", under="ignore"):
+        cone = SRLightCone(still, zmax=0.02, angle=20, **QUICK)
+    assert cone.csize > 0
+    with pytest.raises(InputError, match=r"correlate by 0\.00"):
+        SRLightCone([still[0], snapshot(comm, psi, lattice, 1.0)], zmax=0.02, angle=20, **QUICK)
+
+
 @pytest.mark.parametrize(
     "column, damage, words",
     [
@@ -427,6 +544,7 @@ def test_a_sound_cone_is_verified(comm, paths, written, tmp_path, monkeypatch):
         ("RA", lambda x: x + 1, "RA do not go"),
         ("Aemit", lambda a: a * np.nan, "Aemit is not finite"),
         ("ID", lambda x: x[::-1], "IDs are not of the chunk"),
+        ("Replica", lambda n: n + 1, "Replica do not go with positions"),
         ("Weight", lambda x: x / 2, "weights are not of the subsample"),
     ],
 )

@@ -5,7 +5,7 @@
 Every rank writes what its chunks have in the cone as they are computed, so memory does not grow with
 the cone. The exit status is 0 only when all is complete; 75 when the run stopped on SIGTERM or
 SIGUSR1, 130 when on Ctrl-C, and can be resumed; 2 when the input cannot be used. The catalogue is one
-for nbodykit's BigFileCatalog.
+for nbodykit's BigFileCatalog, or HDF5.
 """
 
 import os
@@ -20,8 +20,8 @@ from ..errors import InputError, agreement
 from ..inference import DTYPES
 from ..io.atomic import disk
 from ..io.blocks import write_header
-from ..io.cones import COLUMNS, ConeWriter
-from ..io.layout import plain
+from ..io.cones import COLUMNS, LAYOUTS, ConeWriter
+from ..io.layout import NBODYKIT, plain
 from ..io.preflight import CONE, prepare_output
 from ..io.snapshot import open_snapshot
 from ..io.staging import staged
@@ -39,6 +39,7 @@ from .plan import check_room
 
 # What a resumed run must share with the one it continues, and the attribute that holds it
 IDENTITY = {
+    "layout": NAMES["layout"],
     "input": NAMES["input"],
     "model": NAMES["model_hash"],
     "seed": NAMES["seed"],
@@ -122,6 +123,10 @@ class LightConeOptions:
     )
     sigma8: float | None = option(_MODEL, "its amplitude; by default measured from LR", None)
     ns: float | None = option(_MODEL, "its spectral index (0.97)", None)
+    layout: str = option(
+        "output", "nbodykit, a BigFile (the default), or gadget-hdf5; units are the same",
+        NBODYKIT.name, choices=LAYOUTS,
+    )  # fmt: skip
     columns: tuple | None = option(
         "output",
         f"which, such as Position,Redshift; by default all: {','.join(COLUMNS)}",
@@ -202,7 +207,14 @@ def lightcone(options, comm) -> int:
     if options.maps_only:
         return _maps_only(light, selection, header, products, options)
     writer = ConeWriter(
-        options.output, comm, selection.columns, header, IDENTITY, light.grid, products
+        options.output,
+        comm,
+        LAYOUTS[options.layout],
+        selection.columns,
+        header,
+        IDENTITY,
+        light.grid,
+        products,
     )
     space = (
         2 * light.expected * selection.subsample * sum(d.itemsize for d in writer.dtypes.values())
@@ -331,6 +343,7 @@ def _header(light, sources, selection, options):
     made = replace(
         Provenance.from_attrs(light.attrs),
         command=replace(options, chunk=light.grid.side, dtype=light.model.dtype).command(),
+        layout=options.layout,
         input=" ".join(source.header.identity for source in sources),
         columns=None if selection.columns == light.names[:-1] else ",".join(selection.columns),
         subsample=None if selection.subsample == 1 else selection.subsample,

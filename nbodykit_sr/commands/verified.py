@@ -85,6 +85,10 @@ class Output:
         """The pieces in which it is read, one after another."""
         return [piece]
 
+    def check_whole(self, piece) -> list[str]:
+        """What is wrong with a piece whose parts have all been checked."""
+        return []
+
     def read(self, block, start, stop) -> np.ndarray:
         """Rows of a block as they are in the files."""
         try:

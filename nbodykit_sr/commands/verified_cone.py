@@ -8,7 +8,8 @@ import numpy as np
 from ..chunks import ChunkGrid
 from ..errors import InputError
 from ..io.checks import read_checksums
-from ..io.cones import COLUMNS, MOVING, check_cone
+from ..io.cones import COLUMNS, MOVING, check_cone, cone_layout
+from ..io.formats.bigfile import BigFileHeader
 from ..lattice import LagrangianLattice, particle_ids
 from ..lightcone.cone import Cone
 from ..models.card import ModelCard
@@ -30,8 +31,10 @@ class LightCone(Output):
     """Particles of `lightcone`."""
 
     def __init__(self, path):
-        self.path, (attrs, self.blocks) = path, check_cone(path)
-        self.columns = {name: name for name in self.blocks}
+        self.path, self.header, self._keys = path, check_cone(path), []
+        attrs, layout = self.header.attrs, cone_layout(self.header)
+        self.columns = {layout.block(name): name for name in self.header.columns}
+        self.blocks = self.header.blocks if isinstance(self.header, BigFileHeader) else {}
         made = provenance(path, "Header", attrs, _MADE, "model_hash", "light cone")
         self.part = 1.0 if made.subsample is None else made.subsample
         try:
@@ -48,20 +51,18 @@ class LightCone(Output):
             raise InputError(f"the provenance of {path} makes no sense: {error}") from None
         self.lattice, self.factor = lattice, made.factor
         rows = [n for _, n, _ in read_checksums(path, self.columns, made.checksums)]
-        size = sum(self.blocks["Position"].rows)
-        self._cut_chunks(path, chunks, rows, made.checksums, size)
+        self._cut_chunks(path, chunks, rows, made.checksums, self.header.size)
 
     def check_header(self) -> list[str]:
-        """Columns and their number formats."""
-        problems = list(self.sizes)
-        if sorted(self.names) != sorted(self.columns):
-            problems.append(
-                f"columns {sorted(self.columns)}, its command gives {sorted(self.names)}"
-            )
-        for name, block in self.blocks.items():
-            if np.dtype(block.dtype) != np.dtype(COLUMNS[name][0]):
-                problems.append(f"{name} is {block.dtype}, a cone has {COLUMNS[name][0]}")
+        """Rows and columns."""
+        problems, found = list(self.sizes), sorted(self.header.columns)
+        if sorted(self.names) != found:
+            problems.append(f"columns {found}, its command gives {sorted(self.names)}")
         return problems
+
+    def read(self, block, start, stop) -> np.ndarray:
+        """Rows of a column as they are in the files."""
+        return self.header.stored_rows(self.columns[block], start, stop)
 
     def parts(self, piece) -> Iterable[Piece]:
         for first in range(0, piece.rows, ROWS):
@@ -70,10 +71,8 @@ class LightCone(Output):
 
     def check(self, piece, values) -> list[str]:
         """Check that particles are of their chunk, on the cone, inside it, and at the sky they claim."""
-        values = {
-            name: rows.reshape(-1, *COLUMNS[name][1]).astype(COLUMNS[name][0])
-            for name, rows in values.items()
-        }
+        values = {self.columns[block]: rows for block, rows in values.items()}
+        values = {name: rows.reshape(-1, *COLUMNS[name][1]) for name, rows in values.items()}
         problems = [
             f"{piece.name}: {name} is not finite"
             for name, rows in values.items()
@@ -104,15 +103,43 @@ class LightCone(Output):
             if name in values:
                 yield f"{name} do not go with positions", ~(abs(values[name] - seen) < _ON_SKY)
         if "ID" in values:
-            yield "IDs are not of the chunk", ~self._of_chunk(chunk, values["ID"])
+            ids = values["ID"]
+            known = (ids >= 1) & (ids <= self.lattice.size)
+            site = self.lattice.site(particle_ids(np.where(known, ids, 1)))
+            inside = self._in_chunk(chunk, site) & self.selection.keeps(ids)
+            yield "IDs are not of the chunk", ~(known & inside)
+            replica = self._replica(site, position)
+            self._keys.append(self._key(ids, replica))
+            if "Replica" in values:
+                wrong = (values["Replica"] != replica).any(axis=1)
+                yield "Replica do not go with positions", wrong
 
-    def _of_chunk(self, chunk, ids):
-        lattice = self.lattice
-        known = (ids >= 1) & (ids <= lattice.size)
-        site = lattice.site(particle_ids(np.where(known, ids, 1))) // self.factor
-        start = np.array(chunk.start)
-        inside = ((site >= start) & (site < start + chunk.shape)).all(axis=1)
-        return known & inside & self.selection.keeps(ids)
+    def _in_chunk(self, chunk, site):
+        site, start = site // self.factor, np.array(chunk.start)
+        return ((site >= start) & (site < start + chunk.shape)).all(axis=1)
+
+    def _replica(self, site, position):
+        """Where the box is in which particles are, by the one in which they come from their site."""
+        moved = position + self.cone.observer - self.lattice.site_position(site)
+        return np.rint(moved / self.lattice.BoxSize).astype("i8")
+
+    def _key(self, ids, replica):
+        """A number for each particle of each replica, as none is farther than the cone is deep."""
+        box, far = self.lattice.BoxSize, self.edges[1]
+        reach = int((far + np.abs(self.cone.observer).max()) / box) + 2
+        key = ids
+        for along in np.clip(replica, -reach, reach).T:
+            key = key * np.uint64(2 * reach + 1) + (along + reach).astype("u8")
+        return key
+
+    def check_whole(self, piece) -> list[str]:
+        """That no particle of a replica is there twice; the others' IDs are of other chunks."""
+        keys = np.sort(np.concatenate([np.empty(0, "u8"), *self._keys]))
+        self._keys = []
+        twice = np.count_nonzero(keys[1:] == keys[:-1])
+        if not twice:
+            return []
+        return [f"{piece.name}: {twice} particles are there twice, with the same ID and Replica"]
 
 
 def _cone_columns(made, card):

@@ -18,8 +18,8 @@ def verify(path, comm) -> list[str]:
     """Check a catalogue of `generate`, a light cone, or a mesh of `emulate` against its own header.
 
     Gives a line for each problem, the same on every rank. Every byte is read once; a rank holds no more than
-    one chunk, layer of a mesh, or so many rows of a cone. InputError if `path` is none of the three, or is
-    unreadable. Collective.
+    one chunk, layer of a mesh, or so many rows of a cone and a number for each particle of a chunk.
+    InputError if `path` is none of the three, or is unreadable. Collective.
     """
     output, problems = None, []
     with agreement(comm):
@@ -58,6 +58,7 @@ def _check_piece(output, piece, sums):
                     sums[name][number] += np.uint64(byte_sum(inside))
                 first += rows
         problems += output.check(part, values)
+    problems += output.check_whole(piece)
     for name in output.columns:
         if crcs[name] != piece.crcs[name]:
             problems.append(f"{piece.name}: {name} is not what was written, or in another order")

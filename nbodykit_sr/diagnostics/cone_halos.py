@@ -3,15 +3,13 @@
 import numpy as np
 
 from ..errors import InputError
+from ..io.halos import MARGIN
 from ..lightcone.cone import Cone
 from ..physics.distance import Expansion, observed
 from ..physics.matter import mean_separation
 from ..physics.universe import RHO_CRITICAL, Universe
 from .fields import batches
 from .groups import find_groups
-
-# Around the particles of a cone in a periodic cube [Mpc/h]: wider than the sphere of any halo
-MARGIN = 20.0
 
 
 def find_cone_groups(catalog, linking_length=0.2, nmin=32) -> tuple[dict, dict]:

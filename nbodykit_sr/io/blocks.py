@@ -24,9 +24,9 @@ class BlockFile(RowFiles):
     def create(self) -> None:
         os.makedirs(self.folder, exist_ok=True)
         for name, dtype in self.columns.items():
-            os.makedirs(os.path.join(self.folder, name))
+            os.makedirs(os.path.join(self.folder, name), exist_ok=True)
             for number, rows in enumerate(np.diff(self.edges)):
-                open(self._file(name, number), "xb").close()
+                open(self._file(name, number), "wb").close()
                 os.truncate(self._file(name, number), rows * dtype.itemsize)
 
     def seal(self, name: str, sums: list) -> None:

@@ -4,19 +4,25 @@ How many particles each chunk has in a cone is known once it is computed.
 """
 
 import os
-import shutil
 import zlib
+from dataclasses import replace
+from functools import partial
 
-import bigfile
 import numpy as np
 from mpi4py import MPI
 from nbodykit import CurrentMPIComm
-from nbodykit.lab import BigFileCatalog
+from nbodykit.base.catalog import CatalogSource
+from nbodykit.lab import BigFileCatalog, HDFCatalog
 
 from ..errors import InputError, agreement, one_line
 from .atomic import disk, readable
-from .blocks import BlockFile
 from .checks import attributes, check_block, check_sums
+from .formats.bigfile import BigFileHeader
+from .formats.hdf5 import HDF5Header, attributes_of, particles
+from .formats.header import GADGET_MASS, MPC, SnapshotHeader
+from .formats.parts import part_files
+from .gadget_files import GadgetFiles
+from .layout import GADGET_HDF5, NBODYKIT, Layout, plain
 from .preflight import CONE
 from .rows import RowFiles, write_at
 from .writer import ChunkWriter, WrongValues
@@ -37,6 +43,50 @@ COLUMNS = {
 
 MOVING = ("Velocity", "RedshiftObserved")  # columns that take a velocity
 
+
+class ConeFiles(GadgetFiles):
+    """HDF5 files ``cone.0.hdf5``, ``cone.1.hdf5``, ... of a light cone; see `GadgetFiles`."""
+
+    stem = "cone"
+    # particles have no time in common whose root velocities could be divided by
+    units = GadgetFiles.units | {
+        "Velocities": ((0.0, 0.0, 0.0, 0.0, 1.0), "UnitVelocity_in_cm_per_s")
+    }
+
+
+# What is in the Header of HDF5 files alone
+_OF_FILES = ("NumPart_", "NumFiles", "MassTable", "Unit")
+
+
+def _hdf5_header(attrs: dict, size: int, raw: dict) -> dict:
+    """The attributes of a cone, and what readers of Gadget's files look for."""
+    attrs = {name: x if isinstance(x, str) else np.ravel(x) for name, x in plain(attrs).items()}
+    return attrs | {
+        "NumPart_Total": np.array([0, size, 0, 0, 0, 0], "u8"),
+        "MassTable": np.array([0, attrs["ParticleMass"][0], 0, 0, 0, 0]),
+        "UnitLength_in_cm": MPC,
+        "UnitMass_in_g": GADGET_MASS,
+        "UnitVelocity_in_cm_per_s": 1e5,
+    }
+
+
+# Of the columns, all in the units of `COLUMNS`
+LAYOUTS = {
+    NBODYKIT.name: replace(
+        NBODYKIT, columns={name: (name, kind) for name, kind in COLUMNS.items()}
+    ),
+    GADGET_HDF5.name: replace(
+        GADGET_HDF5,
+        columns={
+            name: (GADGET_HDF5.columns.get(name, [name])[0], kind) for name, kind in COLUMNS.items()
+        },
+        attributes=_hdf5_header,
+        length=1.0,
+        comoving=False,
+        hdf5=ConeFiles,
+    ),
+}
+
 # Rows that are copied at a time
 _PIECE = 2**20
 
@@ -53,31 +103,72 @@ def joined(pieces) -> dict:
 
 def is_cone(path) -> bool:
     """Whether `path` is a light cone of this package."""
-    folder = os.path.join(path, CONE.header)
     with readable(path):
-        if not os.path.isdir(os.path.join(path, "Position")) or not CONE.marked(path):
+        if not CONE.marked(path):
             return False
-        return "ConeObserver" in attributes(folder)
+        if _in_hdf5(path):
+            return "ConeObserver" in attributes_of(_first_file(path), "Header")
+        position = os.path.isdir(os.path.join(path, "Position"))  # halos have none there
+        return position and "ConeObserver" in attributes(os.path.join(path, CONE.header))
 
 
-def check_cone(path) -> tuple[dict, dict]:
-    """The attributes of a cone's Header, and the `BlockHeader` of each of its columns.
+def _in_hdf5(path):
+    return not os.path.isdir(os.path.join(path, CONE.header))
+
+
+def _first_file(path):
+    return os.path.join(path, CONE.marks[-1][0])
+
+
+def cone_layout(header: SnapshotHeader) -> Layout:
+    """The layout of a cone with this header."""
+    return LAYOUTS[NBODYKIT.name if isinstance(header, BigFileHeader) else GADGET_HDF5.name]
+
+
+def check_cone(path) -> SnapshotHeader:
+    """What a cone says of itself; its columns are those of `COLUMNS` that are there.
 
     InputError if `path` is no light cone, or is damaged.
     """
+    path = os.fspath(path)
     if not is_cone(path):
         raise InputError(f"{path} is no light cone: make one with nbodykit-sr lightcone")
-    attrs, blocks = attributes(os.path.join(path, CONE.header)), {}
+    header = (_check_hdf5 if _in_hdf5(path) else _check_bigfile)(path)
+    for name in header.columns:
+        found, wanted = header.stored_rows(name, 0, 1).dtype, np.dtype(COLUMNS[name]).base
+        if found != wanted:
+            raise InputError(f"{name} of {path} is {found.str}, a cone has {wanted.str}")
+    return header
+
+
+def _check_bigfile(path):
+    blocks = {}
     for name, (_, shape) in COLUMNS.items():
         if os.path.isdir(os.path.join(path, name)):
             blocks[name] = check_block(os.path.join(path, name), int(np.prod(shape)))
     rows = {name: sum(block.rows) for name, block in blocks.items()}
     if not rows.get("Position") or len(set(rows.values())) > 1:
         raise InputError(f"the columns of {path} have {rows} rows: a cone has as many of each")
-    return attrs, blocks
+    attrs, size = attributes(os.path.join(path, CONE.header)), rows["Position"]
+    return BigFileHeader(
+        dataset="", columns=tuple(blocks), size=size, blocks=blocks, **_of_cone(path, attrs)
+    )
 
 
-def open_cone(path, comm=None) -> BigFileCatalog:
+def _check_hdf5(path):
+    raw = attributes_of(_first_file(path), "Header")
+    shapes = {name: shape for name, (_, shape) in COLUMNS.items()}
+    _, where = particles(path, part_files(_first_file(path)), None, raw, shapes)
+    attrs = {name: value for name, value in raw.items() if not name.startswith(_OF_FILES)}
+    return HDF5Header(size=sum(where["counts"]), **where, **_of_cone(path, attrs))
+
+
+def _of_cone(path, attrs):
+    """What the headers of all layouts say."""
+    return {"path": path, "attrs": attrs, "length": 1.0, "velocity": 1.0, "identity": ""}
+
+
+def open_cone(path, comm=None) -> CatalogSource:
     """A light cone that `nbodykit-sr lightcone` made, as an nbodykit catalogue. Collective.
 
     Parameters
@@ -87,31 +178,38 @@ def open_cone(path, comm=None) -> BigFileCatalog:
 
     Returns
     -------
-    BigFileCatalog
-        With the columns of `COLUMNS` that are in the file; scalar columns have shape (n,).
+    CatalogSource
+        With the columns of `COLUMNS` that are in the files; scalar columns have shape (n,).
 
     Raises
     ------
     InputError
-        On every rank: no cone, damaged headers, bytes that do not have their checksums.
+        On every rank: no cone, damaged headers, bytes of a BigFile that do not have their checksums.
     """
     comm, path = CurrentMPIComm.get() if comm is None else comm, os.fspath(path)
-    blocks: dict = {}
+    header = None
     with agreement(comm):
         if comm.rank == 0:
-            _, blocks = check_cone(path)
-    blocks = comm.bcast(blocks)
-    check_sums([file for block in blocks.values() for file in block.checksums], comm)
+            header = check_cone(path)
+    header = comm.bcast(header)
+    check_sums(header.checksums, comm)
+    if isinstance(header, HDF5Header):
+        opened = partial(HDFCatalog, list(header.files), dataset=header.dataset)
+    else:
+        opened = partial(BigFileCatalog, path, header=CONE.header)
     with agreement(comm):
         if comm.rank == 0:  # nbodykit's catalogue opens it on rank 0, while the others wait
             try:
-                BigFileCatalog(path, header=CONE.header, comm=MPI.COMM_SELF)
-            except (bigfile.Error, ValueError) as error:
+                opened(comm=MPI.COMM_SELF)
+            except Exception as error:  # of damaged files the libraries raise nearly anything
                 raise InputError(f"{path} is unreadable: {one_line(error)}") from None
-    catalog = BigFileCatalog(path, header=CONE.header, comm=comm)
-    for name in blocks:
-        if not COLUMNS[name][1]:
-            catalog[name] = catalog[name].reshape(-1)
+    catalog, layout = opened(comm=comm), cone_layout(header)
+    for name in header.columns:
+        column = catalog[layout.columns[name][0]]
+        catalog[name] = column if COLUMNS[name][1] else column.reshape(-1)
+    catalog = catalog[list(header.columns)]
+    catalog.attrs.clear()  # of datasets
+    catalog.attrs.update(header.attrs)
     return catalog
 
 
@@ -158,9 +256,12 @@ class ConeWriter(ChunkWriter):
     ----------
     path : str
     comm : mpi4py.MPI.Comm
+    layout : Layout
+        One of `LAYOUTS`.
     names : tuple of str
         Columns to write, of `COLUMNS`.
     header : dict
+        Attributes of the cone.
     identity : dict
     grid : ChunkGrid
         Chunks of the LR lattice.
@@ -171,9 +272,9 @@ class ConeWriter(ChunkWriter):
 
     store: AppendedFiles
 
-    def __init__(self, path, comm, names, header, identity, grid, products=None):
+    def __init__(self, path, comm, layout, names, header, identity, grid, products=None):
         super().__init__(path, comm, CONE, header, identity)
-        self.dtypes = {name: np.dtype(COLUMNS[name]) for name in names}
+        self.layout, self.dtypes = layout, {name: layout.dtype(name) for name in names}
         # the progress is told in LR sites
         self.store = AppendedFiles(self.run.file("chunks"), self.dtypes, grid.size)
         self.chunks, self.products = int(np.prod(grid.counts)), products
@@ -238,16 +339,14 @@ class ConeWriter(ChunkWriter):
 
     def _complete(self, entries):
         self.size = sum(entry["size"] for entry in entries)
-        final = BlockFile(self.run.content, self.dtypes, self.size)
+        header = self.layout.attributes(self.header, self.size, {})
+        final = self.layout.files(self.run.content, tuple(self.dtypes), self.size, header)
         with agreement(self.comm), disk(self.partial):
             if self.comm.rank == 0:
-                for name in self.dtypes:  # of a run that was killed in this step
-                    shutil.rmtree(os.path.join(final.folder, name), ignore_errors=True)
                 final.create()
         mine = entries[self.comm.rank :: self.comm.size]
         with agreement(self.comm), disk(self.partial):
-            for entry in mine:
-                self._copy(entry, final)
+            mine = [self._copied(entry, final) for entry in mine]
         entries = sorted(
             (entry for part in self.comm.allgather(mine) for entry in part),
             key=lambda entry: entry["start"],
@@ -256,19 +355,22 @@ class ConeWriter(ChunkWriter):
             self.products.write(self.run.content)
         with agreement(self.comm):
             if self.comm.rank == 0:
-                self._seal(final, entries, self.header)
+                self._seal(final, entries, header)
 
-    def _copy(self, entry, final):
-        """Put a chunk into its place, and note the sums of its bytes."""
-        for name in self.dtypes:
-            entry["blocks"][name]["sums"] = []
+    def _copied(self, entry, final):
+        """Put a chunk into its place; what is recorded of it there, with the sums of its bytes."""
+        blocks = {
+            self.layout.block(name): entry["blocks"][name] | {"sums": []} for name in self.dtypes
+        }
         start = entry["start"]
         for row, count in self._pieces(entry):
             columns = {
                 name: self.store.rows(name, entry["rank"], row, count) for name in self.dtypes
             }
             for name, values in columns.items():
-                entry["blocks"][name]["sums"] += final.write(name, start, values)
+                block = self.layout.block(name)
+                blocks[block]["sums"] += final.write(block, start, values)
             if self.products is not None:
                 self.products.add(columns)
             start += count
+        return entry | {"blocks": blocks}

@@ -31,6 +31,9 @@ _UNITS = {
 class GadgetFiles(RowFiles):
     """A snapshot ``snapshot.0.hdf5``, ``snapshot.1.hdf5``, ... of Gadget-4's form; see `RowFiles`.
 
+    Subclasses say by `stem` what the names of their files begin with, and by `units` what Gadget-4's
+    readers are told of a dataset.
+
     The library makes the files when a run begins, and writes nothing to them any more: contiguous
     datasets have their place in a file, to which the rows go as they come. So ranks write side by
     side, and no kill leaves a file that the library cannot open. All of the header is there from
@@ -47,13 +50,15 @@ class GadgetFiles(RowFiles):
         The model card goes to a group of its own, cosmology and units to Gadget-4's, too.
     """
 
+    stem, units = "snapshot", _UNITS
+
     def __init__(self, folder: str, columns: dict, size: int, header: dict) -> None:
         super().__init__(folder, columns, size)
         self.header = header
         self._offsets: dict[tuple[str, int], int] = {}
 
     def create(self) -> None:
-        os.mkdir(self.folder)
+        os.makedirs(self.folder, exist_ok=True)
         at_once = h5p.create(h5p.DATASET_CREATE)
         at_once.set_layout(h5d.CONTIGUOUS)
         at_once.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -84,9 +89,9 @@ class GadgetFiles(RowFiles):
 
     def _units(self, name):
         """Attributes of a dataset, where it has units."""
-        if name not in _UNITS:
+        if name not in self.units:
             return {}
-        powers, unit = _UNITS[name]
+        powers, unit = self.units[name]
         return {**dict(zip(_SCALINGS, powers, strict=True)), "to_cgs": self.header[unit]}
 
     def describe(self, name: str, attrs: dict) -> None:
@@ -110,7 +115,7 @@ class GadgetFiles(RowFiles):
         return self._offsets[name, number]
 
     def _file(self, number: int) -> str:
-        return os.path.join(self.folder, f"snapshot.{number}.hdf5")
+        return os.path.join(self.folder, f"{self.stem}.{number}.hdf5")
 
 
 def _describe(group, attrs):

@@ -25,8 +25,8 @@ _OF_BOXES = (
     "Index",
 )
 
-# Around halos in the cube in which halotools places galaxies [Mpc/h]: wider than any halo
-_MARGIN = 20.0
+# Around what a cone has, in a periodic cube for codes that know no cones [Mpc/h]: wider than any halo
+MARGIN = 20.0
 
 
 class Halos(HaloCatalog):
@@ -95,8 +95,8 @@ class ConeHalos(Halos):
             parameters populate again.
         """
         place = np.concatenate(self.comm.allgather(self["Position"].compute()))
-        corner = place.min(axis=0) - _MARGIN
-        side = float((place - corner).max()) + _MARGIN
+        corner = place.min(axis=0) - MARGIN
+        side = float((place - corner).max()) + MARGIN
         # halotools knows periodic boxes alone; nothing reaches the walls of this one
         placed = self.copy()
         placed["Position"] = self["Position"] - corner

@@ -24,7 +24,7 @@ class Layout:
     prefix : str
         Folder or group of the columns.
     columns : dict
-        Position, Velocity and ID to their name and number format there.
+        Position, Velocity and ID to their name there and the number format of a row.
     attributes : callable
         ``attributes(attrs, size, raw)`` gives the attributes of the Header, from those of a
         catalogue, its number of particles, and the header of the snapshot it was made from.
@@ -32,17 +32,17 @@ class Layout:
         1 Mpc/h in the unit of length.
     comoving : bool
         Velocities are divided by the root of the scale factor, as in Gadget.
-    hdf5 : bool
-        Files are HDF5, else BigFile.
+    hdf5 : subclass of GadgetFiles, or None
+        Class of the HDF5 files; None for a BigFile.
     """
 
     name: str
     prefix: str
-    columns: dict[str, tuple[str, str]]
+    columns: dict[str, tuple]
     attributes: Callable[[dict, int, dict], dict]
     length: float = 1.0
     comoving: bool = False
-    hdf5: bool = False
+    hdf5: type[GadgetFiles] | None = None
 
     def block(self, name: str) -> str:
         """Path of a column's block or dataset."""
@@ -50,7 +50,7 @@ class Layout:
 
     def dtype(self, name: str) -> np.dtype:
         """Number format of a row of a column."""
-        return np.dtype((self.columns[name][1], () if name == "ID" else (3,)))
+        return np.dtype(self.columns[name][1])
 
     def particle_bytes(self, names: tuple[str, ...]) -> int:
         """Bytes of a particle with these columns."""
@@ -68,7 +68,7 @@ class Layout:
         """The files of a catalogue of `size` particles, with these columns and this header."""
         columns = {self.block(name): self.dtype(name) for name in names}
         if self.hdf5:
-            return GadgetFiles(folder, columns, size, header)
+            return self.hdf5(folder, columns, size, header)
         return BlockFile(folder, columns, size)
 
 
@@ -163,14 +163,14 @@ def plain(attrs: dict) -> dict:
 NBODYKIT = Layout(
     name="nbodykit",
     prefix="",
-    columns={"Position": ("Position", "f4"), "Velocity": ("Velocity", "f4"), "ID": ("ID", "u8")},
+    columns={"Position": ("Position", "3f4"), "Velocity": ("Velocity", "3f4"), "ID": ("ID", "u8")},
     attributes=nbodykit_header,
 )
 MPGADGET = replace(
     NBODYKIT,
     name="mp-gadget",
     prefix="1/",
-    columns={**NBODYKIT.columns, "Position": ("Position", "f8")},
+    columns={**NBODYKIT.columns, "Position": ("Position", "3f8")},
     attributes=mpgadget_header,
     length=1000.0,
 )
@@ -178,13 +178,13 @@ GADGET_HDF5 = Layout(
     name="gadget-hdf5",
     prefix="PartType1/",
     columns={
-        "Position": ("Coordinates", "f8"),
-        "Velocity": ("Velocities", "f4"),
+        "Position": ("Coordinates", "3f8"),
+        "Velocity": ("Velocities", "3f4"),
         "ID": ("ParticleIDs", "u8"),
     },
     attributes=gadget_header,
     length=1000.0,
     comoving=True,
-    hdf5=True,
+    hdf5=GadgetFiles,
 )
 LAYOUTS = {layout.name: layout for layout in (NBODYKIT, MPGADGET, GADGET_HDF5)}

@@ -31,9 +31,9 @@ class SnapshotWriter(ChunkWriter):
         self.store = layout.files(self.run.content, names, size, header)
 
     @property
-    def position_dtype(self) -> str:
+    def position_dtype(self) -> np.dtype:
         """Number format of positions on disk."""
-        return self.layout.columns["Position"][1]
+        return self.layout.dtype("Position").base
 
     def write(self, index, start, columns) -> None:
         """Write a chunk of this index at its place, from row `start` on, and record it. Not collective.

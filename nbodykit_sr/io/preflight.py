@@ -65,8 +65,8 @@ CATALOGUE = Kind(
 CONE = Kind(
     "cone",
     rf"checksums|(Header|Position|Velocity|ID|Replica|Aemit|RA|DEC|Redshift|RedshiftObserved|Weight)/{_BLOCK}"
-    r"|maps/shell\.\d+\.fits|figures/\w+\.png",
-    (("Header/attr-v2", "ConeObserver"),),
+    r"|cone\.\d+\.hdf5|maps/shell\.\d+\.fits|figures/\w+\.png",
+    (("Header/attr-v2", "ConeObserver"), ("cone.0.hdf5", "ConeObserver")),
     resumable=True,
 )
 MESH = Kind(

@@ -80,15 +80,22 @@ def check_same(early: Moment, late: Moment) -> None:
         raise InputError(
             f"{early.name} and {late.name} are both of {late.redshift}: a series has each time once"
         )
-    one, other = early.sample, late.sample
-    alike = len(one) == len(other) and (one * other).sum() / np.sqrt(
-        (one**2).sum() * (other**2).sum()
-    )
+    alike = _alike(early.sample, late.sample)
     if not alike > _SAME_PHASES:
         raise InputError(
             f"displacements of the same IDs in {early.name} and {late.name} correlate by {alike:.2f}, "
             f"in one simulation above {_SAME_PHASES}: they are of other phases, or numbered otherwise"
         )
+
+
+def _alike(one, other):
+    """How displacements at the same sites correlate; 1 where they are the same, such as none."""
+    if one.shape != other.shape:
+        return 0.0
+    if np.array_equal(one, other):
+        return 1.0
+    size = np.sqrt((one**2).sum() * (other**2).sum())
+    return (one * other).sum() / size if size else 0.0
 
 
 def common_model(moments) -> str:

@@ -10,7 +10,15 @@ import numpy as np
 from ...errors import InputError, one_line
 from ...provenance import NAMES
 from ..checks import attributes, check_block
-from .header import GADGET_MASS, KPC, RawHeader, SnapshotHeader, catalogue_attrs, in_mpc
+from .header import (
+    GADGET_MASS,
+    KPC,
+    RawHeader,
+    SnapshotHeader,
+    catalogue_attrs,
+    in_mpc,
+    refuse_cone,
+)
 from .readings import fitting
 
 
@@ -40,11 +48,7 @@ class BigFileHeader(SnapshotHeader):
                 f"dataset is {dataset!r}: a folder inside the snapshot is needed, such as '1/'"
             )
         raw = attributes(os.path.join(path, "Header"))
-        if "ConeObserver" in raw:
-            raise InputError(
-                f"{path} is a light cone, which has neither a box nor one time: open it with open_cone, "
-                "its halos with open_halos"
-            )
+        refuse_cone(path, raw)
         blocks = {}
         for name in ("Position", "Velocity", "ID"):
             folder = os.path.join(path, dataset, name)
@@ -96,13 +100,11 @@ def _check_folder(path):
     unfinished = path.rstrip("/") + ".partial"
     partial = path.rstrip("/").endswith(".partial") and os.path.isdir(path)
     if partial or os.path.isfile(os.path.join(path, "../run.json")):
-        raise InputError(
-            f"{path} is of a run that stopped midway: finish it with generate --resume"
-        )
+        raise InputError(f"{path} is of a run that stopped midway: finish it with --resume")
     if not os.path.isdir(path):
         if os.path.isdir(unfinished):
             raise InputError(
-                f"snapshot {path} is unfinished: its run stopped midway; finish it with generate --resume"
+                f"snapshot {path} is unfinished: its run stopped midway; finish it with --resume"
             )
         raise InputError(
             f"snapshot {path} does not exist: give the folder of a BigFile, such as PART_008, or files of "

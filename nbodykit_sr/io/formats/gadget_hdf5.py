@@ -3,7 +3,7 @@
 import numpy as np
 
 from .hdf5 import HDF5Header, attributes_of, first_mass, particles
-from .header import GADGET_MASS, in_mpc, length_from_density
+from .header import GADGET_MASS, in_mpc, length_from_density, refuse_cone
 from .parts import named
 
 
@@ -15,6 +15,7 @@ class GadgetHeader(HDF5Header):
         """Read and check the headers of all files; on one rank."""
         # EAGLE keeps units in Units, Gadget-4 cosmology and units in Parameters
         raw = attributes_of(named(path, files), "Units", "Parameters", "Header")
+        refuse_cone(path, raw)
         a = raw.scale_factor()
         kind, where = particles(path, files, dataset, raw)
         mass = raw.of_type("MassTable", kind) or first_mass(where)

@@ -17,7 +17,8 @@ from .parts import PartsHeader, census, whole
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-COLUMNS = ("Position", "Velocity", "ID")
+# Columns of a snapshot, and the shape of a row
+COLUMNS: dict[str, tuple] = {"Position": (3,), "Velocity": (3,), "ID": ()}
 
 # The datasets of a column; EAGLE's names are singular
 NAMES = {
@@ -44,7 +45,7 @@ class HDF5Header(PartsHeader):
     def file_rows(self, file, name, first, last) -> np.ndarray:
         with opened(file) as content:
             values = _held(content, self.dataset, name)[first:last]
-        if values.dtype.kind in "iu" and name == "Position":
+        if values.dtype.kind in "iu" and name == "Position" and "BoxSize" in self.attrs:
             # Gadget-4's integers divide the box into 2^32 or 2^64
             box = self.attrs["BoxSize"][0] / self.length
             return values * (box / 2.0 ** (8 * values.dtype.itemsize))
@@ -92,9 +93,7 @@ def attributes_of(path, *groups) -> RawHeader:
         if isinstance(digest, h5py.Dataset) and digest.shape == (1,) and digest.dtype == "S64":
             found[MADE["checksums"]] = digest[0].decode("latin-1")
             if not digest[0]:
-                raise InputError(
-                    f"{path} is of a run that stopped midway: finish it with generate --resume"
-                )
+                raise InputError(f"{path} is of a run that stopped midway: finish it with --resume")
     return RawHeader(path, found)
 
 
@@ -107,8 +106,10 @@ def _is_plain(attribute):
     return plain and attribute.get_space().get_simple_extent_npoints() <= _LONGEST
 
 
-def particles(path, files, dataset, raw) -> tuple[int, dict]:
+def particles(path, files, dataset, raw, columns=COLUMNS) -> tuple[int, dict]:
     """Find the particles of one type, by default of dark matter.
+
+    `columns` are those that are looked for, and the shape of a row.
 
     Returns
     -------
@@ -125,23 +126,23 @@ def particles(path, files, dataset, raw) -> tuple[int, dict]:
     files = whole(path, files, int(raw.number("NumFilesPerSnapshot", default=1)))
     headers = [attributes_of(name, "Header") for name in files]
     kind, counts = census(path, dataset, raw, headers)
-    group, columns = f"PartType{kind}/", None
+    group, here = f"PartType{kind}/", None
     for name, count in zip(files, counts, strict=True):
         if not count:
             continue
         with opened(name) as file:
-            found = {column: _held(file, group, column) for column in COLUMNS}
-            held = tuple(column for column in COLUMNS if found[column] is not None)
+            found = {column: _held(file, group, column) for column in columns}
+            held = tuple(column for column in columns if found[column] is not None)
             for column in held:
-                _check_dataset(name, column, found[column], count)
-        if columns not in (None, held):
-            raise InputError(f"{name} has {held} where files before it have {columns}")
-        columns = held
-    if "Position" not in (columns or ()):
+                _check_dataset(name, column, found[column], (count, *columns[column]))
+        if here not in (None, held):
+            raise InputError(f"{name} has {held} where files before it have {here}")
+        here = held
+    if "Position" not in (here or ()):
         raise InputError(f"snapshot {path} has no {group}Coordinates: it is damaged")
     return kind, {
         "dataset": group,
-        "columns": columns,
+        "columns": here,
         "files": tuple(files),
         "counts": tuple(counts),
     }
@@ -157,21 +158,21 @@ def first_mass(where) -> float:
 
 def _held(file, group, column):
     """The dataset of a column, by any of its names, or None."""
-    return next((file[group + name] for name in NAMES[column] if group + name in file), None)
+    return next(
+        (file[group + name] for name in NAMES.get(column, (column,)) if group + name in file), None
+    )
 
 
-def _check_dataset(path, column, data, count):
+def _check_dataset(path, column, data, wanted):
     """Rows, numbers a row and their type; that the file holds them, not fill values."""
-    wanted = (count,) if column == "ID" else (count, 3)
     if not isinstance(data, h5py.Dataset) or data.shape != wanted:
         shape = getattr(data, "shape", None)
         raise InputError(
             f"{data.name} of {path} has shape {shape}, its Header says {wanted}: it is truncated"
         )
     integers = data.dtype.kind in "iu" and data.dtype.itemsize in (4, 8)
-    if not (
-        integers if column == "ID" else data.dtype.kind == "f" or integers and column == "Position"
-    ):
+    plain = {"ID": integers, "Velocity": data.dtype.kind == "f"}
+    if not plain.get(column, integers or data.dtype.kind == "f"):
         raise InputError(f"{data.name} of {path} holds {data.dtype}: plain numbers are needed")
     if data.is_virtual:
         folder = os.path.dirname(os.path.realpath(path))

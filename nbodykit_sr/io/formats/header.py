@@ -184,6 +184,15 @@ def universe_of(path, given) -> Universe:
         raise InputError(f"the Header of {path} cannot be used: {error}") from None
 
 
+def refuse_cone(path, raw) -> None:
+    """Raise InputError where a header tells of a light cone, which is no snapshot."""
+    if "ConeObserver" in raw:
+        raise InputError(
+            f"{path} is a light cone, which has neither a box nor one time: open it with open_cone, "
+            "its halos with open_halos"
+        )
+
+
 def in_mpc(centimetres) -> float:
     """A unit of length in Mpc.
 
