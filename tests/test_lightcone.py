@@ -448,7 +448,10 @@ def test_hdf5_holds_the_same_cone(comm, written, hdf5, tmp_path):
     assert header["UnitLength_in_cm"] == 3.085678e24 and velocity["a_scaling"] == 0
     assert verify(hdf5, comm) == []
     for cone in (written, hdf5):
-        assert halos([cone, f"{tmp_path}/{cone == hdf5}", "--nmin=3", "--linking-length=0.9"], comm) == 0
+        assert (
+            halos([cone, f"{tmp_path}/{cone == hdf5}", "--nmin=3", "--linking-length=0.9"], comm)
+            == 0
+        )
     masses = [content(tmp_path / name / "FOFGroups" / "Mass") for name in ("True", "False")]
     assert masses[0] == masses[1] and masses[0]["000000"]
     with pytest.raises(InputError, match="is a light cone, which has neither a box"):
