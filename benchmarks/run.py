@@ -342,7 +342,10 @@ def report(results):
             + [f"{one[name]['memory'] / 1e9:.2f}" for name in ("plan", "made")]
             for one in given["cones"]
         ]
-        header = [f"light cone, {given['angle']:g} deg, {given['model']}", "million particles"]
+        part = given.get("subsample", 1)
+        name = f"light cone, {given['angle']:g} deg, {given['model']}, {given.get('ranks', 1)} ranks"
+        name += f", {part:g} of the particles" if part < 1 else ""
+        header = [name, "million particles"]
         header += ["CPU seconds foretold", "taken", "memory foretold [GB]", "taken"]
         text.append(table(header, rows))
     if "disk" in results:

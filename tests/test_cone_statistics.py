@@ -85,7 +85,11 @@ def expansion():
 
 
 def test_angular_power_of_a_shell(shell, power, expansion):
-    """That of Limber's approximation, up to the wavenumber that the lattice has."""
+    """That of Limber's approximation, up to the wavenumber that the lattice has.
+
+    pyccl 3.3.6 gives for this shell what stands here within 0.1% at l = 20 to 70, with its own distances,
+    growth and power spectrum, by adaptive quadrature ("qag_quad"; its default, splines, gives 4% less).
+    """
     near, far = expansion.distance(1 / (1 + np.array(SHELL)))
     counts = np.bincount(healpy.vec2pix(64, *shell["Position"].T), minlength=12 * 64**2)
     found = healpy.anafast(counts / counts.mean() - 1, lmax=70, iter=1, pol=False)
