@@ -343,7 +343,9 @@ def report(results):
             for one in given["cones"]
         ]
         part = given.get("subsample", 1)
-        name = f"light cone, {given['angle']:g} deg, {given['model']}, {given.get('ranks', 1)} ranks"
+        name = (
+            f"light cone, {given['angle']:g} deg, {given['model']}, {given.get('ranks', 1)} ranks"
+        )
         name += f", {part:g} of the particles" if part < 1 else ""
         header = [name, "million particles"]
         header += ["CPU seconds foretold", "taken", "memory foretold [GB]", "taken"]
