@@ -342,10 +342,9 @@ def report(results):
             + [f"{one[name]['memory'] / 1e9:.2f}" for name in ("plan", "made")]
             for one in given["cones"]
         ]
-        part = given.get("subsample", 1)
-        name = (
-            f"light cone, {given['angle']:g} deg, {given['model']}, {given.get('ranks', 1)} ranks"
-        )
+        part, ranks = given.get("subsample", 1), given.get("ranks", 1)
+        name = f"light cone, {given['angle']:g} deg, {given['model']}"
+        name += f", {ranks} ranks" if ranks > 1 else ""
         name += f", {part:g} of the particles" if part < 1 else ""
         header = [name, "million particles"]
         header += ["CPU seconds foretold", "taken", "memory foretold [GB]", "taken"]
