@@ -18,22 +18,12 @@ DEFAULT_SIDE = 16
 
 @dataclass(frozen=True)
 class Chunk:
-    """A cuboid of lattice sites.
+    """A cuboid of lattice sites."""
 
-    Attributes
-    ----------
-    index : int
-        Position in the order in which chunks are stored.
-    start, shape : (int, int, int)
-        First site and sites along each axis.
-    offset : int
-        Sites of all chunks stored before this one.
-    """
-
-    index: int
-    start: tuple
-    shape: tuple
-    offset: int
+    index: int  # position in the order in which chunks are stored
+    start: tuple  # (int, int, int), first site along each axis
+    shape: tuple  # (int, int, int), sites along each axis
+    offset: int  # sites of all chunks stored before this one
 
     @property
     def size(self) -> int:
@@ -54,18 +44,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """A lattice of ``Nmesh**3`` sites cut into chunks of ``side**3``, the last ones smaller.
-
-    Attributes
-    ----------
-    Nmesh, side : int
-    selection : three tuples of int, optional
-        Rows of chunks along each axis; all by default. A selection keeps the shape and numbers
-        of its chunks' sites, only their order in storage is its own.
-    """
+    """A lattice of ``Nmesh**3`` sites cut into chunks of ``side**3``, the last ones smaller."""
 
     Nmesh: int
     side: int
+    # rows of chunks along each axis, all by default: chunks of a selection have the same shapes and
+    # sites, but an order of their own in storage
     selection: tuple | None = None
 
     def __post_init__(self):

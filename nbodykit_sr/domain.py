@@ -14,19 +14,11 @@ from .lattice import LagrangianLattice
 
 @dataclass(frozen=True)
 class LatticeDomain:
-    """A rank's block of chunks, and its surroundings.
-
-    Attributes
-    ----------
-    grid : ChunkGrid
-    comm : mpi4py.MPI.Comm
-    padding : int
-        Lattice sites around the primary block on each side.
-    """
+    """A rank's block of chunks, and its surroundings."""
 
     grid: ChunkGrid
     comm: MPI.Comm
-    padding: int
+    padding: int  # lattice sites around the primary block on each side
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -141,22 +133,14 @@ class LatticeDomain:
 
 @dataclass(frozen=True)
 class LatticeField:
-    """A rank's padded block of a vector field on the Lagrangian lattice.
-
-    Attributes
-    ----------
-    lattice : LagrangianLattice
-    domain : LatticeDomain
-    data : (3 or 6, X, Y, Z) float32
-        Displacement, comoving [Mpc/h]; then peculiar velocity [km/s]. On the padded block.
-    largest : float
-        Largest displacement along an axis anywhere in the box, comoving [Mpc/h].
-    """
+    """A rank's padded block of a vector field on the Lagrangian lattice."""
 
     lattice: LagrangianLattice
     domain: LatticeDomain
+    # (3 or 6, X, Y, Z) float32 on the padded block: displacement, comoving [Mpc/h], then peculiar
+    # velocity [km/s]
     data: np.ndarray
-    largest: float
+    largest: float  # largest displacement along an axis anywhere in the box, comoving [Mpc/h]
 
     def padded(self, chunk: Chunk) -> np.ndarray:
         """The field on a chunk with its padding, (C, n + 2 padding, ...) view."""

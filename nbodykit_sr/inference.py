@@ -40,30 +40,15 @@ GPU_SIDES = (32, 24, 16, 8)
 
 @dataclass(frozen=True)
 class ChunkedInference:
-    """A generator with everything that defines one SR universe but the LR field.
+    """A generator with everything that defines one SR universe but the LR field."""
 
-    Attributes
-    ----------
-    generator : torch.nn.Module
-        ``generator(x, noise, psi)``, on `device`: see `Generator`.
-    factor : int
-    lattice : LagrangianLattice
-        Lattice of the LR field.
-    units : (C,) array
-        Units of the network's fields: displacement [Mpc/h], velocity [km/s].
-    seed : int
-    device : torch.device
-    phases : Phases, OwnPhases or None
-        For a generator that is given them.
-    """
-
-    generator: Any
+    generator: Any  # ``generator(x, noise, psi)``, on `device`: see `Generator`
     factor: int
-    lattice: LagrangianLattice
-    units: np.ndarray
+    lattice: LagrangianLattice  # of the LR field
+    units: np.ndarray  # (C,), of the network's fields: displacement [Mpc/h], velocity [km/s]
     seed: int
     device: torch.device
-    phases: Any = None
+    phases: Any = None  # `Phases` or `OwnPhases`, for a generator that takes them
 
     def noise(self, chunk) -> list[Float32[Tensor, "1 1 _ _ _"]]:
         """The noise fields of a chunk, with the padding the generator wants."""

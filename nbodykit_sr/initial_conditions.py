@@ -21,18 +21,10 @@ class OwnPhases:
 
     The whole of psi is held, by all ranks together; it does not depend on their number but for
     rounding, as the transforms of a mesh do.
-
-    Attributes
-    ----------
-    octaves : list of (LatticeDomain, (3, X, Y, Z) float32 array)
-        Each octave on this rank's padded block [LR cells].
-    chunks : list of dict
-        For each octave: first site of an LR chunk to the chunk of the octave's lattice.
-    device : torch.device or str
     """
 
-    octaves: list
-    chunks: list
+    octaves: list  # (LatticeDomain, (3, X, Y, Z) float32 on the padded block [LR cells]) of each
+    chunks: list  # for each octave: first site of an LR chunk to the chunk of the octave's lattice
     device: torch.device | str = "cpu"
 
     def fields(self, start, shape, layers) -> list[Float32[Tensor, "3 _ _ _"]]:

@@ -42,24 +42,13 @@ _SPEEDS = 10
 
 @dataclass(frozen=True)
 class LatticeParticles:
-    """A rank's particles of a catalogue, each at its site of the Lagrangian lattice.
-
-    Attributes
-    ----------
-    catalog : nbodykit CatalogSource
-    universe : Universe
-    lattice : LagrangianLattice
-    site : (n, 3) int64
-        Sites of this rank's particles.
-    displacement : (n, 3) float64
-        Their displacements, comoving [Mpc/h].
-    """
+    """A rank's particles of a catalogue, each at its site of the Lagrangian lattice."""
 
     catalog: CatalogSource
     universe: Universe
     lattice: LagrangianLattice
-    site: np.ndarray
-    displacement: np.ndarray
+    site: np.ndarray  # (n, 3) int64, of this rank's particles
+    displacement: np.ndarray  # (n, 3) float64, of the same, comoving [Mpc/h]
 
     def renumbered(self, shift) -> "LatticeParticles":
         """The same particles with their sites `shift` further along each axis."""
@@ -193,19 +182,11 @@ def read_columns(catalog: CatalogSource, *names: str) -> list:
 
 @dataclass(frozen=True)
 class Numbering:
-    """How a code numbers the sites of a lattice by particle IDs.
+    """How a code numbers the sites of a lattice by particle IDs."""
 
-    Attributes
-    ----------
-    base, step : int
-        The lowest ID, and the distance to the next.
-    order : tuple of int
-        For x, y and z: which digit of the ID, in base Nmesh and the slowest first, runs along it.
-    """
-
-    base: int
-    step: int
-    order: tuple
+    base: int  # the lowest ID
+    step: int  # from an ID to the next
+    order: tuple  # along x, y, z: which digit of the ID in base Nmesh, the slowest first
 
     def site(self, corner: LagrangianLattice, ids: np.ndarray) -> np.ndarray:
         """Sites of particles, (n, 3) int64."""

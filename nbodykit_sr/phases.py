@@ -49,27 +49,14 @@ FIRST_LAYER = 64
 
 @dataclass(frozen=True)
 class Phases:
-    """psi of one realisation.
+    """psi of one realisation."""
 
-    Attributes
-    ----------
-    lattice : LagrangianLattice
-        LR lattice.
-    power : callable
-        Linear power spectrum at the snapshot's time, P(k) [(Mpc/h)^3] of k [h/Mpc].
-    factor : int
-        SR sites to an LR cell, on a side.
-    seed : int
-    device : torch.device or str
-    kernels : dict
-        Kernels of the octaves made so far, the same for each seed: `dataclasses.replace` keeps them.
-    """
-
-    lattice: LagrangianLattice
-    power: Callable
-    factor: int
+    lattice: LagrangianLattice  # LR lattice
+    power: Callable  # linear power spectrum at the snapshot's time, P(k) [(Mpc/h)^3] of k [h/Mpc]
+    factor: int  # SR sites to an LR cell, on a side
     seed: int
     device: torch.device | str = "cpu"
+    # kernels of the octaves made so far, the same for each seed: `dataclasses.replace` keeps them
     kernels: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property

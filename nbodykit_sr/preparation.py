@@ -51,36 +51,17 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model at a snapshot's redshift and in its units, on this rank's device.
-
-    Attributes
-    ----------
-    card : ModelCard
-    hash : str
-        SHA-256 of weights and card.
-    generator : torch.nn.Module
-    units : (C,) array
-        Units of the network's fields: displacement [Mpc/h], velocity [km/s].
-    device : torch.device
-    dtype : {"float32", "bfloat16"}
-        Number format of the generator.
-    widest : int
-        Largest chunk side worth choosing [LR sites].
-    power : LinearPower or None
-        Spectrum that the phases are drawn from, for models that take phases.
-    phases : Phases or None
-        Phases of seed 0.
-    """
+    """A model at a snapshot's redshift and in its units, on this rank's device."""
 
     card: ModelCard
-    hash: str
+    hash: str  # SHA-256 of weights and card
     generator: torch.nn.Module
-    units: np.ndarray
+    units: np.ndarray  # (C,), of the network's fields: displacement [Mpc/h], velocity [km/s]
     device: torch.device
-    dtype: str
-    widest: int
-    power: LinearPower | None
-    phases: Phases | None
+    dtype: str  # number format of the generator
+    widest: int  # largest chunk side worth choosing [LR sites]
+    power: LinearPower | None  # that the phases are drawn from, for models that take phases
+    phases: Phases | None  # those of seed 0
 
     def inference(self, particles, grid, seed, initial) -> ChunkedInference:
         """Everything that defines the SR universe but the LR field. Collective.

@@ -11,17 +11,11 @@ from .lattice import LagrangianLattice
 
 @dataclass(frozen=True)
 class Selection:
-    """The columns and the part of the particles that are written.
-
-    Attributes
-    ----------
-    columns : tuple of str
-    subsample : float
-        The part of the particles that is kept, chosen by a hash of the ID: the same ones whatever
-        the chunks, ranks and realisation, and those of a smaller part are among those of a larger.
-    """
+    """The columns and the part of the particles that are written."""
 
     columns: tuple
+    # part of the particles that is kept, chosen by a hash of the ID: the same particles for any chunks,
+    # ranks and realisation, and those of a smaller part are among those of a larger
     subsample: float = 1.0
 
     @classmethod

@@ -12,20 +12,11 @@ _SMALL_SCALES = 1.0
 
 @dataclass(frozen=True)
 class Expectation:
-    """How large the displacements of SR particles may be.
+    """How large the displacements of SR particles may be."""
 
-    Attributes
-    ----------
-    lattice : LagrangianLattice
-        SR lattice.
-    factor : int
-    range : float or None
-        Largest LR displacement that the model was trained on [LR cells].
-    """
-
-    lattice: LagrangianLattice
+    lattice: LagrangianLattice  # of the SR particles
     factor: int
-    range: float | None
+    range: float | None  # largest LR displacement that the model was trained on [LR cells]
 
     def displacement(self, chunk, position) -> tuple[float, float]:
         """Largest and rms displacement along each axis [LR cells], of every second particle of a chunk.

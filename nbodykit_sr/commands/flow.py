@@ -18,43 +18,21 @@ from .command import stop_status
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run.
+    """The outcome of a run."""
 
-    Attributes
-    ----------
-    status : int
-        Exit status: 0, or that of `command.stop_status` if a rank was asked to stop.
-    resumed : int or None
-        Number of chunks that an earlier run had written; None if the output was complete already.
-    seconds : float
-        Time of computing and writing.
-    """
-
-    status: int
-    resumed: int | None = None
-    seconds: float = 0.0
+    status: int  # exit status: 0, or that of `command.stop_status` if a rank was asked to stop
+    resumed: int | None = None  # chunks of an earlier run; None if the output was complete already
+    seconds: float = 0.0  # time of computing and writing
 
 
 @dataclass(frozen=True)
 class Work:
-    """The chunks that a rank has to compute and write.
+    """The chunks that a rank has to compute and write."""
 
-    Attributes
-    ----------
-    chunks : list
-        This rank's chunks, with index and size.
-    compute : callable
-        ``compute(chunks)`` yields (chunk, values) for each chunk of an iterator.
-    write : callable
-        ``write(chunk, values)``.
-    unit : str
-        What is counted by the progress bar, such as "particles".
-    """
-
-    chunks: list
-    compute: Callable[[Iterator], Iterator]
-    write: Callable
-    unit: str
+    chunks: list  # this rank's chunks, with index and size
+    compute: Callable[[Iterator], Iterator]  # of chunks; yields (chunk, values) for each
+    write: Callable  # ``write(chunk, values)``
+    unit: str  # what is counted by the progress bar, such as "particles"
 
 
 def own_dtype(options, kind, comm) -> str:

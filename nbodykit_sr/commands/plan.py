@@ -16,42 +16,19 @@ _MARGIN = 1.05
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run.
+    """The cost of a run."""
 
-    Attributes
-    ----------
-    particles : int
-        Number in the whole output.
-    chunks, busiest : int
-        Number of chunks of all ranks, and of the rank with most.
-    ranks : int
-    chunk_seconds : float
-        Time of one chunk on one rank.
-    start_seconds : float
-        Time of starting up, reading and exchanging particles.
-    rank_memory : float
-        Peak resident memory of a rank [bytes].
-    network : float
-        LR particles exchanged, all ranks together [bytes].
-    disk : float
-        Output [bytes].
-    dtype : str
-        Number format of the network.
-    other : Plan or None
-        The same run in another dtype.
-    """
-
-    particles: int
-    chunks: int
-    busiest: int
+    particles: int  # in the whole output
+    chunks: int  # of all ranks
+    busiest: int  # chunks of the rank with most
     ranks: int
-    chunk_seconds: float
-    start_seconds: float
-    rank_memory: float
-    network: float
-    disk: float
-    dtype: str = "float32"
-    other: "Plan | None" = None
+    chunk_seconds: float  # time of one chunk on one rank
+    start_seconds: float  # time of starting up, reading and exchanging particles
+    rank_memory: float  # peak resident memory of a rank [bytes]
+    network: float  # LR particles exchanged, all ranks together [bytes]
+    disk: float  # size of the output [bytes]
+    dtype: str = "float32"  # number format of the network
+    other: "Plan | None" = None  # the same run in another dtype
 
     @property
     def seconds(self) -> float:

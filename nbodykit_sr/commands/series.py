@@ -17,20 +17,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Member:
-    """A snapshot of a series: where it is, where its catalogue goes, and the model it is given.
-
-    Attributes
-    ----------
-    input, output : str
-    model : str or None
-    source : SnapshotCatalog
-        The snapshot.
-    """
+    """A snapshot of a series: where it is, where its catalogue goes, and the model it is given."""
 
     input: str
     output: str
     model: str | None
-    source: SnapshotCatalog
+    source: SnapshotCatalog  # the snapshot
 
 
 def arrange(inputs, output, models, comm, dataset=None) -> list[Member]:

@@ -40,26 +40,14 @@ _MATCHED = 0.3
 
 @dataclass(frozen=True)
 class Inputs:
-    """LR and initial conditions that a density is emulated from, checked to fit together.
+    """LR and initial conditions that a density is emulated from, checked to fit together."""
 
-    Attributes
-    ----------
-    lr, initial : nbodykit CatalogSource or MeshSource
-        See `SRMesh`.
-    universe, start : Universe
-        Box, time and cosmology of LR and of the initial conditions.
-    Nmesh : int
-        LR cells a side; the HR mesh has twice as many.
-    force : bool
-        Warn, instead of raising, where they disagree.
-    """
-
-    lr: CatalogSource | MeshSource
+    lr: CatalogSource | MeshSource  # see `SRMesh`
     initial: CatalogSource | MeshSource
-    universe: Universe
-    start: Universe
-    Nmesh: int
-    force: bool
+    universe: Universe  # box, time and cosmology of LR
+    start: Universe  # those of the initial conditions
+    Nmesh: int  # LR cells a side; the HR mesh has twice as many
+    force: bool  # warn, instead of raising, where they disagree
 
     @classmethod
     def of(cls, lr, initial, Nmesh=None, initial_redshift=None, force=False) -> "Inputs":

@@ -19,26 +19,13 @@ _RANGE = (-1.0, 2.0)
 
 @dataclass(frozen=True, eq=False)
 class Fan:
-    """Particles near a plane through the axis, counted in angle from the axis and distance.
+    """Particles near a plane through the axis, counted in angle from the axis and distance."""
 
-    Attributes
-    ----------
-    plane : (3, 3) array
-        Unit vectors: axis, the other of the plane, and that across it.
-    angles, distances : arrays
-        Edges of the bins [rad], comoving [Mpc/h].
-    redshifts : (float, float)
-        Of the nearest and farthest distance.
-    expected : array
-        Particles in each bin at the mean density, NaN outside of the cone.
-    counts : array
-    """
-
-    plane: np.ndarray
-    angles: np.ndarray
-    distances: np.ndarray
-    redshifts: tuple
-    expected: np.ndarray
+    plane: np.ndarray  # (3, 3), unit vectors: axis, the other of the plane, and that across it
+    angles: np.ndarray  # edges of the bins [rad]
+    distances: np.ndarray  # edges of the bins, comoving [Mpc/h]
+    redshifts: tuple  # (float, float), of the nearest and farthest distance
+    expected: np.ndarray  # particles in each bin at the mean density, NaN outside of the cone
     counts: np.ndarray
 
     @classmethod

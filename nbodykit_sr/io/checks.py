@@ -30,23 +30,13 @@ _PIECE = 2**24
 
 @dataclass(frozen=True)
 class BlockHeader:
-    """Contents of a block's header.
-
-    Attributes
-    ----------
-    folder : str
-    dtype : str
-    members : int
-        Numbers in a row.
-    rows, sums : tuple of int
-        Rows of each physical file, and sums of its bytes modulo 2^32.
-    """
+    """Contents of a block's header."""
 
     folder: str
     dtype: str
-    members: int
-    rows: tuple
-    sums: tuple
+    members: int  # numbers in a row
+    rows: tuple  # in each physical file
+    sums: tuple  # of the bytes of each physical file, modulo 2^32
 
     @property
     def checksums(self) -> list[tuple[str, int, int]]:

@@ -16,24 +16,15 @@ _BLOCK = r"(header|attr-v2|[0-9A-F]{6})"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of output, and how one is recognised: nothing else is ever replaced or removed.
-
-    Attributes
-    ----------
-    name : str
-    files : str
-        Regular expression of the files in its folder; "" for a kind that is a single file.
-    marks : tuple of (str, str)
-        Files, of which an output has one, and words near the beginning of that file that only this
-        package writes. An output of a kind without marks is never replaced.
-    resumable : bool
-        Whether an unfinished output can be resumed.
-    """
+    """A kind of output, and how one is recognised: nothing else is ever replaced or removed."""
 
     name: str
+    # regular expression of the files in its folder; "" for a kind that is a single file
     files: str = ""
+    # (file, words) pairs: an output has one of the files, with these words, which only this package
+    # writes, near its beginning. An output of a kind without marks is never replaced
     marks: tuple = ()
-    resumable: bool = False
+    resumable: bool = False  # whether an unfinished output can be resumed
 
     @property
     def header(self) -> str:

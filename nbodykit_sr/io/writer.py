@@ -22,18 +22,10 @@ class WrongValues(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an earlier run of the same output came.
+    """How far an earlier run of the same output came."""
 
-    Attributes
-    ----------
-    done : frozenset of int
-        Indices of the chunks whose rows are on the disk with their checksums.
-    complete : bool
-        The whole output is there: nothing is left to do.
-    """
-
-    done: frozenset = frozenset()
-    complete: bool = False
+    done: frozenset = frozenset()  # indices of the chunks that the disk has, by their checksums
+    complete: bool = False  # the whole output is there: nothing is left to do
 
 
 def recorded_dtype(path, kind) -> str | None:

@@ -60,31 +60,15 @@ def _growth(a, Omega_m):
 
 @dataclass(frozen=True)
 class Background:
-    """Densities of a universe today.
+    """Densities of a universe today."""
 
-    Attributes
-    ----------
-    Omega_m : float
-        All matter, massive neutrinos among it.
-    Omega_de : float or None
-        Dark energy; None: what a flat universe has.
-    w0, wa : float
-        Its equation of state, w = w0 + (1 - a) wa.
-    Omega_r : float
-        Photons and massless neutrinos.
-    m_nu : tuple of float
-        Masses of the massive neutrinos [eV].
-    h : float or None
-        Hubble constant [100 km/s/Mpc], which massive neutrinos need.
-    """
-
-    Omega_m: float
-    Omega_de: float | None = None
-    w0: float = -1.0
+    Omega_m: float  # all matter, massive neutrinos among it
+    Omega_de: float | None = None  # dark energy; None: what a flat universe has
+    w0: float = -1.0  # equation of state of dark energy, w = w0 + (1 - a) wa
     wa: float = 0.0
-    Omega_r: float = 0.0
-    m_nu: tuple[float, ...] = ()
-    h: float | None = None
+    Omega_r: float = 0.0  # photons and massless neutrinos
+    m_nu: tuple[float, ...] = ()  # masses of the massive neutrinos [eV]
+    h: float | None = None  # Hubble constant [100 km/s/Mpc], which massive neutrinos need
 
     @property
     def curvature(self) -> float:

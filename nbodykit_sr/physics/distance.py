@@ -16,20 +16,11 @@ _KNOTS, _POINTS = 2048, 4
 
 @dataclass(frozen=True)
 class Expansion:
-    """Distance and growth of a universe, as functions of the scale factor.
+    """Distance and growth of a universe, as functions of the scale factor."""
 
-    Attributes
-    ----------
-    distance : callable
-        chi(a), comoving distance that light travels from a to today [Mpc/h].
-    growth : callable
-        Linear growth factor, 1 today.
-    rate : callable
-        Peculiar velocity of a displacement in linear theory, a H f [km/s per Mpc/h].
-    """
-
-    distance: CubicSpline
-    growth: CubicSpline
+    distance: CubicSpline  # chi(a), comoving distance that light travels from a to today [Mpc/h]
+    growth: CubicSpline  # linear growth factor, 1 today
+    # peculiar velocity of a displacement in linear theory, a H f [km/s per Mpc/h]
     rate: CubicSpline
 
     @classmethod

@@ -28,20 +28,11 @@ DISAGREEMENT = 3.0
 
 @dataclass(frozen=True, eq=False)
 class LinearPower:
-    """The linear power spectrum at z = 0, interpolated in log k and log P; a power law beyond.
+    """The linear power spectrum at z = 0, interpolated in log k and log P; a power law beyond."""
 
-    Attributes
-    ----------
-    k : (n,) array [h/Mpc]
-        Ascending.
-    table : (n,) array [(Mpc/h)^3]
-    source : str
-        Origin of the table, in words for the provenance.
-    """
-
-    k: np.ndarray
-    table: np.ndarray
-    source: str
+    k: np.ndarray  # (n,) [h/Mpc], ascending
+    table: np.ndarray  # (n,) P(k) [(Mpc/h)^3]
+    source: str  # origin of the table, in words for the provenance
 
     def __post_init__(self):
         k, table = self.k, self.table

@@ -18,35 +18,17 @@ GADGET_MASS = 1.989e43  # g, Gadget's 1e10 Msun
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotHeader:
-    """Header of a snapshot. A subclass for each format reads it, and the rows of the columns.
-
-    Attributes
-    ----------
-    path, dataset : str
-        The snapshot and the prefix of its columns.
-    columns : tuple of str
-        Columns that the snapshot has, of Position, Velocity, ID.
-    size : int
-        Particles.
-    length, velocity : float
-        Factors from the file's positions to comoving Mpc/h, from its velocities to peculiar km/s.
-    attrs : dict
-        Attributes for the catalogue, see `catalogue_attrs`; of files of this package also provenance.
-    identity : str
-        Digest that differs between snapshots.
-    raw : dict
-        MP-Gadget's own header; empty for other formats.
-    """
+    """Header of a snapshot. A subclass for each format reads it, and the rows of the columns."""
 
     path: str
-    dataset: str
-    columns: tuple
-    size: int
-    length: float
-    velocity: float
-    attrs: dict
-    identity: str
-    raw: dict = field(default_factory=dict)
+    dataset: str  # prefix of the columns
+    columns: tuple  # columns that the snapshot has, of Position, Velocity, ID
+    size: int  # number of particles
+    length: float  # factor from the file's positions to comoving Mpc/h
+    velocity: float  # factor from the file's velocities to peculiar km/s
+    attrs: dict  # of the catalogue, see `catalogue_attrs`; of files of this package also provenance
+    identity: str  # digest that differs between snapshots
+    raw: dict = field(default_factory=dict)  # MP-Gadget's own header; empty for other formats
 
     @property
     def checksums(self) -> list[tuple[str, int, int]]:
