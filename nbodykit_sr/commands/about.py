@@ -11,7 +11,7 @@ from mpi4py import MPI
 
 from .. import weights
 from ..models.card import read_card
-from ..models.evaluation import card_rows
+from ..models.card_summary import card_rows
 from ..version import __version__, versions
 from .command import Parser
 
