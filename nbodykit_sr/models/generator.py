@@ -10,8 +10,8 @@ the published network. Options add, each to what is there:
 - ``gated``: increments are multiplied by gates that see how large a patch still is: a patch that
   has collapsed can be spared the scatter of its surroundings;
 - ``sharp``: the combination has a sharpness, chosen for each site;
-- ``virial``: coarse particles move towards their neighbours before they are upsampled, and fine
-  ones are scattered evenly along all axes (`virial`);
+- ``virial``: coarse particles, but for LR's own, move towards their neighbours before they are
+  upsampled, and fine ones are scattered evenly along all axes (`virial`);
 - ``phases``: the network is given the linear displacement of the initial conditions that LR lacks
   (`nbodykit_sr.phases`), octave by octave, and its increments begin as a share of that;
 - ``context``, ``refined``: more convolutions where sites are few, on the LR lattice and on the next.
@@ -140,9 +140,10 @@ class Level(nn.Module):
             setattr(self, name, head)
             for parameter in head.parameters() if head else ():
                 nn.init.zeros_(parameter)
-        # a second step at the last level costs no padding, for OUTPUT_TRIM sites are cut off there
+        # LR's own particles stay where the simulation has them; and a second step at the last level
+        # costs no padding, for OUTPUT_TRIM sites are cut off there
         steps = 1 + (number == levels - 1)
-        self.gather = MeanShift(self.spacing, steps) if options.virial else None
+        self.gather = MeanShift(self.spacing, steps) if options.virial and number else None
         if self.scatter is not None:
             nn.init.constant_(self.scatter.bias, LEAST_SCATTER / GATE_GAIN)
 
