@@ -22,7 +22,7 @@ from nbodykit_sr.diagnostics import particle_mass
 
 FIGURE = Path(__file__).parents[1] / "docs" / "explanation" / "galaxies.png"
 RESULT = Path(__file__).with_suffix(".json")
-MODEL, SEEDS, POPULATIONS = "z2-halos", (1, 2, 3), 10
+MODEL, SEEDS, POPULATIONS = "phases", (1, 2, 3), 10
 # central galaxies in halos above 10^11 Msun/h, some 170 particles of these boxes
 OCCUPATION = {"logMmin": 11.0, "sigma_logM": 0.2, "logM0": 11.0, "logM1": 12.0, "alpha": 1.0}
 BANDS = np.array([0.25, 1, 2, 4])  # [h/Mpc]

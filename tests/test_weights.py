@@ -13,6 +13,7 @@ from nbodykit_sr import SRCatalog, open_snapshot, weights
 from nbodykit_sr.diagnostics import comparison, complex_field
 from nbodykit_sr.errors import InputError
 from nbodykit_sr.models.card import ModelCard, load_model, read_card, save_model
+from nbodykit_sr.models.card_summary import bfloat16_change
 from nbodykit_sr.models.generator import Generator, layer_shapes, standard_noise
 from nbodykit_sr.models.loading import load_generator
 
@@ -123,10 +124,11 @@ def test_no_models(tmp_path, monkeypatch):
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="minutes without bfloat16 in hardware"
 )
 def test_bfloat16_leaves_the_power_of_the_shipped_model(data):
-    """P(k) changes by less than 0.1% in every shell up to the Nyquist wavenumber of SR."""
+    """P(k) changes by no more than the card says, but for half of that, up to SR's Nyquist wavenumber."""
     low = open_snapshot(data / "lr8_12p5_z2", MPI.COMM_SELF)
     whole, half = (
         complex_field(SRCatalog(low, dtype=dtype), 128) for dtype in ("float32", "bfloat16")
     )
     shells = comparison(half, whole, kmax=64 * np.pi / 12.5)
-    assert 0 < np.abs(shells["ratio"] - 1).max() < 1e-3
+    said = bfloat16_change(read_card(weights.choose(12.5 / 8, 2.0)))
+    assert 0 < np.abs(shells["ratio"] - 1).max() < 1.5 * said < 0.005

@@ -40,7 +40,7 @@ def models(argv, comm) -> None:
         "models",
         "The models that ship: what each is for, and what it is worth by its card. The one that fits a\n"
         "snapshot is the default of generate.",
-        "z2-halos",
+        "phases",
     )
     parser.group("model")("name", nargs="?", help="show this one, and the notes in its card")
     name = parser.parse_args(argv).name

@@ -28,8 +28,7 @@ def named(model) -> str | Path:
 def choose(cell, redshift, channels=None) -> Path:
     """The shipped displacement model that fits a snapshot, or all of several.
 
-    Where several fit, the one for the narrowest range of redshifts is taken: a model for one redshift
-    before `phases`, which is for any.
+    Where several fit, the one for the narrowest range of redshifts is taken.
 
     Parameters
     ----------

@@ -89,10 +89,10 @@ def test_models_tells_what_the_cards_say(capsys):
         assert summary(card)
         for what, value in card_rows(card).items():
             assert not value or f"    {what}: {value}" in parts[card.name]
-    out, _, _ = said(capsys, "models", "z2-halos")
-    assert read_card(next(p for p in shipped() if p.stem == "z2-halos")).notes in out
+    out, _, _ = said(capsys, "models", "phases")
+    assert read_card(next(p for p in shipped() if p.stem == "phases")).notes in out
     _, err, status = said(capsys, "models", "z9")
-    assert status == 2 and "z2-halos" in err
+    assert status == 2 and "phases" in err
 
 
 @pytest.mark.mpi

@@ -129,16 +129,15 @@ def test_what_is_in_the_way_stays(comm, paths, tmp_path):
 
 
 def test_models_that_meet_in_a_series_are_warned_of(comm, paths, other, tmp_path, caplog):
-    arrange(paths, str(tmp_path / "SERIES"), ["z4-halos", "z2-halos"], comm)
+    arrange(paths, str(tmp_path / "SERIES"), ["phases", "interpolate"], comm)
     said = comm.bcast(caplog.text)
-    assert "z4-halos at z = 4 and z2-halos at z = 2 are two models" in said
+    assert "phases at z = 4 and interpolate at z = 2 are two models" in said
     with pytest.raises(InputError, match="3 models for 2 snapshots"):
         arrange(paths, str(tmp_path / "SERIES"), list("abc"), comm)
 
     def early(box):
         box.a = 1 / 7
 
-    # only the model for any redshift fits both
     members = arrange([other(early), paths[1]], str(tmp_path / "SERIES"), [], comm)
     assert {Path(member.model).stem for member in members} == {"phases"}
 
@@ -160,4 +159,3 @@ def test_options():
     with pytest.raises(InputError, match="2 models for 1 snapshot"):
         parse("a out --model x --model y".split())
     assert weights.choose(1.5625, (4, 2), 6).stem == "phases"
-    assert weights.choose(1.5625, (2, 2), 6).stem == "z2-halos"
