@@ -134,7 +134,8 @@ def test_particles_of_a_subsample_stand_for_the_others(whole, halos):
     few = find_halos(some)
     assert few.attrs["share"] == 1
     assert few.attrs["separation"] == pytest.approx(12.5 / 64 / 0.2 ** (1 / 3))
-    np.testing.assert_allclose(few.mass[:3], halos.mass[:3], rtol=0.15)
+    # few particles bridge two clumps less often than many; a wrong particle mass is off by five times
+    np.testing.assert_allclose(few.mass[:3], halos.mass[:3], rtol=0.3)
     # half of a subsample is a part again
     assert find_halos(some[: some.size // 2]).attrs["share"] == pytest.approx(0.5, abs=0.02)
 

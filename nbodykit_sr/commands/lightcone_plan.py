@@ -7,6 +7,8 @@ from .plan import BASE_MEMORY, Plan
 
 # Bytes of a particle that is looked at, at both ends of an interval, and of one that is seen
 _LOOKED, _SEEN = 400, 3
+# Seconds of a particle that is written, and copied to its place in the end
+_WRITTEN = 1.3e-6
 
 
 def lightcone_plan(light, selection, particle_bytes, start_seconds) -> Plan:
@@ -24,7 +26,7 @@ def lightcone_plan(light, selection, particle_bytes, start_seconds) -> Plan:
     comm, particles = light.comm, light.expected * selection.subsample
     runs = sum(light.runs(chunk) for chunk in light.chunks)
     seconds, row = light.timed(selection)
-    mine = runs * seconds + particles / comm.size * row
+    mine = runs * seconds + particles / comm.size * (row + _WRITTEN)
     busiest = comm.allreduce(len(light.chunks), op=max)
     total, begun = max(comm.allgather(mine)), max(comm.allgather(start_seconds))
     chunk = light.chunks[0]
