@@ -99,7 +99,7 @@ def test_halos_of_a_part_are_those_of_the_whole(comm, folder, halos, tmp_path, n
     sets = dict(zip(order.tolist(), of_ids(found, comm)))
     known = {frozenset(one) for one in of_ids(halos, comm)}
     kept = [frozenset(sets[halo]) in known for halo in np.flatnonzero(~cut)]
-    assert np.mean(kept or [1]) > 0.95
+    assert np.mean(kept or [1]) > 0.9  # the walls of a slice in the order of the sites are ragged
     assert found.mass[0] <= halos.mass[0] * (1 + 1e-9)
     # and as many are to be expected of so much matter
     share = found.attrs["share"]
