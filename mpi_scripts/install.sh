@@ -196,6 +196,6 @@ pip install -q --no-index --no-deps --find-links "$wheels" "${parts[@]}"
 # without Corrfunc pip would end by calling nbodykit's needs unmet
 pip install -q --no-warn-conflicts --find-links "$wheels" "${requirements[@]}"
 # that it works, and compiled what every run imports
-mpi=$(cd / && python -c 'import nbodykit_sr.commands.generate
-from mpi4py import MPI; print(*MPI.Get_library_version().split(",")[0].splitlines()[:1])')
-say "ready in $SECONDS s: $mpi"
+(cd / && python -c 'import nbodykit_sr.commands.generate')
+source mpi_scripts/environment.sh
+say "ready in $SECONDS s: $(mpi_library)"

@@ -277,7 +277,7 @@ class FusedLevel(nn.Module):
         coarse, start = trim(coarse, len(self.refine) // 2), 0
         psi = None if psi is None else trim(psi, self.margin)
         near = Gathered(self.gather, coarse)
-        for slab in ahead(slabs):
+        for slab in ahead(slabs) if near.before else slabs:
             stop = start + len(slab)
             noise = noise1[start : stop + 2 * self.margin]
             self.project(slab, coarse, near, fine, psi, noise, start)
